@@ -1,0 +1,27 @@
+"""The exceptions of the package, each for something a caller does differently.
+
+    ExtprocError
+    ├── ConfigError    a setting, a file or a flag is wrong: print it, exit 2
+    ├── StackError     the stack could not start or has fallen over: print it, exit 1
+    └── JournalError   the journal cannot be written or opened: the audit policy applies
+
+Malformed bodies and messages out of order raise nothing: they are recorded.
+"""
+
+from __future__ import annotations
+
+
+class ExtprocError(Exception):
+    """Something the user can act on; its text is complete without a traceback."""
+
+
+class ConfigError(ExtprocError):
+    """A setting is wrong. The text names the place (`FILE:LINE`), what was seen, and what would be right."""
+
+
+class StackError(ExtprocError):
+    """A part of the running stack failed. The text says which part and why."""
+
+
+class JournalError(ExtprocError):
+    """The journal cannot take a record. The text names the file and the system's reason."""
