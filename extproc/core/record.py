@@ -1,0 +1,143 @@
+"""The audit record as a line: one JSON object, ASCII only, closed by its own checksum.
+
+`encode` makes the object from an exchange's fields. `seal` adds what only the journal knows and the line end:
+
+    {"type":"request",...,"worker":0,"boot_id":"0193c0de","seq":17,"crc":"8f3a11c0"}\\n
+
+`crc` is always the last member: CRC-32C, in eight hexadecimal digits, of the bytes before `,"crc"`. As every
+byte from a client stands inside a JSON string, and every control character in it is escaped, no body can hold
+a line end or look like a record. `unseal` is the way back and the only judge of whether a line is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import google_crc32c
+import msgspec
+
+_SEAL = b',"crc":"'
+_TAIL = len(_SEAL) + 8 + len(b'"}')
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SAFE_INTEGER = 2**63
+
+_encode_fast = msgspec.json.Encoder().encode
+_encode_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
+_decode = msgspec.json.Decoder().decode
+
+
+class DamagedLine(ValueError):
+    """A line that is not what was written: cut, changed or not ours. The text says what was seen."""
+
+
+def encode(fields: Mapping[str, Any]) -> bytes:
+    """One record as a JSON object without a line end, ASCII only.
+
+    Content never makes it raise: NaN and infinities become null, and integers that 64 bits do not hold become
+    strings of their digits, since most readers of JSON would lose them.
+    """
+    try:
+        line = _encode_fast(fields)
+        if line.isascii():
+            return line
+    except (UnicodeEncodeError, OverflowError, ValueError, RecursionError):
+        pass  # a lone surrogate or a number beyond 64 bits: the slower encoder writes both
+    return _encode_ascii(_plain(fields)).encode("ascii")
+
+
+def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:
+    """The line for `record` (as `encode` made it), with the journal's members, the checksum and the line end."""
+    start = b'%b,"worker":%d,"boot_id":"%b","seq":%d' % (record[:-1], worker, boot_id.encode(), seq)
+    return b'%b,"crc":"%08x"}\n' % (start, google_crc32c.value(start))
+
+
+def unseal(line: bytes) -> dict[str, Any]:
+    """The record in a line, with or without its line end. Raises `DamagedLine` when a byte is not as written."""
+    line = line.removesuffix(b"\n")
+    start, tail = line[:-_TAIL], line[-_TAIL:]
+    if not (tail.startswith(_SEAL) and tail.endswith(b'"}')):
+        raise DamagedLine("the line does not end with a checksum")
+    seen = b"%08x" % google_crc32c.value(start)
+    if seen != tail[len(_SEAL) : -2]:
+        raise DamagedLine(f"the checksum is {tail[len(_SEAL) : -2].decode('ascii', 'replace')}, the bytes give {seen.decode()}")
+    try:
+        record = _decode(line)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        # Whole by its checksum, yet beyond the fast decoder: a lone surrogate, or nesting that only we wrote.
+        record = _decode_slowly(line, error)
+    if not isinstance(record, dict):
+        raise DamagedLine("the line is not a JSON object")
+    return record
+
+
+def timestamp(ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 in UTC with microseconds."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return f"{_date_and_time(seconds)}.{rest // 1000:06d}Z"
+
+
+def body_field(data: bytes) -> dict[str, str]:
+    """A body as it stands in a record: `text` where it is UTF-8, else `base64`. Exact either way."""
+    try:
+        return {"text": data.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def header_value(raw: bytes) -> str | dict[str, str]:
+    """A header's value as it stands in a record: text where it is UTF-8, else marked base64."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(raw).decode("ascii")}
+
+
+_last_second: tuple[int, str] = (-1, "")
+
+
+def _date_and_time(seconds: int) -> str:
+    # Thousands of records share a second; formatting it costs more than all the rest of a timestamp.
+    global _last_second
+    known, text = _last_second
+    if known != seconds:
+        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        _last_second = (seconds, text)
+    return text
+
+
+def _decode_slowly(line: bytes, error: Exception) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        raise DamagedLine(f"the checksum is right but the JSON is not: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """The same value with every number one that any reader of JSON can hold."""
+    match value:
+        case str() | bool() | None:
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case int():
+            return value if -_SAFE_INTEGER <= value < 2 * _SAFE_INTEGER else _digits(value)
+        case Mapping():
+            return {key: _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case msgspec.Raw():
+            return json.loads(bytes(value))
+        case _:
+            return str(value)
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError:  # more digits than int-to-str conversion allows
+        return hex(value)
