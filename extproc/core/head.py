@@ -43,7 +43,7 @@ _BY_NAME = {
 
 
 def read(headers: HeaderList, redactor: Redactor) -> Head:
-    """Read a header list. Any bytes are accepted: what is not UTF-8 is kept as marked base64."""
+    """Read a header list, or trailers. Any bytes are accepted: what is not UTF-8 is kept as marked base64."""
     fields: list[list[Any]] = []
     head = Head(fields)
     for name, raw in headers:
@@ -54,11 +54,6 @@ def read(headers: HeaderList, redactor: Redactor) -> Head:
         elif name != KEPT_CONTENT_LENGTH:
             _read_field(head, name, raw, redactor)
     return head
-
-
-def read_trailers(trailers: HeaderList, redactor: Redactor) -> Head:
-    """Trailers, under the same rules; `grpc_status` is the one that matters by name."""
-    return read(trailers, redactor)
 
 
 def _read_pseudo(head: Head, name: str, raw: bytes, redactor: Redactor) -> None:

@@ -1,0 +1,363 @@
+"""One HTTP request and its response, from the first message to the records.
+
+Events go in, effects come out; the caller carries the effects out and, where one of them is gated, answers the
+message only then. What an exchange promises:
+
+* Each direction that began yields one record, made at the first of: `end_of_stream`, the announced last byte,
+  trailers, the close of the stream. Nothing after that is processed; it is counted.
+* The `response` record is the exchange's terminal record. There is exactly one, also when no answer began.
+* Nothing that a body or a header contains raises.
+
+An early answer may end before the request does; then the `request` record follows the terminal one. Messages that
+are late even for the terminal record are reported in a `late` record when the stream closes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from extproc.core import dialects, record, response_flags
+from extproc.core.effects import Append, Effect, Spool, SpoolEnd
+from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
+from extproc.core.half import Half
+from extproc.core.head import read
+from extproc.core.reading import RequestReader, ResponseReader
+from extproc.core.redact import Redactor
+from extproc.core.stream import LATE, Input, State
+from extproc.core.trace import TraceContext, under
+
+NOTHING: Sequence[Effect] = ()
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What all exchanges of a sidecar share."""
+
+    redactor: Redactor
+    inline_body_bytes: int = 64 * 1024
+    """A body up to this size stands in its record; a larger one in a file of its own."""
+    open_record_bytes: int = 64 * 1024
+    """An unfinished request gets an `open` record once so much of its body is here."""
+
+
+class Exchange:
+    """One exchange. Its owner calls `receive` for each message and `close` once, never two at a time."""
+
+    __slots__ = (
+        "_attributes",
+        "_duplicate_ends",
+        "_late",
+        "_late_bytes",
+        "_new_trace",
+        "_opened",
+        "_parent",
+        "_rejected",
+        "_reported",
+        "_request",
+        "_request_reader",
+        "_response",
+        "_response_reader",
+        "_settings",
+        "_started_at",
+        "_started_ns",
+        "_terminal",
+        "_trace",
+        "best_effort",
+        "held",
+        "id",
+    )
+
+    def __init__(
+        self, id: str, settings: Settings, *, started_ns: int, started_at: int, trace: TraceContext, parent: str | None
+    ) -> None:
+        """`started_ns` is the wall clock at the moment `started_at`, both in nanoseconds.
+
+        `trace` is a new root span; `parent` is the `traceparent` of Envoy's own span, if it sent one.
+        """
+        self.id = id
+        self.held = False
+        """Envoy keeps the whole request back until its body is answered."""
+        self.best_effort = False
+        """Nobody waits for the records (observability mode)."""
+        self._settings = settings
+        self._started_ns = started_ns
+        self._started_at = started_at
+        self._new_trace = self._trace = trace
+        self._parent = parent
+        self._request = Half(Direction.REQUEST, settings.inline_body_bytes)
+        self._response = Half(Direction.RESPONSE, settings.inline_body_bytes)
+        self._request_reader: RequestReader | None = None
+        self._response_reader: ResponseReader | None = None
+        self._attributes: dict[str, str | int] = {}
+        self._late: Counter[str] | None = None
+        self._late_bytes: Counter[str] | None = None
+        self._duplicate_ends = 0
+        self._reported = 0
+        self._opened = self._terminal = self._rejected = False
+
+    # -- what comes in ------------------------------------------------------------------------------------------
+
+    def receive(self, event: Event) -> Sequence[Effect]:
+        """Take one message. The effects are in the order in which they must happen; a gated one holds the reply."""
+        if self._rejected:
+            return NOTHING  # our own refusal on its way to the client is not an answer of the backend
+        half = self._request if event.direction is Direction.REQUEST else self._response
+        match event:
+            case Body():
+                return self._on_body(half, event)
+            case Headers():
+                return self._on_headers(half, event)
+            case Trailers():
+                return self._on_trailers(half, event)
+
+    def open_record(self, at: int) -> Sequence[Effect]:
+        """The request as it stands, for one that is long in coming. Made once, and only while it is unfinished."""
+        if self._opened or self._rejected or self._request.stream.state is not State.OPEN:
+            return NOTHING
+        self._opened = True
+        body = self._request.body
+        field = self._file(self._request) if body.spooled else record.body_field(body.so_far())
+        return [Append(record.encode(self._request_record("open", at, None, field, None)), gate=False)]
+
+    def reject(self, *, recorded: bool) -> None:
+        """Our own refusal takes the place of an answer. `recorded`: the request may be in the journal all the same.
+
+        What the journal has of this exchange gets its terminal record at `close`; what it has not needs none.
+        """
+        self._rejected = True
+        self._terminal = self._terminal or not (recorded or self._opened)
+
+    def close(self, reason: CloseReason, at: int) -> Sequence[Effect]:
+        """The stream is over: end what is unfinished. Nothing comes after this."""
+        effects: list[Effect] = []
+        for half in (self._request, self._response):
+            if half.stream.state is State.OPEN and not self._rejected:
+                half.stream.move(Input.CLOSE)
+                effects += self._finish(half, reason.value, at, gate=False)
+        began = self._request.stream.began or self._response.stream.began
+        if began and not self._terminal:
+            effects.append(self._terminal_record(at, reason, gate=False))
+        elif self._late_count > self._reported:
+            effects.append(Append(record.encode(self._late_record(at)), gate=False))
+        return effects
+
+    @property
+    def request_over(self) -> bool:
+        """The request direction has its record."""
+        return self._request.stream.over
+
+    # -- one message ----------------------------------------------------------------------------------------------
+
+    def _on_headers(self, half: Half, event: Headers) -> Sequence[Effect]:
+        end = event.end_of_stream
+        if half.stream.move(Input.HEADERS_END if end else Input.HEADERS) is LATE:
+            return self._count_late(half, "headers")
+        half.first_at = half.last_at = event.at
+        half.head = read(event.headers, self._settings.redactor)
+        if event.attributes:
+            self._attributes.update(event.attributes)
+        if half is self._request:
+            self._begin_request()
+        elif not end:
+            self._begin_response_body()
+        return self._finish(half, "headers", event.at) if end else NOTHING
+
+    def _on_body(self, half: Half, event: Body) -> Sequence[Effect]:
+        if half.stream.over:
+            return self._on_body_after_the_last_byte(half, event)
+        effects = self._take(half, event.data, event.at)
+        input, ended_by = half.classify(event)
+        half.stream.move(input)
+        half.truncated |= event.cut
+        if ended_by is None:
+            return self._open_if_long(half, effects, event.at)
+        return [*effects, *self._finish(half, ended_by, event.at)]
+
+    def _on_body_after_the_last_byte(self, half: Half, event: Body) -> Sequence[Effect]:
+        input = Input.BODY_END if event.end_of_stream else Input.BODY
+        if half.stream.move(input) is LATE:
+            self._duplicate_ends += event.end_of_stream
+        elif not event.data:
+            return NOTHING  # the empty end that Envoy owed us
+        return self._count_late(half, "body", event.data)
+
+    def _on_trailers(self, half: Half, event: Trailers) -> Sequence[Effect]:
+        was_over = half.stream.over
+        if half.stream.move(Input.TRAILERS) is LATE:
+            return self._count_late(half, "trailers")
+        half.trailers = read(event.trailers, self._settings.redactor)
+        return NOTHING if was_over else self._finish(half, "trailers", event.at)
+
+    def _begin_request(self) -> None:
+        head, new = self._request.head, self._new_trace
+        self._trace = under(self._parent, new) or under(head.traceparent, new) or new
+        api = dialects.api_of(head.path or "")
+        if api is not None:
+            reading = dialects.RequestReading(api, head.content_type, head.content_encoding)
+            self._request_reader = RequestReader(reading)
+
+    def _begin_response_body(self) -> None:
+        head = self._response.head
+        api = dialects.api_of(self._request.head.path or "")
+        if api is not None:
+            reading = dialects.ResponseReading(api, head.content_type, head.content_encoding, head.status)
+            self._response_reader = ResponseReader(reading)
+
+    def _take(self, half: Half, data: bytes, at: int) -> Sequence[Effect]:
+        if not data:
+            return NOTHING
+        half.last_at = at
+        if half is self._response:
+            half.first_at = half.first_at or at
+            if self._response_reader is not None:
+                self._response_reader.feed(data, at)
+        elif self._request_reader is not None:
+            self._request_reader.feed(data)
+        pieces = half.body.feed(data)
+        return [Spool(self.id, half.stream.direction, pieces)] if pieces else NOTHING
+
+    def _open_if_long(self, half: Half, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
+        if half is self._request and not self._opened and half.body.length >= self._settings.open_record_bytes:
+            return [*effects, *self.open_record(at)]
+        return effects
+
+    def _count_late(self, half: Half, kind: str, data: bytes | None = None) -> Sequence[Effect]:
+        """What comes after the end changes nothing. It is counted, and its bytes are held against the body's own."""
+        if self._late is None or self._late_bytes is None:
+            self._late, self._late_bytes = Counter(), Counter()
+        self._late[f"{half.stream.direction.value}.{kind}"] += 1
+        if data is not None:
+            self._late_bytes[half.body.compare(data)] += 1
+        return NOTHING
+
+    @property
+    def _late_count(self) -> int:
+        return self._late.total() if self._late is not None else 0
+
+    # -- the records ----------------------------------------------------------------------------------------------
+
+    def _finish(self, half: Half, ended_by: str, at: int, *, gate: bool = True) -> Sequence[Effect]:
+        """The one place where a direction ends."""
+        half.end(ended_by)
+        whole, rest, sha256 = half.body.finish()
+        body = self._file(half) if whole is None else record.body_field(whole)
+        last = self._end_request if half is self._request else self._end_response
+        append = last(at, body, sha256, gate=gate)
+        if whole is not None:
+            return [append]
+        spool: list[Effect] = [Spool(self.id, half.stream.direction, rest)] if rest else []
+        return [*spool, SpoolEnd(self.id, half.stream.direction), append]
+
+    def _end_request(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
+        llm = None
+        if self._request_reader is not None:
+            llm = self._request_reader.finish(complete=not self._request.truncated)
+            self._request_reader = None
+        return Append(record.encode(self._request_record("request", at, sha256, body, llm)), gate=gate)
+
+    def _end_response(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
+        half = self._response
+        answer = half.fields(sha256) | {
+            "first_byte_ms": self._ms(half.first_at),
+            "last_byte_ms": self._ms(half.last_at),
+            "body": body,
+        }
+        aborted = half.stream.state is State.ABORTED
+        reason = CloseReason(half.ended_by) if aborted else None
+        return self._terminal_record(at, reason, answer, self._response_llm(), gate=gate)
+
+    def _response_llm(self) -> dict[str, Any] | None:
+        reader, half = self._response_reader, self._response
+        if reader is None:
+            return None
+        llm = reader.finish(half.last_at, complete=not half.truncated)
+        if llm is not None:
+            first = reader.first_token_at
+            if first is None and llm.get("output_chars") and not llm.pop("streamed", False):
+                first = half.first_at  # an answer in one piece has its first token where its body begins
+            llm["ttft_ms"] = None if first is None else self._ms(first)
+        self._response_reader = None
+        return llm
+
+    def _request_record(
+        self, type: str, at: int, sha256: str | None, body: dict[str, str], llm: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        head, trace = self._request.head, self._trace
+        return {
+            "type": type,
+            "id": self.id,
+            "at": self._time(at),
+            "started_at": self._time(self._started_at),
+            "method": head.method,
+            "path": head.path,
+            "authority": head.authority,
+            "scheme": head.scheme,
+            "client": self._attributes.get("source.address"),
+            "request_id": head.request_id,
+            "trace_id": trace.trace_id,
+            "span_id": trace.span_id,
+            "parent_span_id": trace.parent_span_id,
+            "trace_flags": trace.trace_flags,
+            "held": self.held,
+            "best_effort": self.best_effort,
+            "request": self._request.fields(sha256) | {"body": body},
+            "llm": llm,
+            "protocol": self._protocol(),
+        }
+
+    def _terminal_record(
+        self,
+        at: int,
+        reason: CloseReason | None,
+        answer: dict[str, Any] | None = None,
+        llm: dict[str, Any] | None = None,
+        *,
+        gate: bool,
+    ) -> Append:
+        self._terminal = True
+        self._reported = self._late_count
+        head, trailers, attributes = self._response.head, self._response.trailers, self._attributes
+        fields = {
+            "type": "response",
+            "id": self.id,
+            "at": self._time(at),
+            "started_at": self._time(self._started_at),
+            "ended_at": self._time(at),
+            "duration_ms": self._ms(at),
+            "method": self._request.head.method,
+            "path": self._request.head.path,
+            "status": head.status,
+            "upstream": attributes.get("upstream.address"),
+            "cluster": attributes.get("xds.cluster_name"),
+            "route": attributes.get("xds.route_name"),
+            "response_flags": response_flags.names(int(attributes.get("response.flags", 0))),
+            "response_code_details": attributes.get("response.code_details"),
+            "grpc_status": (trailers and trailers.grpc_status) or head.grpc_status,
+            "closed": reason,
+            "rejected": self._rejected,
+            "response": answer,
+            "llm": llm,
+            "protocol": self._protocol(),
+        }
+        return Append(record.encode(fields), gate=gate)
+
+    def _late_record(self, at: int) -> dict[str, Any]:
+        return {"type": "late", "id": self.id, "at": self._time(at), "protocol": self._protocol()}
+
+    def _protocol(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"late": self._late or {}, "duplicate_end_of_stream": self._duplicate_ends}
+        if self._late_bytes:
+            fields["late_bytes"] = self._late_bytes
+        return fields
+
+    def _file(self, half: Half) -> dict[str, str]:
+        return {"file": f"bodies/{self.id}.{half.stream.direction.value}"}
+
+    def _time(self, at: int) -> str:
+        return record.timestamp(self._started_ns + at - self._started_at)
+
+    def _ms(self, at: int) -> float:
+        return round((at - self._started_at) / 1e6, 3)

@@ -1,0 +1,62 @@
+"""One direction of an exchange: where it stands, its head, its body, and its part of a record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extproc.core.body import Body
+from extproc.core.events import Body as BodyEvent
+from extproc.core.events import Direction
+from extproc.core.head import Head
+from extproc.core.stream import Input, State, Stream
+
+NO_HEAD = Head([])
+
+
+class Half:
+    """State and content of one direction. `first_at` and `last_at` are times as in events, 0 before the first."""
+
+    __slots__ = ("body", "ended_by", "first_at", "head", "last_at", "stream", "trailers", "truncated")
+
+    def __init__(self, direction: Direction, inline_body_bytes: int) -> None:
+        self.stream = Stream(direction)
+        self.head = NO_HEAD
+        self.body = Body(inline_body_bytes)
+        self.trailers: Head | None = None
+        self.ended_by: str | None = None
+        self.truncated = False
+        self.first_at = 0
+        self.last_at = 0
+
+    def classify(self, event: BodyEvent) -> tuple[Input, str | None]:
+        """Which input a body message is once its bytes are counted, and what it ends the direction by, if it does."""
+        if event.end_of_stream:
+            return Input.BODY_END, "end_of_stream"
+        if event.whole:  # BUFFERED: the one message is the body; only trailers can follow it
+            return Input.BODY_FULL, "end_of_stream"
+        announced = self.head.content_length
+        if announced is not None and self.body.length >= announced:
+            return Input.BODY_FULL, "content_length"
+        return Input.BODY, None
+
+    def end(self, ended_by: str) -> None:
+        """Note how the direction ended, and whether what is recorded of its body can be all of it."""
+        self.ended_by = ended_by
+        announced = self.head.content_length
+        short = announced is not None and self.body.length < announced and ended_by != "headers"
+        self.truncated |= short or self.stream.state is State.ABORTED
+
+    def fields(self, sha256: str | None) -> dict[str, Any]:
+        """The direction's part of a record, all but the body and its times."""
+        fields: dict[str, Any] = {
+            "bytes": self.body.length,
+            "sha256": sha256,
+            "chunks": self.body.chunks,
+            "ended_by": self.ended_by,
+            "truncated": self.truncated,
+            "content_type": self.head.content_type,
+            "headers": self.head.fields,
+        }
+        if self.trailers is not None:
+            fields["trailers"] = self.trailers.fields
+        return fields

@@ -1,0 +1,112 @@
+"""How an exchange ended: a closed set, and the one function that decides.
+
+Decided from what the state machine saw, from the frames of the answer and, where there is an entry, from Envoy's
+access log; never from the gRPC status, which is the same for a clean end, a client's reset and a backend's. What
+only the access log could tell is `unknown` without it. HTTP 200 with `[DONE]` is not success when an error frame
+came before it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+
+class Outcome(enum.StrEnum):
+    """Every way in which an exchange can end."""
+
+    OK = "ok"
+    OK_CLIENT_LEFT_AFTER_TERMINAL = "ok_client_left_after_terminal"
+    CLIENT_CANCEL_BEFORE_FIRST_BYTE = "client_cancel_before_first_byte"
+    CLIENT_CANCEL_MID_STREAM = "client_cancel_mid_stream"
+    UPSTREAM_ERROR_STATUS = "upstream_error_status"
+    UPSTREAM_ERROR_FRAME = "upstream_error_frame"
+    UPSTREAM_RESET_BEFORE_HEADERS = "upstream_reset_before_headers"
+    UPSTREAM_RESET_MID_STREAM = "upstream_reset_mid_stream"
+    UPSTREAM_TRUNCATED = "upstream_truncated"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_CONNECT_FAIL = "upstream_connect_fail"
+    LOCAL_REPLY = "local_reply"
+    REJECTED_BY_POLICY = "rejected_by_policy"
+    SIDECAR_RESTART_ORPHAN = "sidecar_restart_orphan"
+    PROXY_DRAIN = "proxy_drain"
+    UNKNOWN = "unknown"
+
+
+Record = Mapping[str, Any]
+
+_FROM_UPSTREAM = "via_upstream"
+_LOCAL_REPLIES = (
+    # The start of Envoy's response_code_details, most particular first (envoy/stream_info/stream_info.h).
+    ("upstream_reset_before_response_started{connection_timeout", Outcome.UPSTREAM_CONNECT_FAIL),
+    ("upstream_reset_before_response_started{connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
+    ("upstream_reset_before_response_started{remote_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
+    ("upstream_reset_before_response_started{local_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
+    ("upstream_reset_before_response_started", Outcome.UPSTREAM_RESET_BEFORE_HEADERS),
+    ("upstream_response_timeout", Outcome.UPSTREAM_TIMEOUT),
+    ("upstream_per_try_timeout", Outcome.UPSTREAM_TIMEOUT),
+    ("response_timeout", Outcome.UPSTREAM_TIMEOUT),
+)
+_STREAMED_BY_CHOICE = frozenset({"chat.completions", "completions"})
+_TERMINAL_EVENT = frozenset({"responses", "messages"})
+
+
+def decide(response: Record | None, orphan: Record | None) -> Outcome:
+    """The outcome of one exchange from its `response` and `orphan` records, each where there is one."""
+    if response is None:
+        return Outcome.SIDECAR_RESTART_ORPHAN if orphan is not None else Outcome.UNKNOWN
+    if response.get("rejected"):
+        return Outcome.REJECTED_BY_POLICY
+    answer = response.get("response")
+    if answer is None or answer.get("ended_by") in {"closed", "cancelled", "drain"}:
+        return _cut_off(response, answer)
+    details = response.get("response_code_details")
+    if details and details != _FROM_UPSTREAM:
+        return _local_reply(details)
+    return _complete(response, answer)
+
+
+def _cut_off(response: Record, answer: Record | None) -> Outcome:
+    llm = response.get("llm") or {}
+    if llm.get("error"):
+        return Outcome.UPSTREAM_ERROR_FRAME
+    if answer is not None and llm.get("done"):
+        return Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL
+    if response.get("closed") == "drain":
+        return Outcome.PROXY_DRAIN
+    return Outcome.UNKNOWN  # the client, the backend or Envoy: only Envoy's access log knows
+
+
+def _local_reply(details: str) -> Outcome:
+    for start, outcome in _LOCAL_REPLIES:
+        if details.startswith(start):
+            return outcome
+    return Outcome.LOCAL_REPLY
+
+
+def _complete(response: Record, answer: Record) -> Outcome:
+    status = response.get("status")
+    llm = response.get("llm") or {}
+    if (status is not None and status >= 400) or response.get("grpc_status") not in {None, "0"}:
+        return Outcome.UPSTREAM_ERROR_STATUS
+    if llm.get("error"):
+        return Outcome.UPSTREAM_ERROR_FRAME
+    if answer.get("truncated") or (_is_event_stream(answer) and _ended_too_soon(llm)):
+        return Outcome.UPSTREAM_TRUNCATED
+    return Outcome.OK
+
+
+def _is_event_stream(answer: Record) -> bool:
+    return (answer.get("content_type") or "").lower().startswith("text/event-stream")
+
+
+def _ended_too_soon(llm: Record) -> bool:
+    """An event stream that ended cleanly, but without the mark with which its format ends an answer."""
+    if llm.get("done") or llm.get("parse_error"):
+        return False
+    api = llm.get("api")
+    if api in _STREAMED_BY_CHOICE:
+        reasons = llm.get("finish_reasons") or []
+        return not reasons or None in reasons
+    return api in _TERMINAL_EVENT
