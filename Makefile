@@ -1,0 +1,80 @@
+# Every target works on a machine that has only make and Python 3.11 or newer. What it needs is put into .venv,
+# from requirements.lock and nowhere else, and put there again only when the lock or the sources have changed.
+
+PYTHON ?= python3
+UV ?= uv
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+DEPENDENCIES := $(VENV)/.dependencies
+PACKAGE := $(VENV)/.package
+
+# Directories are listed too: the time of a directory changes when a file in it is deleted.
+SOURCES := pyproject.toml $(wildcard README.md LICENSE extproc.yaml) \
+	$(shell find extproc $(wildcard envoy) -name __pycache__ -prune -o -print)
+PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
+
+.DELETE_ON_ERROR:
+.PHONY: help up test install lint bench proto lock clean
+
+help:
+	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
+	@echo 'make test      everything that CI runs; ARGS="-k journal" is passed on to pytest'
+	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
+	@echo 'make lint      ruff and mypy'
+	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
+	@echo 'make proto     generate extproc/_proto from protos/'
+	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
+	@echo 'make clean     remove .venv and everything else that make has made; data/ stays'
+
+up: $(PACKAGE)
+	@exec $(BIN)/extproc up $(ARGS)
+
+# The safe path keeps the checkout off sys.path, here and in every process that a test starts: what is tested is
+# the installed wheel.
+test: lint $(PACKAGE)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(ARGS)
+
+install: $(PACKAGE)
+
+lint: $(DEPENDENCIES)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(PACKAGE)
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
+proto: $(DEPENDENCIES)
+	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)
+
+lock:
+	$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS) \
+		--output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find extproc tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v '$(PYTHON)' > /dev/null || \
+		{ echo 'extproc needs Python 3.11 or newer, and there is no $(PYTHON) here. Name one: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("extproc needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+
+# Wheels only: a source distribution would bring build requirements that no hash covers.
+$(DEPENDENCIES): requirements.lock $(BIN)/python
+	@echo 'Installing the dependencies into $(VENV) ...'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+		--requirement requirements.lock
+	@touch $@
+
+$(PACKAGE): $(SOURCES) $(DEPENDENCIES)
+	@rm -rf dist
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
+		--wheel-dir dist .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall \
+		dist/extproc-*.whl
+	@touch $@
