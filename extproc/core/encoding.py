@@ -1,0 +1,282 @@
+"""Content codings undone piece by piece, so that a compressed body can be read while it passes.
+
+Bytes go in as they arrive, decoded bytes come out. What is stored is always the raw body; this is only a view
+of it, so nothing here raises: a body that does not decode sets `error`, and what came out before stays valid.
+
+Output is bounded. A stage stops at `max_bytes`, or at `max_ratio` times the input once it has made more than
+`RATIO_FLOOR`; no single step makes more than a few megabytes, whatever the input. Both hold for each stage of
+a stacked coding ("gzip, br"), so a bomb inside a bomb is stopped by the inner stage.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import brotli
+import zstandard
+
+MAX_BYTES = 64 * 1024 * 1024
+MAX_RATIO = 200
+RATIO_FLOOR = 1024 * 1024
+"""Short bodies may be arbitrarily repetitive: a ratio says nothing about them."""
+
+_STEP = 64 * 1024
+_MAX_STAGES = 3
+_MAX_MEMBERS = 1000
+"""Members of one gzip body or frames of one zstd body. Servers that flush by member stay far below."""
+
+_ZSTD_WINDOW = 8 * 1024 * 1024
+"""The largest window that RFC 8878 section 3.1.1.1.2 asks a decoder to support."""
+
+_ZSTD_SLICE = 64
+"""Four bytes of zstd can say "128 KiB of this byte", and a decompressor cannot be told to stop in between."""
+
+_TRAILING = "data after the end"
+_CUT_OFF = "cut off"
+
+
+class Decoder:
+    """Undoes the codings of one `content-encoding` header, in order, over one body.
+
+    `error` says what was wrong and where in the coded body, or is None; `truncated` says that the output is not
+    the whole content, because the input was cut off, was not valid, or would have exceeded a cap.
+    """
+
+    def __init__(
+        self, content_encoding: str | None, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
+    ) -> None:
+        self.error: str | None = None
+        self.truncated = False
+        self._max_bytes = max_bytes
+        self._max_ratio = max_ratio
+        self._bytes_in = 0
+        self._stages = self._build(content_encoding)
+
+    def feed(self, data: bytes) -> bytes:
+        """The decoded bytes that this input completes; without a coding, the same object."""
+        if not self._stages and self.error is None:
+            return data
+        return b"".join(self.pieces(data))
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """As `feed`, but in pieces of a few megabytes at the very most and 64 KiB as a rule."""
+        if self.error is not None:
+            return
+        if not self._stages:
+            if data:
+                yield data
+            return
+        self._bytes_in += len(data)
+        yield from self._decode(0, data)
+
+    def finish(self) -> bytes:
+        """The input is complete. Every decoder has given all it had, so there is nothing left to return."""
+        if self.error is None and self._bytes_in and not all(stage.complete for stage in self._stages):
+            cut = next(stage for stage in self._stages if not stage.complete)
+            self._fail(cut.name, _CUT_OFF)
+        return b""
+
+    def _build(self, content_encoding: str | None) -> list[_Stage]:
+        names = [name.strip().lower() for name in (content_encoding or "").split(",")]
+        names = [name for name in names if name not in ("", "identity")]
+        unknown = next((name for name in names if name not in _CODINGS), None)
+        if unknown is not None:
+            self.error = f"unknown content-encoding {ascii(unknown[:40])}"
+        elif len(names) > _MAX_STAGES:
+            self.error = f"more than {_MAX_STAGES} content-encodings"
+        if self.error is not None:
+            self.truncated = True
+            return []
+        return [_Stage(name, _CODINGS[name]) for name in reversed(names)]
+
+    def _decode(self, index: int, data: bytes) -> Iterator[bytes]:
+        if index == len(self._stages):
+            yield data
+            return
+        stage = self._stages[index]
+        try:
+            for piece in stage.inflater.inflate(data):
+                room = self._room(stage, len(piece))
+                stage.bytes_out += len(piece)
+                yield from self._decode(index + 1, piece[:room])
+                if self.error is None and room < len(piece):
+                    self._fail(stage.name, f"more than {stage.bytes_out - len(piece) + room} bytes decoded")
+                if self.error is not None:
+                    return
+        except _Damaged as problem:
+            self._fail(stage.name, str(problem))
+        except (zlib.error, brotli.error, zstandard.ZstdError, MemoryError):
+            self._fail(stage.name, "not valid")
+
+    def _room(self, stage: _Stage, size: int) -> int:
+        by_ratio = max(RATIO_FLOOR, int(self._max_ratio * self._bytes_in))
+        return max(0, min(size, min(self._max_bytes, by_ratio) - stage.bytes_out))
+
+    def _fail(self, name: str, problem: str) -> None:
+        self.error = f"{name}: {problem} at byte {self._bytes_in}"
+        self.truncated = True
+
+
+class _Damaged(Exception):
+    """The coded data cannot be what it says it is."""
+
+
+class _Inflater(Protocol):
+    def inflate(self, data: bytes) -> Iterator[bytes]: ...
+
+    @property
+    def complete(self) -> bool: ...
+
+
+class _Stage:
+    def __init__(self, name: str, inflater: Callable[[], _Inflater]) -> None:
+        self.name = name
+        self.inflater = inflater()
+        self.bytes_out = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.inflater.complete
+
+
+class _Gzip:
+    """gzip of any number of members; zero padding after the last one is tolerated, as gzip(1) does."""
+
+    def __init__(self) -> None:
+        self._member: zlib._Decompress | None = None
+        self._members = 0
+
+    @property
+    def complete(self) -> bool:
+        return self._member is None
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        # In slices, because zlib copies the unused rest at the end of each step and each member.
+        for at in range(0, len(data), 4096):
+            rest = data[at : at + 4096]
+            while rest:
+                if self._member is None:
+                    rest = self._begin(rest)
+                if self._member is None:
+                    break
+                piece = self._member.decompress(rest, _STEP)
+                rest = self._member.unconsumed_tail
+                if piece:
+                    yield piece
+                if self._member.eof:
+                    rest = self._member.unused_data
+                    self._member = None
+            # The last output may be held back without any input left to ask for it.
+            while self._member is not None and (piece := self._member.decompress(b"", _STEP)):
+                yield piece
+
+    def _begin(self, rest: bytes) -> bytes:
+        if self._members:
+            rest = rest.lstrip(b"\0")
+            if not rest:
+                return rest
+            if rest[0] != 0x1F:
+                raise _Damaged(_TRAILING)
+        self._members += 1
+        if self._members > _MAX_MEMBERS:
+            raise _Damaged(f"more than {_MAX_MEMBERS} members")
+        self._member = zlib.decompressobj(wbits=31)
+        return rest
+
+
+class _Deflate:
+    """`deflate` in both forms that servers send: zlib (RFC 9110) and the raw stream, told apart by two bytes."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._stream: zlib._Decompress | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self._stream is not None and self._stream.eof
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        if self._stream is None:
+            self._head += data
+            if len(self._head) < 2:
+                return
+            data, self._head = self._head, b""
+            zlib_header = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
+            self._stream = zlib.decompressobj(wbits=15 if zlib_header else -15)
+        for at in range(0, len(data), 16384):
+            rest = data[at : at + 16384]
+            if self._stream.eof:
+                raise _Damaged(_TRAILING)
+            while rest:
+                piece = self._stream.decompress(rest, _STEP)
+                rest = self._stream.unconsumed_tail
+                if piece:
+                    yield piece
+                if self._stream.eof:
+                    if self._stream.unused_data:
+                        raise _Damaged(_TRAILING)
+                    break
+            while not self._stream.eof and (piece := self._stream.decompress(b"", _STEP)):
+                yield piece
+
+
+class _Brotli:
+    def __init__(self) -> None:
+        self._stream = brotli.Decompressor()
+
+    @property
+    def complete(self) -> bool:
+        return bool(self._stream.is_finished())
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        if self.complete:
+            raise _Damaged(_TRAILING)
+        piece = self._stream.process(data, output_buffer_limit=_STEP)
+        if piece:
+            yield piece
+        while not self._stream.can_accept_more_data():
+            piece = self._stream.process(b"", output_buffer_limit=_STEP)
+            if not piece:
+                return
+            yield piece
+
+
+class _Zstd:
+    """zstd of any number of frames."""
+
+    def __init__(self) -> None:
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._frames = 0
+
+    @property
+    def complete(self) -> bool:
+        return self._frame is None
+
+    def inflate(self, data: bytes) -> Iterator[bytes]:
+        for at in range(0, len(data), _ZSTD_SLICE):
+            rest = data[at : at + _ZSTD_SLICE]
+            while rest:
+                if self._frame is None:
+                    self._frames += 1
+                    if self._frames > _MAX_MEMBERS:
+                        raise _Damaged(f"more than {_MAX_MEMBERS} frames")
+                    self._frame = self._decompressor.decompressobj(write_size=_STEP)
+                piece = self._frame.decompress(rest)
+                rest = b""
+                if self._frame.eof:
+                    rest = self._frame.unused_data
+                    self._frame = None
+                if piece:
+                    yield piece
+
+
+_CODINGS: dict[str, Callable[[], _Inflater]] = {
+    "gzip": _Gzip,
+    "x-gzip": _Gzip,
+    "deflate": _Deflate,
+    "br": _Brotli,
+    "zstd": _Zstd,
+}
