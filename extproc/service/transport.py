@@ -1,0 +1,148 @@
+"""What the two transports share: the names they serve, their limits, and the interface to what is above them.
+
+A transport moves bytes. It makes one processor for each ext_proc stream, gives it each message, sends what comes
+back, and says once that the stream is over. It parses nothing but health requests.
+
+    server = Server(endpoint, processors, timers, health)
+    address = server.start()        # listening; the address as bound, so port 0 becomes a number
+    server.run()                    # the loop; returns when a stop is complete
+    server.stop(grace)              # from any thread or signal handler; a second call can only shorten the wait
+
+The end has one order, in both transports: health says NOT_SERVING, no new streams are taken, the exchanges in flight
+get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so that Envoy fails them
+closed), and `run` returns when the last processor has heard that its stream is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from extproc.core.events import CloseReason
+
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
+
+RESOLUTION = 0.05
+"""Seconds by which a timer can be late, and within which a stop or a change of health is noticed."""
+
+LAST_WORDS = 10.0
+"""Seconds that cancelled streams get to hear of it. Only a gate that never opens needs them (the longest is 8 s)."""
+
+log = logging.getLogger("extproc.service")
+
+
+class Processor(Protocol):
+    """One ext_proc stream, as `processor.py` implements it. Called by one thread at a time."""
+
+    def receive(self, message: bytes) -> bytes | None:
+        """The reply to send now; None: `send` will be called once, by any thread; b"": no reply, read on."""
+        ...
+
+    def closed(self, reason: CloseReason) -> None:
+        """The stream is over: called exactly once, when nothing else is under way on the stream."""
+        ...
+
+
+class NewProcessor(Protocol):
+    """Makes the processor of a new stream from its gRPC metadata."""
+
+    def __call__(
+        self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None], /
+    ) -> Processor: ...
+
+
+class Timers(Protocol):
+    """What a transport's loop does for the recorder besides streams."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    def next_deadline(self) -> float | None: ...
+
+    def tick(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+class Server(Protocol):
+    """A transport; the module's docstring says what each call promises."""
+
+    def start(self) -> str: ...
+
+    def run(self) -> None: ...
+
+    def stop(self, grace: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens, and how much it takes. `address`: `unix:PATH` or `HOST:PORT`."""
+
+    address: str
+    credentials: grpc.ServerCredentials | None = None
+    max_connections: int = 1024
+    max_streams: int = 100_000
+
+    def bound(self, port: int) -> str:
+        """The address with the port that the system gave."""
+        if self.address.startswith("unix:"):
+            return self.address
+        return f"{self.address.rpartition(':')[0]}:{port}"
+
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """Settings of the gRPC core, the same for both transports."""
+        return (
+            (
+                "grpc.max_receive_message_length",
+                -1,
+            ),  # Envoy bounds bodies; a 4 MiB limit here cuts requests off
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", self.max_streams),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            # Calls that arrive faster than they are accepted; above the default of 1000 the core refuses at random.
+            ("grpc.server.max_pending_requests", self.max_streams),
+            ("grpc.server.max_pending_requests_hard_limit", self.max_streams),
+            ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed
+            ("grpc.max_metadata_size", 64 * 1024),
+            ("grpc.absolute_max_metadata_size", 128 * 1024),
+            # Envoy may ping as often as it likes, also without streams; the default answers with GOAWAY.
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_ping_strikes", 0),
+            # A peer that is gone without a word (a stopped VM) is noticed within 80 s.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
+            # Envoy never compresses ext_proc, so that a compressed message can only be a bomb.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+            ("grpc.per_message_decompression", 0),
+            ("grpc.per_message_compression", 0),
+            ("grpc.enable_channelz", 0),
+            ("grpc.enable_retries", 0),
+        )
+
+
+class Complaints:
+    """Logs failures of processors: type and place, never the text, which may quote a body. One a second at most."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next = 0.0
+        self._left_out = 0
+
+    def failed(self, what: str, error: BaseException) -> None:
+        now = self._clock()
+        if now < self._next:
+            self._left_out += 1
+            return
+        more = f" ({self._left_out} more since the last one)" if self._left_out else ""
+        self._next, self._left_out = now + 1.0, 0
+        place = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s: %s%s\n%s", what, type(error).__name__, more, place)

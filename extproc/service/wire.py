@@ -1,0 +1,237 @@
+"""Envoy's messages as the core's events, and the replies that Envoy expects.
+
+`read` turns one serialised ProcessingRequest into a `Message`; it parses, and decides nothing. The replies that
+are the same for every stream are serialised once, here.
+
+What is a legal reply depends on the body mode. In STREAMED, BUFFERED and BUFFERED_PARTIAL each message gets one
+reply of its own kind, and an empty one means "go on". In FULL_DUPLEX_STREAMED Envoy keeps no copy, so a chunk has
+to be sent back to it. In observability mode Envoy ignores replies, so there are none.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+
+import msgspec
+
+from extproc._proto.ext_proc_pb2 import (
+    HeaderMap,
+    HttpBody,
+    HttpHeaders,
+    ImmediateResponse,
+    ProcessingMode,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
+
+FILTER = "envoy.filters.http.ext_proc"
+"""The key under which Envoy puts the attributes, and the namespace of nothing else."""
+
+NAMESPACE = "extproc"
+"""The namespace of the dynamic metadata that carries the exchange's id to Envoy's access log."""
+
+
+class Kind(enum.IntEnum):
+    """What a message is, by the field number of its reply in ProcessingResponse."""
+
+    REQUEST_HEADERS = 1
+    RESPONSE_HEADERS = 2
+    REQUEST_BODY = 3
+    RESPONSE_BODY = 4
+    REQUEST_TRAILERS = 5
+    RESPONSE_TRAILERS = 6
+
+
+class BodyMode(enum.IntEnum):
+    """Envoy's ProcessingMode.BodySendMode."""
+
+    NONE = 0
+    STREAMED = 1
+    BUFFERED = 2
+    BUFFERED_PARTIAL = 3
+    FULL_DUPLEX_STREAMED = 4
+    GRPC = 5
+
+
+class Modes(msgspec.Struct, frozen=True):
+    """What the first message says of the stream. Without `protocol_config` the shipped configuration holds."""
+
+    request: int = BodyMode.STREAMED
+    response: int = BodyMode.STREAMED
+    may_hold: bool = False
+    """Envoy says how it is set, and a `mode_override` can have an effect."""
+    observability: bool = False
+
+
+SHIPPED = Modes()
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """One message: its kind, the event in it, and the modes, on the first message only."""
+
+    kind: Kind
+    event: Event
+    modes: Modes | None
+
+
+_KINDS = {
+    "request_headers": (Kind.REQUEST_HEADERS, Direction.REQUEST),
+    "response_headers": (Kind.RESPONSE_HEADERS, Direction.RESPONSE),
+    "request_body": (Kind.REQUEST_BODY, Direction.REQUEST),
+    "response_body": (Kind.RESPONSE_BODY, Direction.RESPONSE),
+    "request_trailers": (Kind.REQUEST_TRAILERS, Direction.REQUEST),
+    "response_trailers": (Kind.RESPONSE_TRAILERS, Direction.RESPONSE),
+}
+_ONE_MESSAGE = frozenset({BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL})
+_parse = ProcessingRequest.FromString
+
+
+def read(data: bytes, modes: Modes | None, at: int) -> Message | None:
+    """Read one message that arrived at `at`, on a stream with these modes (None: it is the first).
+
+    Returns None for a message of a kind that this sidecar does not know. Raises google.protobuf's DecodeError
+    for bytes that are no ProcessingRequest.
+    """
+    request = _parse(data)
+    which = request.WhichOneof("request")
+    if which is None:
+        return None
+    kind, direction = _KINDS[which]
+    first = _modes(request) if modes is None else None
+    part = getattr(request, which)
+    if kind is Kind.RESPONSE_BODY or kind is Kind.REQUEST_BODY:
+        return Message(kind, _body(part, direction, modes or first or SHIPPED, at), first)
+    if kind is Kind.REQUEST_HEADERS or kind is Kind.RESPONSE_HEADERS:
+        return Message(kind, _headers(request, part, direction, at), first)
+    return Message(kind, Trailers(direction, _header_list(part.trailers), at), first)
+
+
+def _modes(request: ProcessingRequest) -> Modes:
+    if not request.HasField("protocol_config"):
+        return Modes(observability=request.observability_mode)
+    config = request.protocol_config
+    may_hold = (
+        config.request_body_mode == BodyMode.STREAMED
+        and config.response_body_mode != BodyMode.FULL_DUPLEX_STREAMED
+        and not config.send_body_without_waiting_for_header_response
+    )
+    return Modes(config.request_body_mode, config.response_body_mode, may_hold, request.observability_mode)
+
+
+def _body(part: HttpBody, direction: Direction, modes: Modes, at: int) -> Body:
+    mode = modes.request if direction is Direction.REQUEST else modes.response
+    end = part.end_of_stream or part.end_of_stream_without_message
+    if mode in _ONE_MESSAGE:
+        return Body(direction, part.body, end, at, True, mode == BodyMode.BUFFERED_PARTIAL and not end)
+    return Body(direction, part.body, end, at)
+
+
+def _headers(request: ProcessingRequest, part: HttpHeaders, direction: Direction, at: int) -> Headers:
+    headers = _header_list(part.headers)
+    if FILTER not in request.attributes:
+        return Headers(direction, headers, part.end_of_stream, at)
+    attributes: dict[str, str | int] = {}
+    for name, value in request.attributes[FILTER].fields.items():
+        match value.WhichOneof("kind"):
+            case "string_value":
+                attributes[name] = value.string_value
+            case "number_value":
+                attributes[name] = int(value.number_value)
+    return Headers(direction, headers, part.end_of_stream, at, attributes)
+
+
+def _header_list(header_map: HeaderMap) -> HeaderList:
+    # Envoy fills raw_value, or, with an old runtime setting, value (envoyproxy/envoy#31555).
+    return [(header.key, header.raw_value or header.value.encode()) for header in header_map.headers]
+
+
+# -- replies ------------------------------------------------------------------------------------------------------
+
+NO_REPLY = b""
+"""Send nothing and read on."""
+
+_NEUTRAL = {kind: bytes((kind << 3 | 2, 0)) for kind in Kind}
+
+
+def neutral(message: Message, modes: Modes, *, late: bool = False) -> bytes:
+    """The reply that lets a message pass unchanged. `late`: its direction was over before it came."""
+    if modes.observability:
+        return NO_REPLY
+    kind, event = message.kind, message.event
+    if kind is Kind.RESPONSE_BODY:
+        duplex = modes.response == BodyMode.FULL_DUPLEX_STREAMED
+    else:
+        duplex = kind is Kind.REQUEST_BODY and modes.request == BodyMode.FULL_DUPLEX_STREAMED
+    if not duplex:
+        return _NEUTRAL[kind]
+    # A late chunk sent back would reach the peer twice, and is one reply more than Envoy allows for.
+    return NO_REPLY if late else _echo(kind, event)
+
+
+def _echo(kind: Kind, event: Event) -> bytes:
+    assert isinstance(event, Body)
+    response = ProcessingResponse()
+    reply = response.request_body if kind is Kind.REQUEST_BODY else response.response_body
+    streamed = reply.response.body_mutation.streamed_response
+    streamed.body = event.data
+    streamed.end_of_stream = event.end_of_stream
+    return response.SerializeToString()
+
+
+_PLACEHOLDER = "-" * 36
+
+
+def _request_headers_reply(*, hold: bool) -> tuple[bytes, bytes]:
+    """What stands before and after the id in the reply to request headers."""
+    response = ProcessingResponse()
+    response.request_headers.SetInParent()
+    response.dynamic_metadata.update({NAMESPACE: {"id": _PLACEHOLDER}})
+    if hold:
+        # Every mode is named: an enum left out of an override is 0, which is NONE for bodies.
+        response.mode_override.request_header_mode = ProcessingMode.SEND
+        response.mode_override.response_header_mode = ProcessingMode.SEND
+        response.mode_override.request_body_mode = ProcessingMode.BUFFERED
+        response.mode_override.response_body_mode = ProcessingMode.STREAMED
+        response.mode_override.request_trailer_mode = ProcessingMode.SEND
+        response.mode_override.response_trailer_mode = ProcessingMode.SEND
+    before, _, after = response.SerializeToString(deterministic=True).partition(_PLACEHOLDER.encode())
+    return before, after
+
+
+_GO_ON = _request_headers_reply(hold=False)
+_HOLD = _request_headers_reply(hold=True)
+
+
+def accepted(exchange_id: str, *, hold: bool) -> bytes:
+    """The reply to request headers: gives Envoy the exchange's id; `hold` keeps the request back until its body is
+    answered. The id has 36 characters, as every UUID has, so that the reply needs no serialising.
+    """
+    before, after = _HOLD if hold else _GO_ON
+    return before + exchange_id.encode() + after
+
+
+def _refusal(retry_after_seconds: int) -> bytes:
+    error = {
+        "message": "The request was refused because it could not be recorded. It has not reached the model.",
+        "type": "service_unavailable_error",
+        "param": None,
+        "code": "audit_unavailable",
+    }
+    response = ProcessingResponse()
+    immediate: ImmediateResponse = response.immediate_response
+    immediate.status.code = 503  # type: ignore[assignment]
+    immediate.body = json.dumps({"error": error}).encode()
+    immediate.details = "extproc_not_recorded"
+    for name, value in (("content-type", "application/json"), ("retry-after", str(retry_after_seconds))):
+        option = immediate.headers.set_headers.add()
+        option.header.key = name
+        option.header.raw_value = value.encode()
+        option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+    immediate.grpc_status.status = 14  # UNAVAILABLE, for a gRPC client
+    return response.SerializeToString()
+
+
+REFUSED = _refusal(retry_after_seconds=1)
+"""The answer to a request that could not be recorded, with `on_audit_failure: deny`."""
