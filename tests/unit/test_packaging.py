@@ -1,0 +1,114 @@
+"""The wheel carries all that the program needs, and the lock pins all that goes into it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+import extproc
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The wheel of this checkout, built as `make install` builds it."""
+    directory = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = directory.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def pins(lock: str) -> dict[str, list[str]]:
+    """Each requirement of a lock, as `name==version`, with its hashes."""
+    found: dict[str, list[str]] = {}
+    for line in lock.replace("\\\n", " ").splitlines():
+        if line and not line.lstrip().startswith("#"):
+            requirement, *hashes = line.split("--hash=")
+            found[requirement.split(";")[0].strip()] = [each.strip() for each in hashes]
+    return found
+
+
+def wanted(project: dict[str, object]) -> set[str]:
+    """The names of all packages that pyproject.toml asks for."""
+    match project:
+        case {
+            "project": {"dependencies": [*always], "optional-dependencies": dict(extras)},
+            "dependency-groups": dict(groups),
+            "build-system": {"requires": [*build]},
+        }:
+            every = chain(always, build, *extras.values(), *groups.values())
+            return {re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in every}
+    raise AssertionError(project)
+
+
+@pytest.mark.skipif(not sys.flags.safe_path, reason="only `make test` keeps the checkout off the path")
+def test_the_installed_wheel_is_tested(checkout: Path) -> None:
+    """Under `make test` the package comes from .venv's site-packages, as a user gets it."""
+    assert "site-packages" in Path(extproc.__file__).parts
+    assert Path(extproc.__file__).parent != checkout / "extproc"
+    assert metadata.version("extproc") == extproc.__version__
+
+
+def test_wheel_carries_every_module(wheel: zipfile.ZipFile, checkout: Path) -> None:
+    """All of extproc/ is in the wheel, the generated messages and the typing marker too."""
+    files = (path for path in (checkout / "extproc").rglob("*") if path.is_file())
+    sources = {str(path.relative_to(checkout)) for path in files if path.suffix != ".pyc"}
+    assert sources <= set(wheel.namelist())
+    assert {"extproc/py.typed", "extproc/_proto/ext_proc_pb2.pyi"} <= sources
+
+
+def test_wheel_carries_the_shipped_configuration(wheel: zipfile.ZipFile, checkout: Path) -> None:
+    """Every file of envoy/ and extproc.yaml are in the wheel, byte for byte, for `extproc init` and `up`."""
+    files = [*(path for path in (checkout / "envoy").rglob("*") if path.is_file()), checkout / "extproc.yaml"]
+    assert len(files) > 3
+    for path in files:
+        assert wheel.read(f"extproc/_shipped/{path.relative_to(checkout)}") == path.read_bytes()
+
+
+def test_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:
+    """The wheel installs the package and its metadata, and no tests or tools beside it."""
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert tops == {"extproc", f"extproc-{extproc.__version__}.dist-info"}
+
+
+def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
+    """`extproc` on the command line is the command group's entry point."""
+    points = wheel.read(f"extproc-{extproc.__version__}.dist-info/entry_points.txt").decode()
+    assert "extproc = extproc.cli.main:main" in points
+
+
+def test_lock_pins_every_requirement(checkout: Path) -> None:
+    """Whatever pyproject.toml asks for, to run, to test or to build, is in the lock."""
+    locked = {each.split("==")[0] for each in pins((checkout / "requirements.lock").read_text())}
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())
+    assert wanted(project) <= locked
+
+
+def test_lock_hashes_every_requirement(checkout: Path) -> None:
+    """Each line of the lock is one exact version with the hashes of its files."""
+    locked = pins((checkout / "requirements.lock").read_text())
+    assert len(locked) > 20
+    for requirement, hashes in locked.items():
+        assert re.fullmatch(r"[a-z0-9.-]+==[\w.!+]+", requirement)
+        assert hashes
+        assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes)
+
+
+def test_lock_names_no_index(checkout: Path) -> None:
+    """The lock can be installed from any index: it names no place at all."""
+    lock = (checkout / "requirements.lock").read_text()
+    assert re.findall(r"(?:https?|file)://|--(?:extra-)?index|--find-links| @ ", lock) == []
