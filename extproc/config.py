@@ -1,7 +1,7 @@
 """The settings: one frozen Config, read from extproc.yaml, EXTPROC_* variables and flags, checked once.
 
 A later source overrides an earlier one: defaults, the file, the environment, the flags. Every mistake is a
-ConfigError that names the place (`FILE:LINE`, the variable or the flag), what was seen and what would be right.
+ConfigError that names the place (`FILE:LINE`, the variable or the flag), what was seen, what would be right.
 
 Values are read as text wherever they come from, so that `durability: off` in YAML is the word and not a
 boolean, and a variable and a file mean the same by the same characters. Settings that end in `_bytes` take a
@@ -9,6 +9,7 @@ number of bytes or a number with KiB, MiB, GiB or TiB. Relative paths start at t
 """
 
 # ruff: noqa: RUF009 - `_setting` is `dataclasses.field` with our metadata, not a shared default.
+# ruff: noqa: PLC0415 - yaml is imported only when there is a file: it costs more than all the rest of this.
 
 from __future__ import annotations
 
@@ -38,10 +39,10 @@ GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
 ENVOY_BUFFER_BYTES: Final = MIB
-"""Envoy's `per_connection_buffer_limit_bytes`: a held body of this size or more would be answered with 413."""
+"""Envoy's `per_connection_buffer_limit_bytes`: a held body of this size would be answered with 413."""
 
 ENVOY_MESSAGE_TIMEOUT_SECONDS: Final = 10.0
-"""`message_timeout` of the shipped ext_proc filter: a gate that waits longer is an error of Envoy's, not ours."""
+"""`message_timeout` of the shipped ext_proc filter: after it the error is Envoy's, and a plain 504."""
 
 UNIX_PATH_BYTES: Final = 107
 """What fits into `sockaddr_un.sun_path`, without the zero at its end."""
@@ -199,8 +200,8 @@ class Config:
     listen: str | None = _setting(
         None,
         _listen(),
-        "Where the sidecar (`serve`) listens for Envoy: `unix:PATH` or `HOST:PORT`. Worker N > 0 adds `.N` to the "
-        "path or N to the port. TCP is for loopback only, unless TLS is configured",
+        "Where the sidecar (`serve`) listens for Envoy: `unix:PATH` or `HOST:PORT`. Worker N > 0 adds `.N` "
+        "to the path or N to the port. TCP is for loopback only, unless TLS is configured",
         "unix:<data_dir>/run/extproc.sock",
     )
     data_dir: Path = _setting(
@@ -227,8 +228,8 @@ class Config:
     hold_request_bytes: int = _setting(
         512 * KIB,
         _size(0, ENVOY_BUFFER_BYTES - 1),
-        "Requests with a `content-length` up to this are held back whole until their record is durable; larger "
-        "and chunked ones stream, and only their end waits. 0 holds none",
+        "Requests with a `content-length` up to this are held back whole until their record is durable; "
+        "larger and chunked ones stream, and only their end waits. 0 holds none",
     )
     hold_total_bytes: int = _setting(
         64 * MIB,
@@ -254,8 +255,8 @@ class Config:
     gate_timeout_seconds: float = _setting(
         8.0,
         _seconds(0.1, 9.5),
-        "How long a reply waits for the disk before `on_audit_failure` applies; below Envoy's `message_timeout` "
-        f"of {ENVOY_MESSAGE_TIMEOUT_SECONDS:g} s",
+        "How long a reply waits for the disk before `on_audit_failure` applies; below Envoy's "
+        f"`message_timeout` of {ENVOY_MESSAGE_TIMEOUT_SECONDS:g} s",
     )
     drain_seconds: float = _setting(
         10.0,
@@ -287,13 +288,14 @@ class Config:
     redact_headers: tuple[str, ...] = _setting(
         (),
         _names("header names, such as x-internal-token", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", lower=True),
-        "More headers whose values are never written, beyond `authorization`, `proxy-authorization`, `cookie`, "
-        "`set-cookie`, `x-api-key`, `api-key`",
+        "More headers whose values are never written, beyond `authorization`, `proxy-authorization`, "
+        "`cookie`, `set-cookie`, `x-api-key`, `api-key`, `x-goog-api-key`, `x-amz-security-token`",
     )
     redact_query: tuple[str, ...] = _setting(
         (),
         _names("names of query parameters, such as token", r"[^&=#\s,]+", lower=False),
-        "More query parameters whose values are never written, beyond `key` and `api_key`",
+        "More query parameters whose values are never written, beyond `key`, `api_key`, `api-key`, `apikey`, "
+        "`access_token`",
     )
     tls_certificate: Path | None = _setting(
         None, _path(optional=True), "PEM certificate chain of the sidecar, for a TCP `listen`"
@@ -337,8 +339,8 @@ class Config:
             path += f".{worker}" if worker else ""
             if len(os.fsencode(path)) > UNIX_PATH_BYTES:
                 raise ConfigError(
-                    f"the socket's path is longer than the {UNIX_PATH_BYTES} bytes that the system allows: {path}; "
-                    "set listen to a shorter one, such as unix:/run/extproc/extproc.sock"
+                    f"the socket's path is longer than the {UNIX_PATH_BYTES} bytes that the system allows: "
+                    f"{path}; set listen to a shorter one, such as unix:/run/extproc/extproc.sock"
                 )
             return "unix:" + path
         host, port = host_and_port(self.listen)
@@ -439,7 +441,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
             continue
         setting = by_variable.get(variable)
         if setting is None:
-            # Others may use the prefix too (Kubernetes does, for a service of that name): only a slip is an error.
+            # Others use the prefix too (Kubernetes does, for a service of that name): only a slip is wrong.
             if close := difflib.get_close_matches(variable, by_variable, 1, 0.9):
                 raise ConfigError(f"{variable}: there is no such setting; did you mean {close[0]}?")
             continue
@@ -456,7 +458,7 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Given]:
     given = {}
     for name, value in flags.items():
         setting = SETTINGS[name]
-        if value is None or value == () or value == []:
+        if value is None or value in ((), []):
             continue
         if setting.kind.many:
             texts = [value] if isinstance(value, str) else value
@@ -468,7 +470,7 @@ def _from_flags(flags: Mapping[str, Any]) -> dict[str, _Given]:
 
 
 def _from_file(path: Path) -> dict[str, _Given]:
-    import yaml  # here, because most commands run without a file and it costs more than the rest of this module
+    import yaml
 
     given: dict[str, _Given] = {}
     for key, node in _pairs(path):
@@ -555,7 +557,7 @@ def _item(setting: Setting, node: yaml.Node, path: Path) -> Any:
 
 def _cross_check(config: Config, given: Mapping[str, _Given]) -> None:
     def wrong(names: tuple[str, ...], text: str) -> ConfigError:
-        """The place of the first of these settings that somebody set: defaults do not contradict each other."""
+        """Names the place of the first of these that somebody set: defaults do not contradict each other."""
         place = next(given[name].place for name in names if name in given)
         return ConfigError(f"{place}: {text}")
 
@@ -614,8 +616,8 @@ def _check_listen(config: Config, wrong: _Wrong) -> None:
     if certificate is None and not is_loopback(host):
         raise wrong(
             ("listen",),
-            f"listen: {_seen(config.listen)} is not on loopback, and prompts would cross the network in the clear; "
-            "127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right",
+            f"listen: {_seen(config.listen)} is not on loopback, and prompts would cross the network "
+            "in the clear; 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right",
         )
 
 

@@ -1,0 +1,132 @@
+"""The command `extproc`: finds the module of a command, runs it, and turns errors into exit codes.
+
+Exit codes: 0 fine, 1 found a problem, 2 wrong usage or configuration. An error is one line on stderr. A
+reader that closes the pipe early, as `head` does, has had what it wanted: no message, exit 0.
+
+A command's module is imported when the command is used and not before, so that `extproc log` loads no gRPC.
+"""
+
+# ruff: noqa: ARG002 - click passes the context to methods that do not need it.
+# ruff: noqa: PLC0415 - what only some commands need is imported where they need it.
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final, NoReturn
+
+import click
+
+from extproc.cli import output
+from extproc.errors import ConfigError, ExtprocError
+
+COMMANDS: Final = {
+    "up": "Run the whole stack on this machine: Envoy, the sidecar, demo backends.",
+    "serve": "Run the sidecar alone, for an Envoy of your own.",
+    "init": "Write the shipped Envoy configuration and settings out for editing.",
+    "log": "List exchanges, newest last.",
+    "show": "Show one exchange, or write its exact bytes.",
+    "inflight": "List what was in flight at a moment, or when the sidecar died.",
+    "replay": "Send a recorded request again, or print it as a curl command.",
+    "verify": "Check every line and every body of the journal.",
+    "mock-llm": "Run a demo LLM backend.",
+}
+"""Every command with the first line of its help, in the order in which one meets them."""
+
+
+class _Commands(click.Group):
+    """A group whose commands are modules of this package."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module("extproc.cli." + cmd_name.replace("-", "_"))
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f" Did you mean {close[0]}?" if close else " See 'extproc --help'."
+            ctx.fail(f"No such command {output.escape(name)!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click would import every command here, for the first line of its help.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_stdout()
+        except ConfigError as error:
+            _fail(ctx, error, 2)
+        except ExtprocError as error:
+            _fail(ctx, error, 1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _fail(ctx, f"{os.fsdecode(error.filename)}: {error.strerror}", 1)
+
+
+def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
+    click.echo(f"extproc: {output.escape(str(error))}", err=True)
+    ctx.exit(code)
+
+
+def _forget_stdout() -> None:
+    """Let what is still buffered go nowhere: flushing it at exit would raise once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from extproc import __version__
+
+        click.echo(f"extproc {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version.",
+)
+def group() -> None:
+    """A flight recorder for LLM traffic behind Envoy.
+
+    \b
+    Examples:
+      extproc up                                  the whole stack with demo backends
+      extproc up --backend http://gpu7:8000       in front of an existing server
+      extproc log --since 10m                     what went through
+      extproc inflight --at-crash                 what was running when it died
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A terminal that knows only ASCII gets escapes instead of a traceback.
+            stream.reconfigure(errors="backslashreplace")
+    group.main(None if arguments is None else list(arguments), prog_name="extproc")

@@ -1,0 +1,124 @@
+"""Options that several commands share: where the journal is, and moments as people write them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from extproc import config
+from extproc.errors import ConfigError
+
+Decorated = Callable[..., Any]
+
+config_file: Final = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Settings file. [default: extproc.yaml, when there is one]",
+)
+
+
+def journal_directories(command: Decorated) -> Decorated:
+    """`--data-dir` and `--config` of a reading command; the directories come from `existing`."""
+    data_dir = click.option(
+        "--data-dir",
+        "data_dirs",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="DIR",
+        help="The journal; more than once for several. [default: data_dir of the settings, else data]",
+    )
+    return data_dir(config_file(command))
+
+
+def existing(data_dirs: Sequence[Path], config_path: Path | None) -> list[Path]:
+    """The journal's directories, each of which is there. With `--data-dir` no settings are read."""
+    directories = list(data_dirs) or [config.load(config_path).data_dir]
+    for directory in directories:
+        if not directory.is_dir():
+            raise ConfigError(f"{directory}: there is no such data directory; name one with --data-dir")
+    return directories
+
+
+# Moments ---------------------------------------------------------------------------------------------------
+
+_UNITS: Final = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
+_CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?")
+
+
+def parse_moment(text: str, now: float) -> datetime:
+    """A moment from RFC 3339, a date (its local midnight), the last such clock time, or an age (10m).
+
+    A time without an offset is local. Raises ValueError.
+    """
+    text = text.strip()
+    if text == "now":
+        return datetime.fromtimestamp(now, UTC)
+    if re.fullmatch(f"(?:{_SPAN.pattern})+", text):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
+        return _moment(now - seconds)
+    if _CLOCK.fullmatch(text):
+        return _last_clock_time(text, now)
+    if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        raise ValueError(text)
+    # A time without offset is the reader's own: the clock on the wall at three in the morning.
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _moment(seconds: float) -> datetime:
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(seconds) from error
+
+
+def _last_clock_time(text: str, now: float) -> datetime:
+    local_now = datetime.fromtimestamp(now).astimezone()
+    moment = datetime.fromisoformat(
+        f"{local_now:%Y-%m-%d}T{text.zfill(5) if len(text) < 6 else text}"
+    ).astimezone()
+    if moment > local_now:
+        moment = (moment.replace(tzinfo=None) - timedelta(days=1)).astimezone()
+    return moment.astimezone(UTC)
+
+
+class Moment(click.ParamType[Any]):
+    """A moment on the command line."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_moment(value, time.time())
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no time; 2026-11-21T03:12:00Z, '2026-11-21 03:12', a date, 03:12, 10m or 2h"
+                " would be right",
+                param,
+                ctx,
+            )
+
+
+class Seconds(click.ParamType[Any]):
+    """A span of time on the command line: a number of seconds, or one with a unit."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+            return float(value)
+        if re.fullmatch(f"(?:{_SPAN.pattern})+", value):
+            return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(value))
+        return self.fail(f"{value!r} is no span of time; 30, 30s or 5m would be right", param, ctx)

@@ -1,0 +1,189 @@
+"""What all commands print with: escaped text, tables, progress.
+
+Everything that came from a client or a backend goes through `escape` before it is printed, terminal or not: a
+prompt may hold escape sequences that clear a screen, retitle a window or paste text, and control characters
+that reorder what a reader sees. `show --body` and `replay` into a pipe are the exceptions: they are asked for
+the exact bytes.
+"""
+
+# ruff: noqa: PLC0415 - what only some commands need is imported where they need it.
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PROGRESS_AFTER_SECONDS: Final = 2.0
+
+_UNSAFE: Final = (
+    "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: among them ESC, and CSI as one character
+    "\u2028\u2029"  # line and paragraph separator: a line end for some programs
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction of the text around them
+    "\u206a-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # invisible: deprecated format, BOM, tags
+    "\ud800-\udfff"  # lone surrogates cannot be encoded
+)
+_UNSAFE_IN_LINE: Final = re.compile(f"[{_UNSAFE}]")
+_UNSAFE_IN_TEXT: Final = re.compile("(?![\n\t])" + f"[{_UNSAFE}]")
+_SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    if character in _SHORT:
+        return _SHORT[character]
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def escape(text: str) -> str:
+    """Data for one line: every control character, line break and direction mark as a visible escape."""
+    return _UNSAFE_IN_LINE.sub(_escaped, text)
+
+
+def escape_text(text: str) -> str:
+    """Data for several lines: like `escape`, but line feeds and tabs stay."""
+    return _UNSAFE_IN_TEXT.sub(_escaped, text)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
+def json_line(value: Any) -> str:
+    """One line of JSON, ASCII only: safe for a terminal, and for every reader of lines."""
+    from extproc.core.record import encode
+
+    # DEL is the one control character that JSON leaves as it is.
+    return encode(value).decode("ascii").replace("\x7f", "\\u007f")
+
+
+# Tables ----------------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A column's title, and how it may be squeezed into a narrow terminal."""
+
+    title: str
+    width: int = 0
+    """At least this wide, so that rows printed one at a time stand under each other."""
+    right: bool = False
+    fixed: bool = False
+    """Never cut: an id that is cut is of no use."""
+
+
+class Cell(NamedTuple):
+    """A value with a colour for terminals."""
+
+    text: str
+    style: str = ""
+
+
+Row = Sequence[Cell | str]
+
+_BATCH_ROWS: Final = 500
+
+
+def table(columns: Sequence[Column], rows: Iterable[Row], *, at_once: bool = False) -> int:
+    """Print rows as they come: tables on a terminal, else lines with tabs between. Returns their number.
+
+    A long table is cut into several, so that memory does not grow with it. `at_once` prints each row alone.
+    """
+    if not is_terminal():
+        return _plain(rows, at_once=at_once)
+    count = 0
+    batch: list[Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == (1 if at_once else _BATCH_ROWS):
+            _print_table(columns, batch, header=not (at_once and count))
+            count += len(batch)
+            batch = []
+    if batch:
+        _print_table(columns, batch, header=count == 0)
+    return count + len(batch)
+
+
+def _plain(rows: Iterable[Row], *, at_once: bool) -> int:
+    count = 0
+    for row in rows:
+        sys.stdout.write("\t".join(escape(_cell(cell).text) for cell in row) + "\n")
+        if at_once:
+            sys.stdout.flush()
+        count += 1
+    return count
+
+
+def _cell(cell: Cell | str) -> Cell:
+    return Cell(cell) if isinstance(cell, str) else cell
+
+
+def _print_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> None:
+    from rich.console import Console
+
+    # rich gets text that is already escaped, and no markup: a path may look like "[red]".
+    Console(highlight=False, markup=False, emoji=False).print(_rich_table(columns, rows, header=header))
+
+
+def _rich_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, show_header=header, pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(
+            column.title,
+            justify="right" if column.right else "left",
+            no_wrap=True,
+            overflow="fold" if column.fixed else "ellipsis",
+            min_width=column.width,
+        )
+    for row in rows:
+        cells = map(_cell, row)
+        grid.add_row(*(Text(escape(cell.text), style=cell.style) for cell in cells))
+    return grid
+
+
+def styled(text: str, **style: Any) -> str:
+    """Colour for a terminal, nothing for a pipe; `text` is escaped already."""
+    return click.style(text, **style) if is_terminal() else text
+
+
+# Progress --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Say on stderr how far long work is, from the second second on and only to a terminal.
+
+    Yields a function to be called with the state as often as one likes; it prints at most twice a second.
+    """
+    interested = sys.stderr.isatty()
+    due = time.monotonic() + PROGRESS_AFTER_SECONDS
+    shown = False
+
+    def report(state: str) -> None:
+        nonlocal due, shown
+        if interested and time.monotonic() >= due:
+            due = time.monotonic() + 0.5
+            shown = True
+            sys.stderr.write(f"\r\x1b[K{what}: {escape(state)}")
+            sys.stderr.flush()
+
+    try:
+        yield report
+    finally:
+        if shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
