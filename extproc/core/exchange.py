@@ -9,7 +9,8 @@ message only then. What an exchange promises:
 * Nothing that a body or a header contains raises.
 
 An early answer may end before the request does; then the `request` record follows the terminal one. Messages that
-are late even for the terminal record are reported in a `late` record when the stream closes.
+are late even for the terminal record, and trailers behind an announced last byte, are reported in a `late` record
+when the stream closes.
 """
 
 from __future__ import annotations
@@ -65,13 +66,21 @@ class Exchange:
         "_started_ns",
         "_terminal",
         "_trace",
+        "_trailers_after",
         "best_effort",
         "held",
         "id",
     )
 
     def __init__(
-        self, id: str, settings: Settings, *, started_ns: int, started_at: int, trace: TraceContext, parent: str | None
+        self,
+        id: str,
+        settings: Settings,
+        *,
+        started_ns: int,
+        started_at: int,
+        trace: TraceContext,
+        parent: str | None,
     ) -> None:
         """`started_ns` is the wall clock at the moment `started_at`, both in nanoseconds.
 
@@ -96,7 +105,7 @@ class Exchange:
         self._late_bytes: Counter[str] | None = None
         self._duplicate_ends = 0
         self._reported = 0
-        self._opened = self._terminal = self._rejected = False
+        self._opened = self._terminal = self._rejected = self._trailers_after = False
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
@@ -134,13 +143,13 @@ class Exchange:
         """The stream is over: end what is unfinished. Nothing comes after this."""
         effects: list[Effect] = []
         for half in (self._request, self._response):
-            if half.stream.state is State.OPEN and not self._rejected:
-                half.stream.move(Input.CLOSE)
-                effects += self._finish(half, reason.value, at, gate=False)
+            was_over = half.stream.over
+            if half.stream.move(Input.CLOSE) is State.ABORTED and not was_over:
+                effects += self._abort(half, reason, at)
         began = self._request.stream.began or self._response.stream.began
         if began and not self._terminal:
             effects.append(self._terminal_record(at, reason, gate=False))
-        elif self._late_count > self._reported:
+        elif self.late_count > self._reported or self._trailers_after:
             effects.append(Append(record.encode(self._late_record(at)), gate=False))
         return effects
 
@@ -148,6 +157,11 @@ class Exchange:
     def request_over(self) -> bool:
         """The request direction has its record."""
         return self._request.stream.over
+
+    @property
+    def announced_request_bytes(self) -> int | None:
+        """The request's `content-length`."""
+        return self._request.head.content_length
 
     # -- one message ----------------------------------------------------------------------------------------------
 
@@ -171,7 +185,7 @@ class Exchange:
         effects = self._take(half, event.data, event.at)
         input, ended_by = half.classify(event)
         half.stream.move(input)
-        half.truncated |= event.cut
+        half.truncated |= event.cut and not half.has_all
         if ended_by is None:
             return self._open_if_long(half, effects, event.at)
         return [*effects, *self._finish(half, ended_by, event.at)]
@@ -189,7 +203,10 @@ class Exchange:
         if half.stream.move(Input.TRAILERS) is LATE:
             return self._count_late(half, "trailers")
         half.trailers = read(event.trailers, self._settings.redactor)
-        return NOTHING if was_over else self._finish(half, "trailers", event.at)
+        if was_over:
+            self._trailers_after = True
+            return NOTHING
+        return self._finish(half, "trailers", event.at)
 
     def _begin_request(self) -> None:
         head, new = self._request.head, self._new_trace
@@ -234,7 +251,8 @@ class Exchange:
         return NOTHING
 
     @property
-    def _late_count(self) -> int:
+    def late_count(self) -> int:
+        """Messages that came after the end of their direction."""
         return self._late.total() if self._late is not None else 0
 
     # -- the records ----------------------------------------------------------------------------------------------
@@ -251,6 +269,11 @@ class Exchange:
         spool: list[Effect] = [Spool(self.id, half.stream.direction, rest)] if rest else []
         return [*spool, SpoolEnd(self.id, half.stream.direction), append]
 
+    def _abort(self, half: Half, reason: CloseReason, at: int) -> Sequence[Effect]:
+        if not self._rejected:
+            return self._finish(half, reason.value, at, gate=False)
+        return [SpoolEnd(self.id, half.stream.direction)] if half.body.spooled else NOTHING
+
     def _end_request(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
         llm = None
         if self._request_reader is not None:
@@ -265,8 +288,7 @@ class Exchange:
             "last_byte_ms": self._ms(half.last_at),
             "body": body,
         }
-        aborted = half.stream.state is State.ABORTED
-        reason = CloseReason(half.ended_by) if aborted else None
+        reason = CloseReason(half.ended_by or "") if half.stream.state is State.ABORTED else None
         return self._terminal_record(at, reason, answer, self._response_llm(), gate=gate)
 
     def _response_llm(self) -> dict[str, Any] | None:
@@ -318,7 +340,7 @@ class Exchange:
         gate: bool,
     ) -> Append:
         self._terminal = True
-        self._reported = self._late_count
+        self._reported = self.late_count
         head, trailers, attributes = self._response.head, self._response.trailers, self._attributes
         fields = {
             "type": "response",
@@ -345,7 +367,10 @@ class Exchange:
         return Append(record.encode(fields), gate=gate)
 
     def _late_record(self, at: int) -> dict[str, Any]:
-        return {"type": "late", "id": self.id, "at": self._time(at), "protocol": self._protocol()}
+        halves = (self._request, self._response)
+        trailers = {half.stream.direction.value: half.trailers.fields for half in halves if half.trailers is not None}
+        fields = {"type": "late", "id": self.id, "at": self._time(at), "protocol": self._protocol()}
+        return fields | ({"trailers": trailers} if trailers else {})
 
     def _protocol(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"late": self._late or {}, "duplicate_end_of_stream": self._duplicate_ends}

@@ -34,10 +34,15 @@ class Half:
             return Input.BODY_END, "end_of_stream"
         if event.whole:  # BUFFERED: the one message is the body; only trailers can follow it
             return Input.BODY_FULL, "end_of_stream"
-        announced = self.head.content_length
-        if announced is not None and self.body.length >= announced:
+        if self.has_all:
             return Input.BODY_FULL, "content_length"
         return Input.BODY, None
+
+    @property
+    def has_all(self) -> bool:
+        """As many bytes are here as `content-length` announced."""
+        announced = self.head.content_length
+        return announced is not None and self.body.length >= announced
 
     def end(self, ended_by: str) -> None:
         """Note how the direction ended, and whether what is recorded of its body can be all of it."""

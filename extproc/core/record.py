@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import google_crc32c
@@ -23,7 +24,6 @@ import msgspec
 
 _SEAL = b',"crc":"'
 _TAIL = len(_SEAL) + 8 + len(b'"}')
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SAFE_INTEGER = 2**63
 
 _encode_fast = msgspec.json.Encoder().encode
@@ -31,7 +31,7 @@ _encode_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check
 _decode = msgspec.json.Decoder().decode
 
 
-class DamagedLine(ValueError):
+class DamagedLine(ValueError):  # noqa: N818 - it names the line's state, as the reports do
     """A line that is not what was written: cut, changed or not ours. The text says what was seen."""
 
 
@@ -50,6 +50,14 @@ def encode(fields: Mapping[str, Any]) -> bytes:
     return _encode_ascii(_plain(fields)).encode("ascii")
 
 
+def without_body(record: bytes) -> bytes:
+    """The same `response` record with its body left out and marked as truncated: small enough to be kept waiting."""
+    fields = _decode(record)
+    if fields["response"] is not None:
+        fields["response"] |= {"body": None, "truncated": True}
+    return encode(fields)
+
+
 def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:
     """The line for `record` (as `encode` made it), with the journal's members, the checksum and the line end."""
     start = b'%b,"worker":%d,"boot_id":"%b","seq":%d' % (record[:-1], worker, boot_id.encode(), seq)
@@ -64,7 +72,9 @@ def unseal(line: bytes) -> dict[str, Any]:
         raise DamagedLine("the line does not end with a checksum")
     seen = b"%08x" % google_crc32c.value(start)
     if seen != tail[len(_SEAL) : -2]:
-        raise DamagedLine(f"the checksum is {tail[len(_SEAL) : -2].decode('ascii', 'replace')}, the bytes give {seen.decode()}")
+        raise DamagedLine(
+            f"the checksum is {tail[len(_SEAL) : -2].decode('ascii', 'replace')}, the bytes give {seen.decode()}"
+        )
     try:
         record = _decode(line)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -97,17 +107,9 @@ def header_value(raw: bytes) -> str | dict[str, str]:
         return {"base64": base64.b64encode(raw).decode("ascii")}
 
 
-_last_second: tuple[int, str] = (-1, "")
-
-
+@lru_cache(maxsize=8)  # thousands of records share a second; formatting it costs more than the rest of a timestamp
 def _date_and_time(seconds: int) -> str:
-    # Thousands of records share a second; formatting it costs more than all the rest of a timestamp.
-    global _last_second
-    known, text = _last_second
-    if known != seconds:
-        text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        _last_second = (seconds, text)
-    return text
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _decode_slowly(line: bytes, error: Exception) -> Any:

@@ -1,1 +1,1 @@
-"""The process that Envoy talks to: transports, workers, health. Everything that knows gRPC, sockets and signals."""
+"""The process that Envoy talks to: all that knows gRPC, sockets, processes and signals."""

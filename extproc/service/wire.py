@@ -112,12 +112,14 @@ def _modes(request: ProcessingRequest) -> Modes:
     if not request.HasField("protocol_config"):
         return Modes(observability=request.observability_mode)
     config = request.protocol_config
+    request_mode, response_mode = int(config.request_body_mode), int(config.response_body_mode)
+    # Envoy ignores an override in any other case.
     may_hold = (
-        config.request_body_mode == BodyMode.STREAMED
-        and config.response_body_mode != BodyMode.FULL_DUPLEX_STREAMED
+        request_mode == BodyMode.STREAMED
+        and response_mode != BodyMode.FULL_DUPLEX_STREAMED
         and not config.send_body_without_waiting_for_header_response
     )
-    return Modes(config.request_body_mode, config.response_body_mode, may_hold, request.observability_mode)
+    return Modes(request_mode, response_mode, may_hold, request.observability_mode)
 
 
 def _body(part: HttpBody, direction: Direction, modes: Modes, at: int) -> Body:

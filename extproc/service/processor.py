@@ -1,0 +1,309 @@
+"""One ext_proc stream: message in, reply out, now or when the gate opens. No gRPC in it.
+
+`Processor` ties one exchange to one stream. `Recorder` is what all streams of a worker share: settings, journal,
+clocks, ids, timers and counters.
+
+A message follows one path: bytes -> `wire.read` -> `Exchange.receive` -> effects -> `Journal.submit` -> reply. Where
+an effect has to be on disk first, `receive` answers None, and the stream belongs to the gate: whoever settles it, the
+journal's thread when the record is durable or failed, or `tick` when it took too long, sends the reply.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic, monotonic_ns, time_ns
+from typing import Protocol
+
+from extproc.config import Config
+from extproc.core import record
+from extproc.core.effects import Append, Effect
+from extproc.core.events import CloseReason, Direction
+from extproc.core.exchange import Exchange, Settings
+from extproc.core.redact import Redactor
+from extproc.errors import JournalError
+from extproc.service import ids, wire
+from extproc.service.wire import Kind, Message, Modes
+
+log = logging.getLogger("extproc.service")
+
+OWED = 10_000
+"""Terminal records that are kept, without bodies, until the journal can be written again."""
+
+
+class Journal(Protocol):
+    """The journal as the service uses it; `extproc.journal.writer` has the contract."""
+
+    @property
+    def failure(self) -> JournalError | None: ...
+
+    def submit(self, effects: Sequence[Effect], done: Callable[[JournalError | None], None] | None) -> None: ...
+
+    def gap(self, direction: Direction, why: str, at_ns: int) -> None: ...
+
+
+class Recorder:
+    """What the streams of one worker share. All methods are for the transport's loop thread, but where noted."""
+
+    def __init__(self, config: Config, journal: Journal, redaction_key: bytes) -> None:
+        self.journal = journal
+        self.deny = config.on_audit_failure == "deny"
+        self.in_flight = 0
+        """Exchanges that have begun and not ended."""
+        self.unaudited = 0
+        """Requests and answers that passed without a record."""
+        self.refused = 0
+        """Requests that were refused because they could not be recorded."""
+        self._settings = Settings(
+            Redactor(redaction_key, config.redact_headers, config.redact_query),
+            config.inline_body_bytes,
+            config.open_record_bytes,
+        )
+        self._hold_request_bytes = config.hold_request_bytes
+        self._holdable_bytes = config.hold_total_bytes
+        self._gate_timeout = config.gate_timeout_seconds
+        self._open_delay = config.open_record_ms / 1000
+        # Each queue has one delay for all, so that the order of arrival is the order of the deadlines.
+        self._gates: deque[_Gate] = deque()
+        self._unfinished: deque[tuple[float, Exchange]] = deque()
+        self._owed: deque[bytes] = deque(maxlen=OWED)
+        self._draining = False
+
+    def processor(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]) -> Processor:
+        """The processor of a new stream with this gRPC metadata."""
+        return Processor(self, metadata, send)
+
+    def drain(self) -> None:
+        """Streams that end from now on are ended by us."""
+        self._draining = True
+
+    # -- timers -----------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do, in seconds of the monotonic clock."""
+        gate = self._gates[0].deadline if self._gates else None
+        unfinished = self._unfinished[0][0] if self._unfinished else None
+        if gate is None or unfinished is None:
+            return unfinished if gate is None else gate
+        return min(gate, unfinished)
+
+    def tick(self) -> None:
+        """Do what is due: `open` records, gates that nobody opened, terminal records that are owed."""
+        now = monotonic()
+        while self._unfinished and self._unfinished[0][0] <= now:
+            _, exchange = self._unfinished.popleft()
+            self._submit(exchange.open_record(monotonic_ns()))
+        while self._gates and self._gates[0].deadline <= now:
+            gate = self._gates.popleft()
+            if gate.claim():
+                gate.late = True
+                gate.processor.settle(gate, JournalError(f"no answer from the disk in {self._gate_timeout:g} s"))
+        if self._owed and self.journal.failure is None:
+            self._submit([Append(self._owed.popleft(), gate=False)])
+
+    # -- for processors -----------------------------------------------------------------------------------------------
+
+    def begin(self, parent: str | None) -> Exchange:
+        self.in_flight += 1
+        now_ns = time_ns()
+        id = ids.exchange_id(now_ns)
+        return Exchange(
+            id,
+            self._settings,
+            started_ns=now_ns,
+            started_at=monotonic_ns(),
+            trace=ids.root_span(),
+            parent=parent,
+        )
+
+    def end(self, exchange: Exchange, reason: CloseReason) -> None:
+        self.in_flight -= 1
+        self._submit(exchange.close(CloseReason.DRAIN if self._draining else reason, monotonic_ns()))
+
+    def hold(self, announced: int | None) -> int:
+        """How many bytes of a request Envoy may keep back for us: all that it announced, or none."""
+        if not announced or announced > min(self._hold_request_bytes, self._holdable_bytes):
+            return 0
+        self._holdable_bytes -= announced
+        return announced
+
+    def release(self, held: int) -> None:
+        self._holdable_bytes += held
+
+    def watch_unfinished(self, exchange: Exchange) -> None:
+        """Give the exchange an `open` record, should its request be long in coming."""
+        queue = self._unfinished
+        while queue and queue[0][1].request_over:
+            queue.popleft()
+        queue.append((monotonic() + self._open_delay, exchange))
+
+    def watch_gate(self, gate: _Gate) -> None:
+        queue = self._gates
+        while queue and queue[0].settled:
+            queue.popleft()
+        gate.deadline = monotonic() + self._gate_timeout
+        queue.append(gate)
+
+    def lost(self, direction: Direction, effects: Sequence[Effect], error: JournalError, *, refused: bool) -> None:
+        """Effects that the journal could not carry out: count them, leave a gap behind. From any thread."""
+        if refused:
+            self.refused += 1
+        else:
+            self.unaudited += 1
+        self.journal.gap(direction, f"{'refused' if refused else 'passed unrecorded'}: {error}", time_ns())
+        self._owe(effects)
+
+    def _submit(self, effects: Sequence[Effect]) -> None:
+        if effects:
+            self.journal.submit(effects, _Unwaited(self, effects))
+
+    def _owe(self, effects: Sequence[Effect]) -> None:
+        """An exchange whose terminal record is lost must not look unfinished once the journal can be written again."""
+        for effect in effects:
+            if isinstance(effect, Append) and effect.record.startswith(_TERMINAL):
+                self._owed.append(record.without_body(effect.record))
+
+
+_TERMINAL = b'{"type":"response"'
+
+
+class _Unwaited:
+    """What hears of effects that nobody waits for."""
+
+    __slots__ = ("_effects", "_recorder")
+
+    def __init__(self, recorder: Recorder, effects: Sequence[Effect]) -> None:
+        self._recorder = recorder
+        self._effects = effects
+
+    def __call__(self, error: JournalError | None) -> None:
+        if error is not None:
+            self._recorder.lost(Direction.RESPONSE, self._effects, error, refused=False)
+
+
+class _Gate:
+    """A reply that waits for effects to be durable. Settled once, by whoever claims it first."""
+
+    __slots__ = ("_claims", "deadline", "direction", "effects", "late", "processor", "reply", "settled")
+
+    def __init__(self, processor: Processor, direction: Direction, effects: Sequence[Effect], reply: bytes) -> None:
+        self.processor = processor
+        self.direction = direction
+        self.effects = effects
+        self.reply = reply
+        self.deadline = 0.0
+        self.settled = False
+        self.late = False
+        """The disk did not answer in time; the record may be in the journal all the same."""
+        self._claims = [True]
+
+    def claim(self) -> bool:
+        try:
+            self._claims.pop()  # atomic: the journal's thread and the timer may both come
+        except IndexError:
+            return False
+        self.settled = True
+        return True
+
+    def __call__(self, error: JournalError | None) -> None:
+        """The journal's word, from its thread."""
+        if self.claim():
+            self.processor.settle(self, error)
+
+
+class Processor:
+    """One stream. `receive` and `closed` are called by the stream's owner, `settle` by the gate's."""
+
+    __slots__ = ("_exchange", "_held", "_modes", "_parent", "_recorder", "_send")
+
+    def __init__(
+        self, recorder: Recorder, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]
+    ) -> None:
+        self._recorder = recorder
+        self._send = send
+        self._parent = _traceparent(metadata)
+        self._exchange: Exchange | None = None
+        self._modes: Modes | None = None
+        self._held = 0
+
+    def receive(self, data: bytes) -> bytes | None:
+        """The reply to send now; None: `send` is called once, later; b"": no reply, read on.
+
+        Raises google.protobuf's DecodeError for bytes that are no ProcessingRequest.
+        """
+        message = wire.read(data, self._modes, monotonic_ns())
+        if message is None:
+            return wire.NO_REPLY
+        exchange = self._exchange or self._begin(message)
+        late = exchange.late_count
+        effects = exchange.receive(message.event)
+        reply = self._reply(exchange, message, late=exchange.late_count > late)
+        if self._held and message.kind is Kind.REQUEST_BODY:
+            self._release(exchange)
+        if not effects:
+            return reply
+        return self._carry_out(message.event.direction, effects, reply)
+
+    def closed(self, reason: CloseReason) -> None:
+        """The stream is over; nothing is under way on it."""
+        if self._exchange is not None:
+            self._recorder.release(self._held)
+            self._recorder.end(self._exchange, reason)
+            self._exchange = None
+
+    def settle(self, gate: _Gate, error: JournalError | None) -> None:
+        """The gate opens, or the policy applies. Called once for each gate, by whoever claimed it."""
+        reply = gate.reply if error is None else self._after_failure(gate, error)
+        gate.effects = ()  # the gate stays in a queue for a while, the bodies must not
+        self._send(reply)
+
+    def _begin(self, message: Message) -> Exchange:
+        self._modes = modes = message.modes or wire.SHIPPED
+        exchange = self._exchange = self._recorder.begin(self._parent)
+        exchange.best_effort = modes.observability
+        return exchange
+
+    def _reply(self, exchange: Exchange, message: Message, *, late: bool) -> bytes:
+        assert self._modes is not None
+        if message.kind is not Kind.REQUEST_HEADERS or self._modes.observability or late:
+            return wire.neutral(message, self._modes, late=late)
+        if not exchange.request_over:
+            if self._modes.may_hold:
+                self._held = self._recorder.hold(exchange.announced_request_bytes)
+            self._recorder.watch_unfinished(exchange)
+        exchange.held = self._held > 0
+        return wire.accepted(exchange.id, hold=exchange.held)
+
+    def _release(self, exchange: Exchange) -> None:
+        # Envoy sends a held body as one message. If this was not all of it, our override had no effect.
+        exchange.held = exchange.request_over
+        self._recorder.release(self._held)
+        self._held = 0
+
+    def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> bytes | None:
+        if not any(not isinstance(effect, Append) or effect.gate for effect in effects):
+            self._recorder.journal.submit(effects, _Unwaited(self._recorder, effects))
+            return reply
+        gate = _Gate(self, direction, effects, reply)
+        self._recorder.watch_gate(gate)
+        self._recorder.journal.submit(effects, gate)
+        return None
+
+    def _after_failure(self, gate: _Gate, error: JournalError) -> bytes:
+        """`on_audit_failure`. Only a request can be refused: to cut a good answer off would help nobody."""
+        assert self._modes is not None
+        refuse = gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability
+        self._recorder.lost(gate.direction, gate.effects, error, refused=refuse)
+        if not refuse:
+            return gate.reply
+        if self._exchange is not None:
+            self._exchange.reject(recorded=gate.late)
+        return wire.REFUSED
+
+
+def _traceparent(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    for key, value in metadata:
+        if key == "traceparent":
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return None
