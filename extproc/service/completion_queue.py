@@ -1,22 +1,23 @@
 """The server on grpcio's completion queue, without asyncio: a third of grpc.aio's cost for a message.
 
-One thread polls. The calls are those that grpc's own thread-pool server makes; they are private to grpcio, so all of
-them are named in `_PRIVATE`, `missing_names` says what an installed grpcio lacks, and `server.py` then takes `aio.py`.
+One thread polls. The calls are those that grpc's own thread-pool server makes; they are private to grpcio, so
+all of them are named in `_PRIVATE`, `missing_names` says what an installed grpcio lacks, and `server.py` then
+takes `aio.py`.
 
-**Ownership.** A stream has one owner at a time and no lock. It has exactly one batch outstanding: "receive the first
-message", or "send the reply and receive the next message", which is one event for a message. Starting a batch gives
-the stream away; whoever gets the batch's event owns it, which is the polling thread. When a processor answers None,
-the stream belongs to whoever will call `send`, usually the journal's writer thread right after its sync: it starts the
-next batch itself, with no hop back to the polling thread.
+**Ownership.** A stream has one owner at a time and no lock. It has exactly one batch outstanding: "receive
+the first message", or "send the reply and receive the next message", which is one event for a message.
+Starting a batch gives the stream away; whoever gets the batch's event owns it, which is the polling thread.
+When a processor answers None, the stream belongs to whoever will call `send`, usually the journal's writer
+thread right after its sync: it starts the next batch itself, with no hop back to the polling thread.
 
-**No early close notice.** RECV_CLOSE_ON_SERVER at the start would be a second batch on each stream, could tell of the
-end while another thread holds the stream, and costs an event. It goes with the status instead: when a receive comes
-back without a message, whether half-closed, reset or lost, the last batch sends the status and asks how it ended.
-During a gate nothing is outstanding; a client that leaves then is noticed by the batch that opens the gate. A batch on
-a cancelled call is allowed: it completes, and sends nothing.
+**No early close notice.** RECV_CLOSE_ON_SERVER at the start would be a second batch on each stream, could
+tell of the end while another thread holds the stream, and costs an event. It goes with the status instead:
+when a receive comes back without a message, whether half-closed, reset or lost, the last batch sends the
+status and asks how it ended. During a gate nothing is outstanding; a client that leaves then is noticed by
+the batch that opens the gate. A batch on a cancelled call is allowed: it completes, and sends nothing.
 
-**Timers and signals.** `poll` gets a deadline at most RESOLUTION ahead: nothing wakes a completion queue from outside,
-and nothing needs to. `stop` only sets a time, which the loop sees, so a signal handler may call it.
+**Timers and signals.** `poll` gets a deadline at most RESOLUTION ahead: nothing wakes a completion queue from
+outside, and nothing needs to. `stop` only sets a time, which the loop sees, so a signal handler may call it.
 """
 
 from __future__ import annotations
@@ -78,18 +79,18 @@ _PRIVATE = (
     "StatusCode.resource_exhausted",
     "StatusCode.unimplemented",
 )
-"""Every name of `grpc._cython.cygrpc` that this module uses, besides `grpc.ServerCredentials._credentials`."""
+"""Every name of `grpc._cython.cygrpc` used here; `grpc.ServerCredentials._credentials` is one more."""
 
 try:
     cygrpc: Any = importlib.import_module("grpc._cython.cygrpc")
 except ImportError:
     cygrpc = None
 
-_SendInitialMetadata = getattr(cygrpc, "SendInitialMetadataOperation", None)
-_SendMessage = getattr(cygrpc, "SendMessageOperation", None)
-_SendStatus = getattr(cygrpc, "SendStatusFromServerOperation", None)
-_ReceiveMessage = getattr(cygrpc, "ReceiveMessageOperation", None)
-_ReceiveClose = getattr(cygrpc, "ReceiveCloseOnServerOperation", None)
+_SendInitialMetadata: Any = getattr(cygrpc, "SendInitialMetadataOperation", None)
+_SendMessage: Any = getattr(cygrpc, "SendMessageOperation", None)
+_SendStatus: Any = getattr(cygrpc, "SendStatusFromServerOperation", None)
+_ReceiveMessage: Any = getattr(cygrpc, "ReceiveMessageOperation", None)
+_ReceiveClose: Any = getattr(cygrpc, "ReceiveCloseOnServerOperation", None)
 
 _ACCEPT_AHEAD = 64
 """Calls asked for in advance: a burst of new streams is handed out in one go."""
@@ -135,10 +136,11 @@ class Server:
     def start(self) -> str:
         address = self._endpoint.address.encode()
         try:
-            if self._endpoint.credentials is None:
+            credentials: Any = self._endpoint.credentials
+            if credentials is None:
                 port = self._server.add_http2_port(address)
             else:
-                port = self._server.add_http2_port(address, self._endpoint.credentials._credentials)
+                port = self._server.add_http2_port(address, credentials._credentials)  # noqa: SLF001
         except RuntimeError:
             port = 0
         if not port:
@@ -195,7 +197,7 @@ class Server:
         self._due = now + RESOLUTION
 
     def _quiet(self) -> bool:
-        """Nothing was in flight for a whole tick: the last replies have left. Streams whose exchange has ended may be open."""
+        """Nothing was in flight for a whole tick, so the last replies have left. Idle streams may be open."""
         quiet, self._was_quiet = self._was_quiet, self._timers.in_flight == 0
         return quiet and self._was_quiet
 
@@ -204,7 +206,7 @@ class Server:
         self._refusing = True
         self._server.shutdown(self._queue, self._on_shut_down)
 
-    def _on_shut_down(self, event: Any) -> None:
+    def _on_shut_down(self, _event: Any) -> None:
         self._shut_down = True
 
     def _accept(self, event: Any) -> None:
@@ -234,7 +236,7 @@ class Server:
 _PROCESS, _HEALTH_CHECK, _HEALTH_WATCH = PROCESS.encode(), HEALTH_CHECK.encode(), HEALTH_WATCH.encode()
 
 
-def _ignore(event: Any) -> None:
+def _ignore(_event: Any) -> None:
     """For batches whose end nobody waits for."""
 
 
@@ -251,7 +253,7 @@ class _Stream:
         self._processor: Processor | None = None
         try:
             processor = server.processors(event.invocation_metadata, self.send)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             server.complaints.failed("a stream was refused", error)
             server.reject(event.call, cygrpc.StatusCode.internal, b"internal error")
             self._on_message = None
@@ -287,7 +289,7 @@ class _Stream:
             return
         try:
             reply = self._receive(message)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             self._fail(error)
             return
         if reply:
@@ -311,7 +313,7 @@ class _Stream:
             self._end(CloseReason.CANCELLED)
 
     def _fail(self, error: Exception) -> None:
-        """An error status, so that Envoy fails the request closed; a clean end would let it pass unrecorded."""
+        """An error status, so that Envoy fails the request; a clean end would let it pass unrecorded."""
         self._on_message = None
         self._server.complaints.failed("a stream was ended", error)
         self._finish(cygrpc.StatusCode.internal, b"internal error", _ignore)
@@ -333,7 +335,7 @@ class _Stream:
             return
         try:
             processor.closed(reason)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             self._server.complaints.failed("the end of a stream was not recorded", error)
 
 
@@ -400,9 +402,9 @@ class _Watch:
         self._opened = True
         self._call.start_server_batch(operations, self._sent)
 
-    def _sent(self, event: Any) -> None:
+    def _sent(self, _event: Any) -> None:
         self._sending = False
 
-    def _closed(self, event: Any) -> None:
+    def _closed(self, _event: Any) -> None:
         self._server.open -= 1
         self._server.watches.discard(self)

@@ -1,7 +1,7 @@
 """Health: SERVING is the AND of named parts. What gRPC's health service and /readyz answer from.
 
-A part is a function that says whether it is well now, so that nobody has to report a change. The transports ask
-again at each of their ticks and tell the Watch streams what changed.
+A part is a function that says whether it is well now, so that nobody has to report a change. The transports
+ask again at each of their ticks and tell the Watch streams what changed.
 """
 
 from __future__ import annotations

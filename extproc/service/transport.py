@@ -1,16 +1,17 @@
 """What the two transports share: the names they serve, their limits, and the interface to what is above them.
 
-A transport moves bytes. It makes one processor for each ext_proc stream, gives it each message, sends what comes
-back, and says once that the stream is over. It parses nothing but health requests.
+A transport moves bytes. It makes one processor for each ext_proc stream, gives it each message, sends what
+comes back, and says once that the stream is over. It parses nothing but health requests.
 
     server = Server(endpoint, processors, timers, health)
     address = server.start()        # listening; the address as bound, so port 0 becomes a number
     server.run()                    # the loop; returns when a stop is complete
-    server.stop(grace)              # from any thread or signal handler; a second call can only shorten the wait
+    server.stop(grace)              # from any thread or signal handler; a second call can only shorten the
+    wait
 
-The end has one order, in both transports: health says NOT_SERVING, no new streams are taken, the exchanges in flight
-get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so that Envoy fails them
-closed), and `run` returns when the last processor has heard that its stream is over.
+The end has one order, in both transports: health says NOT_SERVING, no new streams are taken, the exchanges in
+flight get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so that Envoy
+fails them closed), and `run` returns when the last processor has heard that its stream is over.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ RESOLUTION = 0.05
 """Seconds by which a timer can be late, and within which a stop or a change of health is noticed."""
 
 LAST_WORDS = 10.0
-"""Seconds that cancelled streams get to hear of it. Only a gate that never opens needs them (the longest is 8 s)."""
+"""Seconds that cancelled streams get to hear of it. Only a gate that stays shut needs them (it may for 8)."""
 
 log = logging.getLogger("extproc.service")
 
@@ -107,7 +108,8 @@ class Endpoint:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self.max_streams),
             ("grpc.max_allowed_incoming_connections", self.max_connections),
-            # Calls that arrive faster than they are accepted; above the default of 1000 the core refuses at random.
+            # Calls that arrive faster than they are accepted; above the default of 1000 the core refuses at
+            # random.
             ("grpc.server.max_pending_requests", self.max_streams),
             ("grpc.server.max_pending_requests_hard_limit", self.max_streams),
             ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed
@@ -130,7 +132,7 @@ class Endpoint:
 
 
 class Complaints:
-    """Logs failures of processors: type and place, never the text, which may quote a body. One a second at most."""
+    """Logs failures of processors: type and place, never the text, which may quote a body. One a second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
