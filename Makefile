@@ -1,5 +1,7 @@
 # Every target works on a machine that has only make and Python 3.11 or newer. What it needs is put into .venv,
-# from requirements.lock and nowhere else, and put there again only when the lock or the sources have changed.
+# by hash, and put there again only when a lock or the sources have changed. requirements.lock holds everything;
+# requirements-run.lock the part of it that runs the program, so that a first `make up` does not wait for the
+# linters.
 
 PYTHON ?= python3
 UV ?= uv
@@ -7,8 +9,15 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-DEPENDENCIES := $(VENV)/.dependencies
+RUN := $(VENV)/.run
+DEVELOPMENT := $(VENV)/.development
 PACKAGE := $(VENV)/.package
+
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Wheels only: a source distribution would bring build requirements that no hash covers.
+INSTALL_LOCKED = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement
+UV_COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
 # Directories are listed too: the time of a directory changes when a file in it is deleted.
 SOURCES := pyproject.toml $(wildcard README.md LICENSE extproc.yaml) \
@@ -16,6 +25,7 @@ SOURCES := pyproject.toml $(wildcard README.md LICENSE extproc.yaml) \
 PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 .PHONY: help up test install lint bench proto lock clean
 
 help:
@@ -38,7 +48,7 @@ test: lint $(PACKAGE)
 
 install: $(PACKAGE)
 
-lint: $(DEPENDENCIES)
+lint: $(DEVELOPMENT)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -46,13 +56,12 @@ lint: $(DEPENDENCIES)
 bench: $(PACKAGE)
 	$(BIN)/python tests/bench/run.py $(ARGS)
 
-proto: $(DEPENDENCIES)
+proto: $(DEVELOPMENT)
 	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)
 
 lock:
-	$(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(ARGS) \
-		--output-file requirements.lock pyproject.toml
+	$(UV_COMPILE) --group dev $(ARGS) --output-file requirements.lock pyproject.toml
+	$(UV_COMPILE) --group build --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -64,17 +73,19 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("extproc needs Python 3.11 or newer, and $(PYTHON) is %d.%d. Name another: make PYTHON=python3.12" % v[:2])'
 	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
 
-# Wheels only: a source distribution would bring build requirements that no hash covers.
-$(DEPENDENCIES): requirements.lock $(BIN)/python
-	@echo 'Installing the dependencies into $(VENV) ...'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
-		--requirement requirements.lock
+$(RUN): requirements-run.lock $(BIN)/python
+	@echo 'Installing what extproc needs into $(VENV) ...'
+	@$(INSTALL_LOCKED) requirements-run.lock
 	@touch $@
 
-$(PACKAGE): $(SOURCES) $(DEPENDENCIES)
+$(DEVELOPMENT): requirements.lock $(BIN)/python
+	@echo 'Installing what extproc and its tests need into $(VENV) ...'
+	@$(INSTALL_LOCKED) requirements.lock
+	@touch $(RUN) $@
+
+$(PACKAGE): $(SOURCES) $(RUN)
 	@rm -rf dist
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
 		--wheel-dir dist .
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --force-reinstall \
-		dist/extproc-*.whl
+	@$(PIP_INSTALL) --no-index --no-deps --force-reinstall dist/extproc-*.whl
 	@touch $@

@@ -16,6 +16,8 @@ import pytest
 
 import extproc
 
+LOCKS = ["requirements.lock", "requirements-run.lock"]
+
 
 @pytest.fixture(scope="module")
 def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
@@ -51,7 +53,8 @@ def wanted(project: dict[str, object]) -> set[str]:
             "build-system": {"requires": [*build]},
         }:
             every = chain(always, build, *extras.values(), *groups.values())
-            return {re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in every}
+            names = (each for each in every if isinstance(each, str))  # the rest are groups within groups
+            return {re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in names}
     raise AssertionError(project)
 
 
@@ -98,9 +101,20 @@ def test_lock_pins_every_requirement(checkout: Path) -> None:
     assert wanted(project) <= locked
 
 
-def test_lock_hashes_every_requirement(checkout: Path) -> None:
-    """Each line of the lock is one exact version with the hashes of its files."""
-    locked = pins((checkout / "requirements.lock").read_text())
+def test_run_lock_is_a_part_of_the_lock(checkout: Path) -> None:
+    """What `make up` installs are the same files as what was tested, and all that the program asks for."""
+    everything = pins((checkout / "requirements.lock").read_text())
+    to_run = pins((checkout / "requirements-run.lock").read_text())
+    assert to_run.items() <= everything.items()
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())
+    project["dependency-groups"] = {}
+    assert wanted(project) <= {each.split("==")[0] for each in to_run}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_hashes_every_requirement(checkout: Path, name: str) -> None:
+    """Each line of a lock is one exact version with the hashes of its files."""
+    locked = pins((checkout / name).read_text())
     assert len(locked) > 20
     for requirement, hashes in locked.items():
         assert re.fullmatch(r"[a-z0-9.-]+==[\w.!+]+", requirement)
@@ -108,7 +122,8 @@ def test_lock_hashes_every_requirement(checkout: Path) -> None:
         assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", each) for each in hashes)
 
 
-def test_lock_names_no_index(checkout: Path) -> None:
-    """The lock can be installed from any index: it names no place at all."""
-    lock = (checkout / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", LOCKS)
+def test_lock_names_no_index(checkout: Path, name: str) -> None:
+    """A lock can be installed from any index: it names no place at all."""
+    lock = (checkout / name).read_text()
     assert re.findall(r"(?:https?|file)://|--(?:extra-)?index|--find-links| @ ", lock) == []
