@@ -24,7 +24,7 @@ import msgspec
 
 _SEAL = b',"crc":"'
 _TAIL = len(_SEAL) + 8 + len(b'"}')
-_SAFE_INTEGER = 2**63
+_LONG_INTEGER_BITS = 8192  # under the 4,300 digits that sys.int_info allows
 
 _encode_fast = msgspec.json.Encoder().encode
 _encode_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check_circular=False).encode
@@ -38,16 +38,19 @@ class DamagedLine(ValueError):  # noqa: N818 - it names the line's state, as the
 def encode(fields: Mapping[str, Any]) -> bytes:
     """One record as a JSON object without a line end, ASCII only.
 
-    Content never makes it raise: NaN and infinities become null, and integers that 64 bits do not hold become
-    strings of their digits, since most readers of JSON would lose them.
+    Content never makes it raise: NaN and infinities become null, and an integer of more digits than Python turns
+    into text becomes a string in hexadecimal.
     """
     try:
         line = _encode_fast(fields)
-        if line.isascii():
+        if line.isascii() and b"\n" not in line:
             return line
     except (UnicodeEncodeError, OverflowError, ValueError, RecursionError):
-        pass  # a lone surrogate or a number beyond 64 bits: the slower encoder writes both
-    return _encode_ascii(_plain(fields)).encode("ascii")
+        pass  # a lone surrogate or a very long number: the slower encoder writes both
+    try:
+        return _encode_ascii(_plain(fields)).encode("ascii")
+    except RecursionError:  # only `llm` holds values that a client nested
+        return _encode_ascii(_plain({**fields, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
 
 
 def without_body(record: bytes) -> bytes:
@@ -127,7 +130,7 @@ def _plain(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else None
         case int():
-            return value if -_SAFE_INTEGER <= value < 2 * _SAFE_INTEGER else _digits(value)
+            return value if value.bit_length() < _LONG_INTEGER_BITS else hex(value)
         case Mapping():
             return {key: _plain(item) for key, item in value.items()}
         case list() | tuple():
@@ -136,10 +139,3 @@ def _plain(value: Any) -> Any:
             return json.loads(bytes(value))
         case _:
             return str(value)
-
-
-def _digits(value: int) -> str:
-    try:
-        return str(value)
-    except ValueError:  # more digits than int-to-str conversion allows
-        return hex(value)
