@@ -183,18 +183,14 @@ class Server:
             self._tick()
 
     def _tick(self) -> None:
-        now = monotonic()
-        timers = self._timers
-        deadline = timers.next_deadline()
-        if deadline is not None and deadline <= now:
-            timers.tick()
+        self._timers.tick()
         while self.lost:
             self.lost.popleft().over()
         if self.watches:
             status = self.health.status()
             for watch in tuple(self.watches):
                 watch.tell(status)
-        self._due = now + RESOLUTION
+        self._due = monotonic() + RESOLUTION
 
     def _quiet(self) -> bool:
         """Nothing was in flight for a whole tick, so the last replies have left. Idle streams may be open."""
@@ -266,12 +262,15 @@ class _Stream:
     def send(self, reply: bytes) -> None:
         """Send, and receive the next message. The calling thread owns the stream until here and not after.
 
-        After the stream has ended this does nothing; on a stream that is being cancelled the batch fails.
+        b"" sends nothing: in observability mode Envoy expects no replies. After the stream has ended this does
+        nothing; on a stream that is being cancelled the batch completes and nothing is sent.
         """
         on_message = self._on_message
         if on_message is None:
             return
-        if self._opened:
+        if not reply:
+            failed = self._start((_ReceiveMessage(0),), on_message)
+        elif self._opened:
             failed = self._start((_SendMessage(reply, 0), _ReceiveMessage(0)), on_message)
         else:
             # With the first reply, so that it leaves in the same write.
@@ -292,10 +291,8 @@ class _Stream:
         except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             self._fail(error)
             return
-        if reply:
+        if reply is not None:
             self.send(reply)
-        elif reply is not None:
-            self._start((_ReceiveMessage(0),), self._on_message)
         # None: the stream belongs to whoever calls `send`, perhaps already.
 
     def over(self) -> None:

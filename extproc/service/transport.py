@@ -55,18 +55,14 @@ class Processor(Protocol):
 class NewProcessor(Protocol):
     """Makes the processor of a new stream from its gRPC metadata."""
 
-    def __call__(
-        self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None], /
-    ) -> Processor: ...
+    def __call__(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None], /) -> Processor: ...
 
 
 class Timers(Protocol):
-    """What a transport's loop does for the recorder besides streams."""
+    """What a transport's loop does for the recorder besides streams: `tick` every RESOLUTION seconds."""
 
     @property
     def in_flight(self) -> int: ...
-
-    def next_deadline(self) -> float | None: ...
 
     def tick(self) -> None: ...
 

@@ -1,0 +1,254 @@
+"""The same server on grpc.aio: public API only, at three times the cost. For `transport: aio`, and the fallback.
+
+What grpc.aio makes necessary:
+
+- `Process` is a coroutine that reads and writes its context. grpc never closes a generator, whose `finally` can
+  then run in another task.
+- A reset looks like a half-close at first: `read` gives EOF. Only the next await raises CancelledError, so there
+  is one before a stream is called closed.
+- CancelledError is raised on: returning normally after it leaks native memory for each stream (grpc#43360).
+- Nothing is awaited in `finally`; the processor hears of the end by a plain call. When a gate is still shut
+  then, the stream belongs to whoever will open it, and the processor hears of the end after that.
+
+`send` may come from any thread; it hands the reply to the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import grpc
+import grpc.aio
+import uvloop
+from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
+
+from extproc.core.events import CloseReason
+from extproc.errors import StackError
+from extproc.service.health import SERVICE_UNKNOWN, Health, service_of
+from extproc.service.transport import (
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    LAST_WORDS,
+    PROCESS,
+    RESOLUTION,
+    Complaints,
+    Endpoint,
+    NewProcessor,
+    Processor,
+    Timers,
+    log,
+)
+
+_LONG = 1e6
+"""Seconds. The end of the grace is ours to say, by a second `stop`; the first one only refuses new streams."""
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class Server:
+    """The transport's interface as `transport.py` describes it."""
+
+    def __init__(self, endpoint: Endpoint, processors: NewProcessor, timers: Timers, health: Health) -> None:
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.complaints = Complaints()
+        self.open = 0
+        self.cancelling = False
+        self._endpoint = endpoint
+        self._processors = processors
+        self._timers = timers
+        self._health = health
+        self._server: grpc.aio.Server | None = None
+        self._stop_at: float | None = None
+        self._was_quiet = False
+
+    def start(self) -> str:
+        return self.loop.run_until_complete(self._start())
+
+    def run(self) -> None:
+        try:
+            self.loop.run_until_complete(self._run())
+        finally:
+            self.loop.close()
+
+    def stop(self, grace: float) -> None:
+        at = monotonic() + grace
+        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+
+    async def _start(self) -> str:
+        endpoint = self._endpoint
+        self._server = grpc.aio.server(
+            options=endpoint.options(), maximum_concurrent_rpcs=endpoint.max_streams, handlers=[self._handlers()]
+        )
+        try:
+            if endpoint.credentials is None:
+                port = self._server.add_insecure_port(endpoint.address)
+            else:
+                port = self._server.add_secure_port(endpoint.address, endpoint.credentials)
+        except RuntimeError:
+            raise StackError(f"cannot listen on {endpoint.address}: the address is in use or not ours") from None
+        await self._server.start()
+        return endpoint.bound(port)
+
+    def _handlers(self) -> _Handlers:
+        return _Handlers(
+            {
+                PROCESS: grpc.stream_stream_rpc_method_handler(self._process),
+                HEALTH_CHECK: grpc.unary_unary_rpc_method_handler(self._check),
+                HEALTH_WATCH: grpc.unary_stream_rpc_method_handler(self._watch),
+            }
+        )
+
+    async def _run(self) -> None:
+        server = self._server
+        assert server is not None
+        await self._tick_until(lambda: self._stop_at is not None)
+        self._health.drain()
+        await asyncio.sleep(2 * RESOLUTION)  # the Watch streams hear of it before the connection goes away
+        refusing = asyncio.ensure_future(server.stop(grace=_LONG))
+        await self._tick_until(lambda: self._quiet() or monotonic() >= (self._stop_at or 0.0))
+        self._timers.drain()
+        self.cancelling = True
+        await server.stop(grace=None)
+        await refusing
+        give_up = monotonic() + LAST_WORDS
+        await self._tick_until(lambda: not self.open or monotonic() >= give_up)
+        if self.open:
+            log.error("%d streams were still waiting for their gate at the end", self.open)
+        self._server = None
+
+    async def _tick_until(self, done: Callable[[], bool]) -> None:
+        while True:
+            self._timers.tick()
+            if done():
+                return
+            await asyncio.sleep(RESOLUTION)
+
+    def _quiet(self) -> bool:
+        """Nothing was in flight for a whole tick, so the last replies have left. Idle streams may be open."""
+        quiet, self._was_quiet = self._was_quiet, self._timers.in_flight == 0
+        return quiet and self._was_quiet
+
+    async def _process(self, _requests: Any, context: _Context) -> None:
+        stream = _Stream(self)
+        try:
+            processor = self._processors(_metadata(context), stream.send)
+        except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
+            self.complaints.failed("a stream was refused", error)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        stream.begin(processor)
+        reason = CloseReason.CANCELLED
+        try:
+            while True:
+                message = await context.read()
+                if message is EOF:
+                    await asyncio.sleep(0)  # raises CancelledError after a reset
+                    reason = CloseReason.CLOSED
+                    return
+                try:
+                    reply = processor.receive(message)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self.complaints.failed("a stream was ended", error)
+                    break
+                if reply is None:
+                    reply = await stream.gate()
+                if reply:
+                    await context.write(reply)
+            # An error status, so that Envoy fails the request; a clean end would let it pass unrecorded.
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        finally:
+            if reason is CloseReason.CANCELLED and self.cancelling:
+                reason = CloseReason.DRAIN
+            stream.end(reason)
+
+    async def _check(self, request: bytes, context: _Context) -> bytes:
+        if service_of(request) is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return self._health.status()
+
+    async def _watch(self, request: bytes, context: _Context) -> None:
+        if service_of(request) is None:
+            await context.write(SERVICE_UNKNOWN)
+            await asyncio.Event().wait()  # by the protocol the call stays open
+        told = b""
+        while True:
+            status = self._health.status()
+            if status != told:
+                told = status
+                await context.write(status)
+            await asyncio.sleep(RESOLUTION)
+
+
+class _Handlers(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in the stubs alone
+    """The three methods by their full names; everything else is UNIMPLEMENTED."""
+
+    def __init__(self, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._methods.get(handler_call_details.method)
+
+
+class _Stream:
+    """The gate of one stream, and its end."""
+
+    __slots__ = ("_gate", "_loop", "_processor", "_reason", "_server")
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._loop = server.loop
+        self._processor: Processor | None = None
+        self._gate: asyncio.Future[bytes] | None = None
+        self._reason: CloseReason | None = None
+
+    def begin(self, processor: Processor) -> None:
+        self._processor = processor
+        self._gate = self._loop.create_future()
+        self._server.open += 1
+
+    def send(self, reply: bytes) -> None:
+        """Open the gate, from any thread. Does nothing when the loop is gone."""
+        try:
+            self._loop.call_soon_threadsafe(self._open, reply)
+        except RuntimeError:
+            log.error("a gate opened after the server had stopped")
+
+    async def gate(self) -> bytes:
+        """The reply that `send` brings. The future is made before the processor is asked, so none is missed."""
+        gate = self._gate
+        assert gate is not None
+        reply = await gate
+        self._gate = self._loop.create_future()
+        return reply
+
+    def _open(self, reply: bytes) -> None:
+        gate = self._gate
+        if gate is not None and not gate.done():
+            gate.set_result(reply)
+        elif self._reason is not None:
+            self._closed(self._reason)
+
+    def end(self, reason: CloseReason) -> None:
+        """The stream is over; when a gate is shut, the processor hears of it after it has opened."""
+        gate = self._gate
+        if gate is not None and gate.cancelled():
+            self._reason = reason
+        else:
+            self._closed(reason)
+
+    def _closed(self, reason: CloseReason) -> None:
+        processor, self._processor = self._processor, None
+        self._gate = None
+        if processor is None:
+            return
+        self._server.open -= 1
+        try:
+            processor.closed(reason)
+        except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
+            self._server.complaints.failed("the end of a stream was not recorded", error)
+
+
+def _metadata(context: _Context) -> list[tuple[str, str | bytes]]:
+    return [(name, value) for name, value in context.invocation_metadata() or ()]
