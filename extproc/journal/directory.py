@@ -1,0 +1,120 @@
+"""The data directory: who may write into it, and handles that stay on it whatever its name points to later.
+
+    <data>/lock        held by the one sidecar that writes here (`lock.py`)
+    <data>/segments/   0700, the records (`segment.py`)
+    <data>/bodies/     0700, bodies too large for a record (`spool.py`)
+
+Everything is opened relative to a directory's handle and never through a symbolic link, so that nobody who can
+write elsewhere can move the journal. A directory that others may write to is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from extproc.errors import JournalError
+
+SEGMENTS = "segments"
+BODIES = "bodies"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MIB = 1024 * 1024
+
+
+def reason(error: OSError) -> str:
+    """What the system said, without Python's decoration."""
+    return error.strerror or str(error)
+
+
+def open_directory(path: Path) -> int:
+    """A handle on a directory that only its owner can write to. Raises JournalError for any other."""
+    try:
+        fd = os.open(path, _DIRECTORY)
+    except FileNotFoundError:
+        raise JournalError(f"{path}: there is no such directory") from None
+    except OSError as error:
+        if path.is_symlink():
+            raise JournalError(f"{path}: is a symbolic link; name the directory itself") from error
+        raise JournalError(f"{path}: {reason(error)}") from error
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        os.close(fd)
+        raise JournalError(f"{path}: others may write to it (mode {mode:04o}); run: chmod go-w {path}")
+    return fd
+
+
+class DataDirectory:
+    """The opened data directory of a writer: `segments` and `bodies` are made when they are missing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with contextlib.ExitStack() as undo:
+            data = open_directory(path)
+            undo.callback(os.close, data)
+            self.segments = self._subdirectory(data, SEGMENTS)
+            undo.callback(os.close, self.segments)
+            self.bodies = self._subdirectory(data, BODIES)
+            os.fsync(data)
+            undo.pop_all()
+            os.close(data)
+
+    def _subdirectory(self, data: int, name: str) -> int:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=data)
+            return open_directory(self.path / name)
+        except OSError as error:
+            raise JournalError(f"{self.path / name}: {reason(error)}") from error
+
+    def close(self) -> None:
+        """Give the handles back."""
+        os.close(self.segments)
+        os.close(self.bodies)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FreeSpace:
+    """Whether the file system has room above its floor, asked at most twice a second.
+
+    Without a number the floor is the smaller of 256 MiB and 5 % of the file system.
+    """
+
+    def __init__(self, fd: int, floor_bytes: int | None) -> None:
+        self._fd = fd
+        self._floor = floor_bytes
+        self._next = 0.0
+        self._shortage: str | None = None
+
+    def shortage(self) -> str | None:
+        """What is wrong, or None while there is room."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + 0.5
+            self._shortage = self._ask()
+        return self._shortage
+
+    def _ask(self) -> str | None:
+        try:
+            system = os.fstatvfs(self._fd)
+        except OSError as error:
+            return reason(error)
+        free = system.f_bavail * system.f_frsize
+        floor = self._floor
+        if floor is None:
+            floor = min(256 * _MIB, system.f_blocks * system.f_frsize // 20)
+        if free >= floor:
+            return None
+        return f"only {free} bytes are free, fewer than the floor of {floor}"

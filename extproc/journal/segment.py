@@ -1,0 +1,203 @@
+"""Segments: the files that hold the journal's records. This is the format, and the rules by which it is written.
+
+Names. `segments/w<worker>-<boot>-<number>.jsonl.open` while it is written, `.jsonl` once it is closed, `.jsonl.zst`
+once it is compressed (one zstd frame of the same bytes). `<worker>` is the worker's index, `<boot>` the id of that
+run of the worker, `<number>` counts the segments of the run from 000001. All segments of one worker and one boot
+are a series. `.torn` holds what recovery cut off a segment's end. Files are 0600 in a 0700 directory, made with
+O_EXCL and O_NOFOLLOW, and only ever appended to.
+
+Lines. A segment is lines of ASCII, each one JSON object, closed by a line feed. What came from a client stands
+inside JSON strings only, where line feeds and quotes are escaped: no body can look like a line. Each line ends with
+
+    ,"worker":0,"boot_id":"0193c0de","seq":17,"crc":"8f3a11c0"}
+
+`crc` is CRC-32C of the line's bytes before `,"crc"`. `seq` counts every line of a series from 1, without gaps and
+across its segments.
+
+    segment   the first line: `version` (1), `at`, `host`, `pid`, `extproc`, `clock_offset_ms`, and `in_flight`, the
+              exchanges of this series without a terminal record at this point: {id: "open" | "request"}, and
+              "response" for one whose terminal record came before its request record, which may still follow
+    request   the request direction of an exchange has ended; at most one for each exchange
+    open      a request that is long in coming, as far as it is known
+    response  the exchange is over: the terminal record
+    orphan    the exchange was cut off by the sidecar's own end: the terminal record that recovery writes
+    late      what came after the terminal record
+    gap       what passed without a record: `from`, `to`, `count`, `direction`, `why`
+    end       the last line of a closed segment: `records` (the lines before it) and `recovered`
+
+Each exchange has exactly one terminal record, `response` or `orphan`. Readers pass over types they do not know.
+
+Writing. Lines are acknowledged once they, and the directory entry of their segment, are on stable storage
+(`fsync`) or with the system (`write`). A new segment exists before the old one gets its footer, so a series that
+was killed always has an `.open` segment. A segment on which a write or a sync failed is never written again: it is
+cut back to the acknowledged lines, if the system lets us, and stays `.open` for recovery; the lines that were not
+acknowledged go to the next segment. One number is left free for the footer that recovery will write. So:
+
+    when the next segment of a series begins with number n, lines numbered n-1 and above in an earlier one were
+    never acknowledged and are void, except an `end` line numbered n-1.
+
+Damage. Nothing before the last whole line of an `.open` segment is ever touched. Recovery copies what follows it
+to `.torn` and truncates. In a closed segment a damaged line is reported by `extproc verify` and skipped by readers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+VERSION = 1
+OPEN = ".jsonl.open"
+CLOSED = ".jsonl"
+COMPRESSED = ".jsonl.zst"
+TORN = ".torn"
+
+BOOT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
+_NAME = re.compile(r"w(\d{1,6})-([0-9A-Za-z][0-9A-Za-z-]{0,63})-(\d{6,})(\.jsonl(?:\.open|\.zst)?)")
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """A segment's name, taken apart. Sorts by series and number."""
+
+    worker: int
+    boot_id: str
+    number: int
+    state: str = CLOSED
+
+    @classmethod
+    def parse(cls, file_name: str) -> Self | None:
+        """The name of a segment, or None for any other file."""
+        match = _NAME.fullmatch(file_name)
+        if match is None:
+            return None
+        return cls(int(match[1]), match[2], int(match[3]), match[4])
+
+    @property
+    def stem(self) -> str:
+        """What the names of this segment have in common, whatever its state."""
+        return f"w{self.worker}-{self.boot_id}-{self.number:06d}"
+
+    @property
+    def series(self) -> tuple[int, str]:
+        """Worker and boot: the segments that are numbered together."""
+        return self.worker, self.boot_id
+
+    def __str__(self) -> str:
+        return self.stem + self.state
+
+
+def names(segments: Path | int) -> list[Name]:
+    """The segments in a directory, by series and number, each once: the `.zst` only where it is alone.
+
+    A segment that was renamed while the directory was read may be missing or appear under its old name.
+    """
+    found: dict[str, Name] = {}
+    with os.scandir(segments) as entries:
+        for entry in entries:
+            name = Name.parse(entry.name)
+            if name is None or not entry.is_file(follow_symlinks=False):
+                continue
+            known = found.get(name.stem)
+            if known is None or _PREFERENCE[name.state] < _PREFERENCE[known.state]:
+                found[name.stem] = name
+    return sorted(found.values())
+
+
+# Two states of one segment are there at once only when a step was cut short: closed but not yet unlinked.
+_PREFERENCE = {CLOSED: 0, OPEN: 1, COMPRESSED: 2}
+
+
+class Segment:
+    """An open segment. Any method may raise OSError; after that only `set_aside` may be called."""
+
+    __slots__ = ("_directory", "_fd", "acknowledged", "lines", "name", "size")
+
+    def __init__(self, directory: int, name: Name, fd: int) -> None:
+        self.name = name
+        self.size = 0
+        self.lines = 0
+        """Acknowledged lines."""
+        self.acknowledged = 0
+        """Bytes up to which every line is acknowledged."""
+        self._directory = directory
+        self._fd = fd
+
+    @classmethod
+    def create(cls, directory: int, name: Name, header: bytes, *, sync: bool) -> Self:
+        """Make the file with its first line. Its directory entry is on disk before this returns."""
+        fd = os.open(str(name), _CREATE, 0o600, dir_fd=directory)
+        segment = cls(directory, name, fd)
+        try:
+            # Held for as long as the process lives: this is how recovery and readers tell a live segment.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            segment.append(header)
+            if sync:
+                segment.sync()
+                os.fsync(directory)
+        except OSError:
+            segment.set_aside()
+            raise
+        segment.acknowledge(1)
+        return segment
+
+    def append(self, data: bytes) -> None:
+        """Write whole lines. A short write is continued; only an error is a failure."""
+        written = os.write(self._fd, data)
+        if written != len(data):
+            rest = memoryview(data)[written:]
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Bring what was written to stable storage."""
+        os.fdatasync(self._fd)
+
+    def acknowledge(self, lines: int) -> None:
+        """Everything written so far, `lines` more than before, is as durable as was asked for."""
+        self.acknowledged = self.size
+        self.lines += lines
+
+    def close(self, footer: bytes, *, sync: bool) -> None:
+        """Finish the segment with its last line and give it its final name."""
+        self.append(footer)
+        if sync:
+            self.sync()
+        os.rename(str(self.name), self.name.stem + CLOSED, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        if sync:
+            os.fsync(self._directory)
+        os.close(self._fd)
+
+    def set_aside(self) -> None:
+        """Never write here again. Recovery gives the segment its end; one without acknowledged lines is removed."""
+        with contextlib.suppress(OSError):
+            if self.acknowledged:
+                os.ftruncate(self._fd, self.acknowledged)
+            else:
+                os.unlink(str(self.name), dir_fd=self._directory)
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+def is_live(path: Path) -> bool:
+    """Whether a running process is writing this `.open` segment."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False

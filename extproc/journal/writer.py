@@ -1,0 +1,441 @@
+"""The journal as the recorder sees it: effects go in, and `done` is called when they are durable.
+
+One thread writes. It takes everything that has been submitted, writes it with one call, syncs once, calls the
+`done` of each, and takes what arrived meanwhile: group commit. `done` is called exactly once, in this thread or in
+one of the spool's, with None or with the JournalError that says why not.
+
+A record is lost only together with its acknowledgement. A write or sync that fails is never tried again on the same
+file: the segment is set aside and the batch is written to a new one. When that fails too, or the file system is
+below its floor, everyone who waits gets the error and `failure` is set. From then on submits fail at once, without
+touching the disk; once a second the journal tries again, and service resumes when it can. What went unrecorded
+meanwhile is then noted: one `gap` record for each direction and reason, and the terminal records of exchanges whose
+beginning is on disk, without their bodies.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Literal
+
+import msgspec
+
+from extproc import __version__
+from extproc.core.effects import Append, Effect
+from extproc.core.events import Direction
+from extproc.core.record import encode, seal, timestamp
+from extproc.errors import JournalError
+from extproc.journal import segment as segments
+from extproc.journal.directory import DataDirectory, FreeSpace, reason
+from extproc.journal.flight import Flight, type_and_id
+from extproc.journal.segment import Name, Segment
+from extproc.journal.spool import Done, Item, Spooler
+
+Durability = Literal["fsync", "write", "off"]
+
+_log = logging.getLogger(__name__)
+
+_BATCH_ITEMS: Final = 256
+_IDLE_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 1.0
+_STRAGGLER_SECONDS: Final = 0.05
+_DAY: Final = 86_400_000_000_000
+_OWED_RECORDS: Final = 10_000
+
+
+class Journal:
+    """One worker's series of segments. `submit` and `gap` may be called from any thread.
+
+    `boot_id` must be new for each process: it names the series. `durability`: `fsync` survives a power cut, `write`
+    a killed process; `off` answers before it writes, for measuring only.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        worker: int,
+        boot_id: str,
+        durability: Durability = "fsync",
+        segment_bytes: int = 64 * 1024 * 1024,
+        free_space_floor_bytes: int | None = None,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if not segments.BOOT_ID.fullmatch(boot_id):
+            raise ValueError(f"a boot id is letters, digits and hyphens: {boot_id!r}")
+        self.failure: JournalError | None = None
+        """Why the journal cannot be written at this moment; None while it can."""
+        self._path = directory
+        self._worker = worker
+        self._boot_id = boot_id
+        self._sync = durability == "fsync"
+        self._answer_first = durability == "off"
+        self._segment_bytes = segment_bytes
+        self._floor = free_space_floor_bytes
+        self._clock = clock
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._flight = Flight()
+        self._gaps: dict[tuple[Direction, str], list[int]] = {}
+        self._gaps_lock = threading.Lock()
+        self._owed: list[bytes] = []
+        self._segment: Segment | None = None
+        self._number = 0
+        self._seq = 0
+        self._day = 0
+        self._retry_at = 0.0
+        self._closing = False
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
+
+    # -- for the recorder -----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the first segment and start the threads. Raises JournalError when the journal cannot be written."""
+        self._directory = DataDirectory(self._path)
+        self._space = FreeSpace(self._directory.segments, self._floor)
+        try:
+            self._segment = self._open_segment()
+        except OSError as error:
+            self._directory.close()
+            raise JournalError(f"{self._path}: cannot open a segment: {reason(error)}") from error
+        self._spooler = Spooler(
+            self._directory.bodies,
+            sync=self._sync,
+            space=FreeSpace(self._directory.bodies, self._floor),
+            forward=self._queue.put,
+            begin=self._begin_body,
+        )
+        self._spooler.start()
+        self._thread.start()
+
+    def submit(self, effects: Sequence[Effect], done: Done | None) -> None:
+        """Carry out the effects of one exchange, in order, and call `done`. Never blocks, never raises."""
+        if len(effects) == 1 and not self._spooler.busy and not self._closed:
+            effect = effects[0]
+            if type(effect) is Append:
+                self._queue.put((effect.record, done, None))
+                return
+        self._submit_any(effects, done)
+
+    def gap(self, direction: Direction, why: str, at_ns: int) -> None:
+        """Count something that passed without a record, at this time of the wall clock."""
+        self._count_gap((direction, why), at_ns, at_ns, 1)
+        if self.failure is None:
+            self._queue.put(([], None, None))
+
+    def close(self, timeout: float) -> None:
+        """Write what was submitted, finish the segment, stop the threads; give up after `timeout` seconds."""
+        if self._closed:
+            return
+        until = time.monotonic() + timeout
+        self._closed = True
+        self._spooler.close(timeout)
+        self._queue.put(None)
+        self._thread.join(max(0.0, until - time.monotonic()))
+        if self._thread.is_alive():
+            self.failure = JournalError(f"{self._path}: the journal could not be closed within {timeout:g} s")
+        else:
+            self._directory.close()
+
+    def _submit_any(self, effects: Sequence[Effect], done: Done | None) -> None:
+        if self._closed:
+            _tell(done, self.failure or JournalError(f"{self._path}: the journal is closed"))
+        elif not self._spooler.take(effects, done):
+            self._queue.put(([effect.record for effect in effects if isinstance(effect, Append)], done, None))
+
+    def _begin_body(self, id: str) -> JournalError | None:
+        """A body file is about to be made: wait until the journal holds a record of its exchange.
+
+        So a body file is never without a record of its exchange, wherever a crash falls.
+        """
+        error = self._wait_for([])
+        if error is None and id not in self._flight.had:
+            error = self._wait_for(encode({"type": "open", "id": id, "at": self._now()}))
+        return error
+
+    def _wait_for(self, records: bytes | list[bytes]) -> JournalError | None:
+        answer: SimpleQueue[JournalError | None] = SimpleQueue()
+        self._queue.put((records, answer.put, None))
+        return answer.get()
+
+    # -- the writer thread: batches -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        batch: list[Item] = []
+        try:
+            while not self._closing:
+                batch = self._take()
+                self._carry_out(batch)
+            self._finish()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting
+            _log.critical("the journal's writer thread has died", exc_info=error)
+            self._die(JournalError(f"{self._path}: the writer thread has died: {error!r}"), batch)
+
+    def _take(self) -> list[Item]:
+        """Wait for the next batch: everything that is there. Empty after a while without any."""
+        queue = self._queue
+        try:
+            items = [queue.get(timeout=_IDLE_SECONDS if self.failure is None else _RETRY_SECONDS)]
+        except Empty:
+            return []
+        waiting = queue.qsize()
+        if waiting:
+            items += [queue.get() for _ in range(min(waiting, _BATCH_ITEMS))]
+        if None in items:
+            self._closing = True
+        return [item for item in items if item is not None] if self._closing else items  # type: ignore[return-value]
+
+    def _carry_out(self, batch: list[Item]) -> None:
+        """Write a batch and tell everyone who waits; the batch is empty afterwards."""
+        if self.failure is not None and time.monotonic() < self._retry_at:
+            self._refuse(batch, self.failure)
+            return
+        if self._answer_first:
+            batch[:] = [_answered(item) for item in batch]
+        records: list[bytes] = []
+        for written, _, spool_error in batch:
+            if spool_error is not None:
+                continue
+            if isinstance(written, bytes):
+                records.append(written)
+            else:
+                records += written
+        try:
+            error = self._write(records)
+        except Exception as problem:  # noqa: BLE001 - not the disk, so something in the batch
+            self._isolate(batch, problem)
+            return
+        if error is not None:
+            self._refuse(batch, error)
+        else:
+            self._settle(batch)
+            self._keep_house()
+
+    def _settle(self, batch: list[Item]) -> None:
+        note = self._flight.note
+        for written, done, spool_error in batch:
+            if spool_error is not None:
+                self._refuse([(written, done, spool_error)], spool_error)
+                continue
+            if isinstance(written, bytes):
+                note(*type_and_id(written))
+            else:
+                for record in written:
+                    note(*type_and_id(record))
+            if done is not None:
+                _tell(done, None)
+        batch.clear()
+
+    def _refuse(self, batch: list[Item], error: JournalError) -> None:
+        for written, done, spool_error in batch:
+            self._owe([written] if isinstance(written, bytes) else written)
+            _tell(done, spool_error or error)
+        batch.clear()
+
+    def _isolate(self, batch: list[Item], problem: Exception) -> None:
+        """Something in a batch cannot be written at all: the others are not to suffer for it."""
+        if len(batch) == 1:
+            _log.error("a record cannot be written", exc_info=problem)
+            self._refuse(batch, JournalError(f"{self._path}: the record cannot be written: {problem!r}"))
+        for item in batch:
+            self._carry_out([item])
+        batch.clear()
+
+    def _die(self, error: JournalError, batch: list[Item]) -> None:
+        self.failure = error
+        self._closed = True
+        self._set_aside()
+        self._refuse(batch, error)
+        while (item := self._queue.get()) is not None:
+            self._refuse([item], error)
+
+    def _refuse_stragglers(self, error: JournalError) -> None:
+        """Whoever passed the check for `_closed` just before it was set has submitted by now."""
+        with suppress(Empty):
+            while True:
+                item = self._queue.get(timeout=_STRAGGLER_SECONDS)
+                if item is not None:
+                    self._refuse([item], error)
+
+    # -- the writer thread: files ---------------------------------------------------------------------------------
+
+    def _write(self, records: list[bytes]) -> JournalError | None:
+        """Make these records durable, in the open segment or else in a new one."""
+        if not records and self.failure is None:
+            return None
+        shortage = self._space.shortage()
+        if shortage is not None:
+            return self._fail(shortage)
+        why = ""
+        for _ in range(1 if self._segment is None else 2):
+            try:
+                if self._segment is None:
+                    self._segment = self._open_segment()
+                self._commit(self._segment, records)
+            except OSError as error:
+                why = reason(error)
+                self._set_aside()
+            else:
+                self._resume()
+                return None
+        return self._fail(why)
+
+    def _commit(self, segment: Segment, records: list[bytes]) -> None:
+        if not records:
+            return
+        worker, boot_id = self._worker, self._boot_id
+        data = b"".join([seal(record, worker, boot_id, seq) for seq, record in enumerate(records, self._seq + 1)])
+        if data.count(b"\n") != len(records) or not data.isascii():
+            raise ValueError("a record is not one line of ASCII")
+        segment.append(data)
+        if self._sync:
+            segment.sync()
+        segment.acknowledge(len(records))
+        self._seq += len(records)
+
+    def _open_segment(self) -> Segment:
+        """The next segment of the series; one number before its own is left for the footer of the last."""
+        now, first = self._clock(), self._seq + 2 if self._seq else 1
+        header = {
+            "type": "segment",
+            "version": segments.VERSION,
+            "at": timestamp(now),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "extproc": __version__,
+            "clock_offset_ms": None,
+            "in_flight": self._flight.snapshot(),
+        }
+        line = seal(encode(header), self._worker, self._boot_id, first)
+        name = Name(self._worker, self._boot_id, self._number + 1, segments.OPEN)
+        segment = Segment.create(self._directory.segments, name, line, sync=self._sync)
+        self._number, self._seq, self._day = name.number, first, now // _DAY
+        return segment
+
+    def _keep_house(self) -> None:
+        if self._gaps or self._owed:
+            self._report()
+        segment = self._segment
+        if segment is not None and (segment.size >= self._segment_bytes or self._clock() // _DAY != self._day):
+            self._rotate(segment)
+
+    def _rotate(self, old: Segment) -> None:
+        """Begin the next segment, then end the old one, which stays `.open` for recovery when that fails."""
+        if time.monotonic() < self._retry_at:
+            return
+        footer = self._seq + 1
+        try:
+            self._segment = self._open_segment()
+        except OSError as error:
+            _log.warning("the next segment cannot be opened yet: %s", reason(error))
+            self._retry_at = time.monotonic() + _RETRY_SECONDS
+            return
+        self._end(old, footer)
+
+    def _end(self, segment: Segment, seq: int) -> None:
+        fields = {"type": "end", "at": self._now(), "records": segment.lines, "recovered": False}
+        try:
+            segment.close(seal(encode(fields), self._worker, self._boot_id, seq), sync=self._sync)
+        except OSError as error:
+            _log.warning("%s is left to recovery: %s", segment.name, reason(error))
+            segment.set_aside()
+
+    def _finish(self) -> None:
+        """The journal is closed. With an exchange still in flight the segment stays open: recovery ends both."""
+        error = JournalError(f"{self._path}: the journal is closed")
+        self._refuse_stragglers(error)
+        if self._gaps or self._owed:
+            self._carry_out([])
+            self._report()
+        segment = self._segment
+        if segment is None:
+            return
+        if self._flight.had:
+            segment.set_aside()
+        else:
+            self._end(segment, self._seq + 1)
+
+    def _set_aside(self) -> None:
+        if self._segment is not None:
+            self._segment.set_aside()
+            self._segment = None
+
+    # -- the writer thread: when it cannot be written ---------------------------------------------------------------
+
+    def _fail(self, why: str) -> JournalError:
+        error = JournalError(f"{self._path / 'segments'}: the journal cannot be written: {why}")
+        if self.failure is None:
+            _log.error("%s", error)
+        self.failure = error
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        return error
+
+    def _resume(self) -> None:
+        if self.failure is not None:
+            self.failure = None
+            _log.warning("%s: the journal can be written again", self._path / "segments")
+
+    def _owe(self, records: Sequence[bytes]) -> None:
+        """Keep what is needed to end an exchange whose beginning is on disk and whose end could not be written."""
+        for record in records:
+            type, id = type_and_id(record)
+            if type == "response" and id in self._flight.had and len(self._owed) < _OWED_RECORDS:
+                self._owed.append(_without_bodies(record))
+
+    def _report(self) -> None:
+        """Write what is owed and what was counted while the journal could not be written."""
+        with self._gaps_lock:
+            gaps, self._gaps = self._gaps, {}
+        owed, self._owed = self._owed, []
+        if self._write(owed + [self._gap_record(*key, *gap) for key, gap in gaps.items()]) is None:
+            for record in owed:
+                self._flight.note(*type_and_id(record))
+            return
+        self._owed = owed
+        for key, gap in gaps.items():
+            self._count_gap(key, *gap)
+
+    def _count_gap(self, key: tuple[Direction, str], first: int, last: int, count: int) -> None:
+        with self._gaps_lock:
+            gap = self._gaps.setdefault(key, [first, last, 0])
+            gap[:] = min(gap[0], first), max(gap[1], last), gap[2] + count
+
+    def _gap_record(self, direction: Direction, why: str, first: int, last: int, count: int) -> bytes:
+        fields: dict[str, Any] = {
+            "type": "gap",
+            "at": self._now(),
+            "from": timestamp(first),
+            "to": timestamp(last),
+        }
+        return encode(fields | {"count": count, "direction": direction.value, "why": why})
+
+    def _now(self) -> str:
+        return timestamp(self._clock())
+
+
+def _tell(done: Done | None, error: JournalError | None) -> None:
+    if done is not None:
+        try:
+            done(error)
+        except Exception:  # noqa: BLE001 - the others still have to be told
+            _log.exception("a waiting reply could not be sent")
+
+
+def _answered(item: Item) -> Item:
+    written, done, error = item
+    _tell(done, error)
+    return written, None, error
+
+
+def _without_bodies(record: bytes) -> bytes:
+    fields = msgspec.json.decode(record)
+    if isinstance(fields.get("response"), dict):
+        fields["response"] |= {"body": None, "truncated": True}
+    return encode(fields)
