@@ -47,6 +47,7 @@ test: lint $(PACKAGE)
 	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(ARGS)
 
 install: $(PACKAGE)
+	@echo '$(BIN)/extproc is ready.'
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check
