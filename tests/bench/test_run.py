@@ -1,0 +1,51 @@
+"""The bench runs: what it prints is complete. Nothing here says how fast anything has to be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench import report
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
+def test_a_quick_run_fills_the_table(tmp_path: Path) -> None:
+    """Envoy alone and the no-op server on the completion queue each give a line with every column that they have."""
+    numbers = tmp_path / "numbers.json"
+    script = Path(__file__).with_name("run.py")
+    command = [sys.executable, str(script), "--quick", "--only", "a,c", "--json", str(numbers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    title, _, alone, queue = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert title[1:] == [column.title for column in report.COLUMNS]
+    assert alone[0] == "(a) Envoy alone"
+    assert queue[0] == "(c) no-op, completion queue"
+    assert all(queue)
+    measured = json.loads(numbers.read_text())["rounds"][0]["c"]
+    assert measured["messages"] == pytest.approx(4, abs=0.2)
+
+
+def test_a_missed_aim_says_by_how_much() -> None:
+    """The ratio of an aim is taken within each round, and the median of the ratios is what counts."""
+    rounds = [
+        {"d": {"server_us": 100.0, "chunk_server_us": 40.0}, "e": {"server_us": 190.0, "chunk_server_us": 80.0}},
+        {"d": {"server_us": 200.0, "chunk_server_us": 40.0}, "e": {"server_us": 360.0, "chunk_server_us": 70.0}},
+        {"d": {"server_us": 100.0, "chunk_server_us": 80.0}, "e": {"server_us": 500.0, "chunk_server_us": 80.0}},
+    ]
+    assert report.verdicts(rounds, sync_ms=0.1) == [
+        "- met: CPU a request, (e) to (d): 1.90 (1.80 to 5.00), at most 2.00",
+        "- MISSED by 0.25: CPU an SSE chunk, (e) to (d): 1.75 (1.00 to 2.00), at most 1.50",
+    ]
+
+
+def test_a_figure_that_a_target_does_not_have_is_left_out() -> None:
+    """Envoy alone has no server beside it, so that its cells stay empty."""
+    rounds = [{"a": {column.number: 0.0 for column in report.COLUMNS} | {"requests_per_second": 12345.6}}]
+    assert report.table(rounds).splitlines()[2] == "| (a) Envoy alone | 12,346 |" + "  |" * 8
