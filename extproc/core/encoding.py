@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import brotli
+import brotli  # type: ignore[import-untyped]  # it comes without types
 import zstandard
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -44,9 +44,7 @@ class Decoder:
     the whole content, because the input was cut off, was not valid, or would have exceeded a cap.
     """
 
-    def __init__(
-        self, content_encoding: str | None, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO
-    ) -> None:
+    def __init__(self, content_encoding: str | None, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO) -> None:
         self.error: str | None = None
         self.truncated = False
         self._max_bytes = max_bytes
@@ -83,7 +81,7 @@ class Decoder:
         names = [name for name in names if name not in ("", "identity")]
         unknown = next((name for name in names if name not in _CODINGS), None)
         if unknown is not None:
-            self.error = f"unknown content-encoding {ascii(unknown[:40])}"
+            self.error = f"unknown content-encoding {unknown[:40]!a}"
         elif len(names) > _MAX_STAGES:
             self.error = f"more than {_MAX_STAGES} content-encodings"
         if self.error is not None:
@@ -141,6 +139,16 @@ class _Stage:
         return self.inflater.complete
 
 
+def _inflated(stream: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    piece = b""
+    while not stream.eof and (data or len(piece) == _STEP):
+        # A full piece may leave output behind even when no input is left to ask for it.
+        piece = stream.decompress(data, _STEP)
+        data = stream.unconsumed_tail
+        if piece:
+            yield piece
+
+
 class _Gzip:
     """gzip of any number of members; zero padding after the last one is tolerated, as gzip(1) does."""
 
@@ -153,7 +161,7 @@ class _Gzip:
         return self._member is None
 
     def inflate(self, data: bytes) -> Iterator[bytes]:
-        # In slices, because zlib copies the unused rest at the end of each step and each member.
+        # In slices, because zlib copies the unused rest after each step and each member.
         for at in range(0, len(data), 4096):
             rest = data[at : at + 4096]
             while rest:
@@ -161,16 +169,10 @@ class _Gzip:
                     rest = self._begin(rest)
                 if self._member is None:
                     break
-                piece = self._member.decompress(rest, _STEP)
-                rest = self._member.unconsumed_tail
-                if piece:
-                    yield piece
+                yield from _inflated(self._member, rest)
+                rest = self._member.unused_data
                 if self._member.eof:
-                    rest = self._member.unused_data
                     self._member = None
-            # The last output may be held back without any input left to ask for it.
-            while self._member is not None and (piece := self._member.decompress(b"", _STEP)):
-                yield piece
 
     def _begin(self, rest: bytes) -> bytes:
         if self._members:
@@ -205,21 +207,14 @@ class _Deflate:
             data, self._head = self._head, b""
             zlib_header = data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
             self._stream = zlib.decompressobj(wbits=15 if zlib_header else -15)
-        for at in range(0, len(data), 16384):
-            rest = data[at : at + 16384]
-            if self._stream.eof:
-                raise _Damaged(_TRAILING)
-            while rest:
-                piece = self._stream.decompress(rest, _STEP)
-                rest = self._stream.unconsumed_tail
-                if piece:
-                    yield piece
-                if self._stream.eof:
-                    if self._stream.unused_data:
-                        raise _Damaged(_TRAILING)
-                    break
-            while not self._stream.eof and (piece := self._stream.decompress(b"", _STEP)):
-                yield piece
+        if self.complete:
+            raise _Damaged(_TRAILING)
+        for at in range(0, len(data), 4096):
+            yield from _inflated(self._stream, data[at : at + 4096])
+            if self.complete:
+                if at + 4096 < len(data) or self._stream.unused_data:
+                    raise _Damaged(_TRAILING)
+                return
 
 
 class _Brotli:

@@ -108,7 +108,8 @@ class ResponseReading:
 
     def _stream(self, piece: bytes) -> None:
         parser, dialect = self._parser, self._dialect
-        assert parser is not None and dialect is not None
+        assert parser is not None
+        assert dialect is not None
         lines = parser.plain(piece)
         if lines is None:
             self._events_read(parser.feed(piece))
