@@ -1,0 +1,358 @@
+"""One stream, from Envoy's bytes to the reply: what waits, for what, and what happens when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from google.protobuf.message import DecodeError
+
+from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from extproc.config import Config
+from extproc.core.effects import Append, Effect
+from extproc.core.events import CloseReason, Direction
+from extproc.errors import JournalError
+from extproc.service import processor as module
+from extproc.service import wire
+from extproc.service.processor import Processor, Recorder
+
+FULL_DISK = JournalError("data/segments/x: no space left on device")
+
+
+class FakeJournal:
+    """Keeps what is submitted; opens the gates at once, or when the test says so, or fails."""
+
+    def __init__(self, *, at_once: bool = True) -> None:
+        self.at_once = at_once
+        self.failure: JournalError | None = None
+        self.effects: list[Effect] = []
+        self.waiting: list[Callable[[JournalError | None], None]] = []
+        self.gaps: list[tuple[Direction, str]] = []
+
+    def submit(self, effects: Sequence[Effect], done: Callable[[JournalError | None], None] | None) -> None:
+        if self.failure is None:
+            self.effects += effects
+        if done is not None and self.at_once:
+            done(self.failure)
+        elif done is not None:
+            self.waiting.append(done)
+
+    def gap(self, direction: Direction, why: str, at_ns: int) -> None:
+        self.gaps.append((direction, why))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The records that were submitted."""
+        return [json.loads(effect.record) for effect in self.effects if isinstance(effect, Append)]
+
+
+class Stream:
+    """A processor under test with everything it sent."""
+
+    def __init__(self, journal: FakeJournal, **settings: Any) -> None:
+        self.journal = journal
+        self.recorder = Recorder(dataclasses.replace(Config(), **settings), journal, b"k" * 32)
+        self.sent: list[bytes] = []
+        self.processor: Processor = self.recorder.processor([("traceparent", "garbage")], self.sent.append)
+
+    def receive(self, message: ProcessingRequest) -> bytes | None:
+        return self.processor.receive(message.SerializeToString())
+
+    def close(self, reason: CloseReason = CloseReason.CLOSED) -> None:
+        self.processor.closed(reason)
+
+
+def head(
+    direction: str, *, end: bool = False, first: dict[str, Any] | None = None, **headers: str
+) -> ProcessingRequest:
+    """A headers message. `first`: the fields of protocol_config, for the first message of a stream."""
+    message = ProcessingRequest()
+    part = getattr(message, f"{direction}_headers")
+    part.end_of_stream = end
+    part.headers.SetInParent()
+    for key, value in headers.items():
+        header = part.headers.headers.add()
+        header.key, header.raw_value = key.replace("__", ":").replace("_", "-"), value.encode()
+    if first is not None:
+        message.protocol_config.SetInParent()
+        for name, value in first.items():
+            setattr(message.protocol_config, name, value)
+    return message
+
+
+def body(direction: str, data: bytes = b"", *, end: bool = False) -> ProcessingRequest:
+    """A body message."""
+    message = ProcessingRequest()
+    part = getattr(message, f"{direction}_body")
+    part.body, part.end_of_stream = data, end
+    return message
+
+
+def trailers(direction: str) -> ProcessingRequest:
+    """A trailers message."""
+    message = ProcessingRequest()
+    getattr(message, f"{direction}_trailers").trailers.SetInParent()
+    return message
+
+
+STREAMED = {"request_body_mode": 1, "response_body_mode": 1}
+DUPLEX = {"request_body_mode": 4, "response_body_mode": 4}
+
+
+def kind(reply: bytes | None) -> str | None:
+    """Which member of the oneof a reply is; None for no reply."""
+    return ProcessingResponse.FromString(reply).WhichOneof("response") if reply else None
+
+
+def test_a_short_post_is_held_and_answered_when_its_record_is_durable() -> None:
+    """Headers are answered at once, with the id and BUFFERED; the body waits for the journal."""
+    journal = FakeJournal(at_once=False)
+    stream = Stream(journal)
+    reply = stream.receive(head("request", first=STREAMED, __path="/x", content_length="3"))
+    response = ProcessingResponse.FromString(reply or b"")
+    assert response.mode_override.request_body_mode == wire.BodyMode.BUFFERED
+    assert len(response.dynamic_metadata["extproc"]["id"]) == 36
+    assert stream.receive(body("request", b"abc", end=True)) is None
+    assert stream.sent == []
+    journal.waiting.pop()(None)
+    assert [kind(sent) for sent in stream.sent] == ["request_body"]
+    assert journal.records()[0]["held"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "first"),
+    [
+        ({}, STREAMED),
+        ({"content_length": "0"}, STREAMED),
+        ({"content_length": str(512 * 1024 + 1)}, STREAMED),
+        ({"content_length": "3"}, STREAMED | {"send_body_without_waiting_for_header_response": True}),
+        ({"content_length": "3"}, DUPLEX),
+        ({"content_length": "3"}, None),
+    ],
+    ids=["chunked", "empty", "large", "no override possible", "full duplex", "no protocol_config"],
+)
+def test_other_requests_are_streamed(headers: dict[str, str], first: dict[str, Any] | None) -> None:
+    """Only what Envoy can hold back, and what fits, is held back."""
+    stream = Stream(FakeJournal())
+    reply = stream.receive(head("request", first=first, __path="/x", **headers))
+    assert not ProcessingResponse.FromString(reply or b"").HasField("mode_override")
+
+
+def test_held_bytes_have_a_cap_together() -> None:
+    """When the cap is reached requests stream; bytes come free with the body, or with the close."""
+    journal = FakeJournal()
+    recorder = Recorder(dataclasses.replace(Config(), hold_total_bytes=10), journal, b"k" * 32)
+    first = head("request", first=STREAMED, __path="/x", content_length="6").SerializeToString()
+    streams = [recorder.processor([], lambda reply: None) for _ in range(4)]
+
+    def held(stream: Processor) -> bool:
+        return ProcessingResponse.FromString(stream.receive(first) or b"").HasField("mode_override")
+
+    assert (held(streams[0]), held(streams[1])) == (True, False)
+    streams[0].receive(body("request", b"abcdef", end=True).SerializeToString())
+    assert held(streams[2])
+    streams[2].closed(CloseReason.CANCELLED)
+    assert held(streams[3])
+
+
+def test_an_override_without_effect_is_noticed() -> None:
+    """Where Envoy streams all the same, the body is taken piece by piece and the record does not claim a hold."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=STREAMED, __path="/x", content_length="6"))
+    assert kind(stream.receive(body("request", b"abc"))) == "request_body"
+    stream.receive(body("request", b"def", end=True))
+    (request,) = stream.journal.records()
+    assert (request["request"]["bytes"], request["held"]) == (6, False)
+
+
+@pytest.mark.parametrize("late_by", [1, 100])
+def test_late_messages_are_answered_and_not_recorded(late_by: int) -> None:
+    """Each gets the neutral reply of its kind, at once; one record stays one record."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=STREAMED, __path="/x"))
+    stream.receive(body("request", b"abc", end=True))
+    replies = [stream.receive(body("request", b"abc", end=True)) for _ in range(late_by)]
+    assert [kind(reply) for reply in replies] == ["request_body"] * late_by
+    stream.close()
+    request, response = stream.journal.records()
+    assert (request["request"]["bytes"], response["protocol"]["duplicate_end_of_stream"]) == (3, late_by)
+
+
+def test_full_duplex_sends_each_chunk_back_once() -> None:
+    """Envoy keeps no copy in that mode; a chunk that is late is not sent on to the peer again."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=DUPLEX, __path="/x"))
+    first = stream.receive(body("request", b"abc"))
+    stream.receive(body("request", b"def", end=True))
+    again = stream.receive(body("request", b"def", end=True))
+    echoes = [first, *stream.sent]
+    parsed = [ProcessingResponse.FromString(echo or b"").request_body.response.body_mutation for echo in echoes]
+    assert [(m.streamed_response.body, m.streamed_response.end_of_stream) for m in parsed] == [
+        (b"abc", False),
+        (b"def", True),
+    ]
+    assert again == wire.NO_REPLY
+
+
+def test_observability_mode_gets_no_replies_and_says_best_effort() -> None:
+    """Envoy would count any reply as spurious."""
+    stream = Stream(FakeJournal())
+    first = head("request", __path="/x", content_length="3")
+    first.observability_mode = True
+    replies = [stream.receive(first), stream.receive(body("request", b"abc", end=True)), *stream.sent]
+    assert [reply for reply in replies if reply is not None] == [b"", b""]
+    assert stream.journal.records()[0]["best_effort"]
+
+
+def test_a_message_of_an_unknown_kind_is_read_over() -> None:
+    """A newer Envoy may send what this sidecar does not know; an empty message is one of those."""
+    assert Stream(FakeJournal()).processor.receive(b"") == wire.NO_REPLY
+    assert Stream(FakeJournal()).processor.receive(b"\xf2\x07\x03abc") == wire.NO_REPLY
+
+
+def test_bytes_that_are_no_message_end_the_stream() -> None:
+    """The transport turns the exception into an error status, so that Envoy fails closed."""
+    with pytest.raises(DecodeError):
+        Stream(FakeJournal()).processor.receive(b"\xff\xff\xff")
+
+
+def failing(**settings: Any) -> Stream:
+    """A stream whose journal fails."""
+    journal = FakeJournal()
+    journal.failure = FULL_DISK
+    return Stream(journal, **settings)
+
+
+def test_deny_refuses_a_request_that_cannot_be_recorded() -> None:
+    """503 in OpenAI's shape with retry-after, counted, with a gap and without any record."""
+    stream = failing(on_audit_failure="deny")
+    stream.receive(head("request", first=STREAMED, __path="/x", content_length="3"))
+    assert stream.receive(body("request", b"abc", end=True)) is None
+    immediate = ProcessingResponse.FromString(stream.sent[0]).immediate_response
+    assert (immediate.status.code, json.loads(immediate.body)["error"]["code"]) == (503, "audit_unavailable")
+    headers = {option.header.key: option.header.raw_value for option in immediate.headers.set_headers}
+    assert headers["retry-after"] == b"1"
+    stream.receive(head("response", __status="503"))
+    stream.close()
+    assert (stream.recorder.refused, stream.recorder.unaudited, stream.journal.records()) == (1, 0, [])
+    assert [gap[0] for gap in stream.journal.gaps] == [Direction.REQUEST]
+
+
+def test_allow_passes_a_request_that_cannot_be_recorded_and_counts_it() -> None:
+    """Traffic before records, by the operator's choice; the gap says what is missing."""
+    stream = failing(on_audit_failure="allow")
+    stream.receive(head("request", first=STREAMED, __path="/x", content_length="3"))
+    stream.receive(body("request", b"abc", end=True))
+    assert [kind(sent) for sent in stream.sent] == ["request_body"]
+    assert (stream.recorder.refused, stream.recorder.unaudited) == (0, 1)
+    assert [gap[0] for gap in stream.journal.gaps] == [Direction.REQUEST]
+
+
+@pytest.mark.parametrize("policy", ["deny", "allow"])
+def test_an_answer_is_delivered_whatever_the_journal_does(policy: str) -> None:
+    """To cut a good answer off helps nobody; its terminal record follows when writing works again."""
+    stream = Stream(FakeJournal(), on_audit_failure=policy)
+    stream.receive(head("request", first=STREAMED, end=True, __path="/x"))
+    stream.journal.failure = FULL_DISK
+    stream.receive(head("response", __status="200"))
+    stream.receive(body("response", b"abc", end=True))
+    assert kind(stream.sent[-1]) == "response_body"
+    assert (stream.recorder.unaudited, [gap[0] for gap in stream.journal.gaps]) == (1, [Direction.RESPONSE])
+    stream.close()
+    stream.journal.failure = None
+    stream.recorder.tick()
+    terminal = stream.journal.records()[-1]
+    assert (terminal["type"], terminal["response"]["bytes"], terminal["response"]["body"]) == ("response", 3, None)
+
+
+def test_a_gate_that_nobody_opens_is_refused_and_opens_no_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hangs: the policy applies after the limit, and the journal's late word changes nothing."""
+    journal = FakeJournal(at_once=False)
+    stream = Stream(journal, gate_timeout_seconds=8.0)
+    stream.receive(head("request", first=STREAMED, end=True, __path="/x"))
+    deadline = stream.recorder.next_deadline()
+    assert deadline is not None
+    stream.recorder.tick()
+    assert stream.sent == []
+    monkeypatch.setattr(module, "monotonic", lambda: deadline)
+    stream.recorder.tick()
+    journal.waiting.pop()(None)
+    assert [kind(sent) for sent in stream.sent] == ["immediate_response"]
+    journal.at_once = True
+    stream.close()
+    terminal = journal.records()[-1]  # the request may well be in the journal: it must not look unfinished
+    assert (terminal["type"], terminal["rejected"]) == ("response", True)
+
+
+def test_a_slow_upload_gets_its_open_record_from_the_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 200 ms the unfinished request is written, and nothing waits for it."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=STREAMED, __path="/x"))
+    stream.receive(body("request", b"abc"))
+    deadline = stream.recorder.next_deadline()
+    assert deadline is not None
+    monkeypatch.setattr(module, "monotonic", lambda: deadline)
+    stream.recorder.tick()
+    assert [record["type"] for record in stream.journal.records()] == ["open"]
+    assert stream.recorder.next_deadline() is None
+
+
+def test_settled_gates_and_finished_requests_are_not_kept() -> None:
+    """The timers' queues hold what may still be due, not everything of the last seconds."""
+    journal = FakeJournal()
+    recorder = Recorder(Config(), journal, b"k" * 32)
+    first = head("request", first=STREAMED, __path="/x").SerializeToString()
+    last = body("request", b"abc", end=True).SerializeToString()
+    for _ in range(100):
+        stream = recorder.processor([], lambda reply: None)
+        stream.receive(first)
+        stream.receive(last)
+        stream.closed(CloseReason.CLOSED)
+    assert len(recorder._gates) <= 1
+    assert len(recorder._unfinished) <= 1
+    assert recorder.in_flight == 0
+
+
+def test_streams_that_end_while_draining_say_so() -> None:
+    """The transport cancels what is left; that is our doing, not the client's."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=STREAMED, __path="/x"))
+    stream.recorder.drain()
+    stream.close(CloseReason.CANCELLED)
+    assert stream.journal.records()[-1]["closed"] == "drain"
+
+
+ALPHABET = {
+    f"{direction}.{name}": message
+    for direction in ("request", "response")
+    for name, message in {
+        "headers": head(direction, __path="/v1/chat/completions", content_length="3", content_type="application/json"),
+        "headers_end": head(direction, end=True, __path="/v1/chat/completions"),
+        "body": body(direction, b"x"),
+        "body_full": body(direction, b"xyz"),
+        "body_end": body(direction, b"y", end=True),
+        "trailers": trailers(direction),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("length", range(1, 5))
+def test_every_sequence_of_messages_gets_one_legal_reply_a_message(length: int) -> None:
+    """All sequences of up to four messages: the reply of the message's own kind, once each, and one terminal record."""
+    messages = {name: message.SerializeToString() for name, message in ALPHABET.items()}
+    expected = {name: message.WhichOneof("request") for name, message in ALPHABET.items()}
+    for names in itertools.product(messages, repeat=length):
+        stream = Stream(FakeJournal())
+        replies = []
+        for name in names:
+            now = stream.processor.receive(messages[name])
+            replies.append(now if now is not None else stream.sent.pop())
+        assert [kind(reply) for reply in replies] == [expected[name] for name in names]
+        assert stream.sent == []
+        stream.close()
+        types = [record["type"] for record in stream.journal.records()]
+        assert types.count("response") == 1
+        assert types.count("request") == any(name.startswith("request") for name in names)
