@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import extproc
+
+# No example is failed for being slow: machines are, and what hangs meets the timeout of the whole test. In CI the
+# examples are the same in each run, so that a failure there belongs to the change.
+settings.register_profile(
+    "extproc",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("extproc")
 
 
 def pytest_report_header() -> str:

