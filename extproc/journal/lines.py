@@ -1,0 +1,145 @@
+"""Segments read as lines, whatever their state, beside a writer that goes on writing.
+
+A segment may be renamed or compressed between the moment it was listed and the moment it is opened; `open_segment`
+finds it under its new name. The end of a segment that is being written may be half a line: it comes without its
+line end, and it is the caller who knows whether that is damage.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import msgspec
+import zstandard
+
+from extproc.core.record import DamagedLine, unseal
+from extproc.journal import segment
+from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BUFFER: Final = 256 * 1024
+_LONGEST_LINE: Final = 32 * 1024 * 1024
+"""More than any record can have; a longer line is garbage and is read in pieces."""
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One line of a segment: its record, or what is wrong with it."""
+
+    segment: Name
+    number: int
+    """From 1."""
+    offset: int
+    """Where it begins, and where the next one does: in the uncompressed bytes."""
+    end: int
+    record: dict[str, Any]
+    """Empty when the line is damaged."""
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The segments of one worker and one boot, in order."""
+
+    directory: Path
+    """The data directory."""
+    worker: int
+    boot_id: str
+    names: list[Name]
+
+
+def series(directory: Path) -> list[Series]:
+    """All series of a data directory. One without `segments` has none."""
+    found: dict[tuple[int, str], Series] = {}
+    try:
+        names = segment.names(directory / "segments")
+    except FileNotFoundError:
+        return []
+    for name in names:
+        found.setdefault(name.series, Series(directory, *name.series, [])).names.append(name)
+    return list(found.values())
+
+
+def open_segment(directory: Path, name: Name) -> BinaryIO:
+    """The segment's uncompressed bytes, from the start. Raises FileNotFoundError once it has been deleted."""
+    for state in (name.state, CLOSED, COMPRESSED, OPEN, CLOSED, COMPRESSED):
+        try:
+            fd = os.open(directory / "segments" / (name.stem + state), _READ)
+        except FileNotFoundError:
+            continue
+        file = os.fdopen(fd, "rb", buffering=_BUFFER)
+        return decompressed(file) if state == COMPRESSED else file
+    raise FileNotFoundError(f"{directory / 'segments' / str(name)}: the segment has been deleted")
+
+
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """A compressed segment's bytes. Closing the result closes the file."""
+    reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+    return io.BufferedReader(cast("io.RawIOBase", reader), _BUFFER)
+
+
+def raw_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines as they are, each with its line end, except perhaps the last. Raises DamagedLine for a broken frame."""
+    while True:
+        try:
+            line = file.readline(_LONGEST_LINE)
+        except zstandard.ZstdError as error:
+            raise DamagedLine(f"the compressed data is damaged: {error}") from error
+        if not line:
+            return
+        yield line
+
+
+def read_lines(directory: Path, name: Name) -> Iterator[Line]:
+    """Every line of a segment. Half a line at the end is a damaged line."""
+    number = offset = 0
+    with open_segment(directory, name) as file:
+        try:
+            for raw in raw_lines(file):
+                number += 1
+                yield parse(name, number, offset, raw)
+                offset += len(raw)
+        except DamagedLine as error:
+            yield Line(name, number + 1, offset, offset, {}, str(error))
+
+
+def parse(name: Name, number: int, offset: int, raw: bytes) -> Line:
+    """A line with its place."""
+    end = offset + len(raw)
+    if not raw.endswith(b"\n"):
+        return Line(name, number, offset, end, {}, "the line is cut off")
+    try:
+        return Line(name, number, offset, end, unseal(raw))
+    except DamagedLine as error:
+        return Line(name, number, offset, end, {}, str(error))
+
+
+def header(directory: Path, name: Name) -> dict[str, Any] | None:
+    """A segment's first line, or None when it is damaged, not there yet, or the segment is gone."""
+    try:
+        with open_segment(directory, name) as file:
+            record = unseal(next(raw_lines(file), b""))
+    except (DamagedLine, OSError):
+        return None
+    return record if record.get("type") == "segment" else None
+
+
+def void_from(directory: Path, later: list[Name]) -> int | None:
+    """The number from which on lines of a segment were never acknowledged, given the segments after it."""
+    for name in later:
+        first = header(directory, name)
+        if first is not None and isinstance(first.get("seq"), int):
+            return int(first["seq"]) - 1
+    return None
+
+
+def is_void(record: dict[str, Any], limit: int | None) -> bool:
+    """Whether a line was written again in the next segment. The footer takes the number left free for it."""
+    if limit is None:
+        return False
+    seq = record.get("seq", 0)
+    return bool(seq > limit or (seq == limit and record.get("type") != "end"))

@@ -1,0 +1,223 @@
+"""What a killed worker left behind is brought in order before its successor writes.
+
+For each series of the worker that has an `.open` segment, oldest first:
+
+1. What follows the last good line is copied to `<segment>.torn`, synced, and cut off. What stands before that
+   line is never touched. A segment without a good line is removed (its bytes are in `.torn`).
+2. Each exchange without a terminal record gets an `orphan` record, in the series that it belongs to. Which those
+   are stands at the head of the last segment and in its lines, so nothing else has to be read.
+3. The segment gets its footer, marked `recovered`, and its closed name.
+
+Each step is on disk before the next begins and finds its own work done when it is done again, so recovery may be
+killed anywhere, any number of times. Bodies that were being spooled stay as they are. A segment that some process
+still writes is not touched: that is an error after a few seconds of waiting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.core.record import encode, seal, timestamp
+from extproc.errors import JournalError
+from extproc.journal import lines
+from extproc.journal.directory import SEGMENTS, open_directory, reason
+from extproc.journal.flight import Flight
+from extproc.journal.lines import Series
+from extproc.journal.segment import CLOSED, OPEN, TORN, Name
+
+_WAIT_SECONDS: Final = 5.0
+_COPY_BYTES: Final = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What was found and done."""
+
+    segments: int = 0
+    """Segments that were closed."""
+    orphans: list[str] = field(default_factory=list)
+    """The ids of the exchanges that were cut off."""
+    torn: list[str] = field(default_factory=list)
+    """The files into which torn ends were copied."""
+
+
+def recover(
+    directory: Path,
+    *,
+    worker: int | None = None,
+    boot_id: str | None = None,
+    clock: Callable[[], int] = time.time_ns,
+    wait: float = _WAIT_SECONDS,
+) -> Recovered:
+    """Recover the series of one worker, or of all, except those of `boot_id`, which is the caller's own.
+
+    Raises JournalError when the disk does not let us, or a segment is still being written.
+    """
+    recovered = Recovered()
+    if not (directory / SEGMENTS).is_dir():
+        return recovered
+    fd = open_directory(directory / SEGMENTS)
+    try:
+        for series in lines.series(directory):
+            if worker not in {None, series.worker} or boot_id == series.boot_id:
+                continue
+            if any(name.state == OPEN for name in series.names):
+                _Recovery(series, fd, clock, recovered).run(wait)
+    except OSError as error:
+        raise JournalError(f"{directory / SEGMENTS}: recovery failed: {reason(error)}") from error
+    finally:
+        os.close(fd)
+    return recovered
+
+
+@dataclass(slots=True)
+class _End:
+    """Where the good lines of a segment end."""
+
+    offset: int = 0
+    seq: int = 0
+    lines: int = 0
+    footer: bool = False
+
+
+class _Recovery:
+    """The recovery of one series."""
+
+    def __init__(self, series: Series, segments: int, clock: Callable[[], int], recovered: Recovered) -> None:
+        self._series = series
+        self._segments = segments
+        self._clock = clock
+        self._recovered = recovered
+
+    def run(self, wait: float) -> None:
+        names = self._series.names
+        for position, name in enumerate(names):
+            if name.state == OPEN:
+                self._recover(name, names[position + 1 :], wait)
+
+    def _recover(self, name: Name, later: list[Name], wait: float) -> None:
+        fd = os.open(str(name), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._segments)
+        try:
+            _lock(fd, name, wait)
+            end = self._find_end(name, later)
+            self._cut(fd, name, end)
+            if end.lines:
+                self._finish(fd, name, end, last=not later)
+            else:
+                os.unlink(str(name), dir_fd=self._segments)
+                os.fsync(self._segments)
+        finally:
+            os.close(fd)
+
+    def _find_end(self, name: Name, later: list[Name]) -> _End:
+        limit, end = lines.void_from(self._series.directory, later), _End()
+        for line in lines.read_lines(self._series.directory, name):
+            if line.damage is None and not lines.is_void(line.record, limit):
+                end = _End(line.end, line.record.get("seq", 0), line.number, line.record.get("type") == "end")
+        return end
+
+    def _cut(self, fd: int, name: Name, end: _End) -> None:
+        size = os.fstat(fd).st_size
+        if size > end.offset:
+            self._recovered.torn.append(_copy_aside(self._segments, fd, name, end.offset, size))
+            os.ftruncate(fd, end.offset)
+        os.fsync(fd)
+
+    def _finish(self, fd: int, name: Name, end: _End, *, last: bool) -> None:
+        if not end.footer:
+            orphans = self._orphans() if last else []
+            seq = self._append(fd, orphans, end.seq)
+            fields = {"type": "end", "at": self._now(), "records": end.lines + len(orphans), "recovered": True}
+            self._append(fd, [fields], seq)
+            self._recovered.orphans += [orphan["id"] for orphan in orphans]
+        os.rename(str(name), name.stem + CLOSED, src_dir_fd=self._segments, dst_dir_fd=self._segments)
+        os.fsync(self._segments)
+        self._recovered.segments += 1
+
+    def _orphans(self) -> list[dict[str, Any]]:
+        common = {"at": self._now(), "of_boot": self._series.boot_id, "of_worker": self._series.worker}
+        had = self._in_flight().had
+        return [{"type": "orphan", "id": id, "had": type} | common for id, type in had.items()]
+
+    def _in_flight(self) -> Flight:
+        """From the last segment whose head is whole; from the start of the series when none is."""
+        directory, names = self._series.directory, self._series.names
+        flight = Flight()
+        first = 0
+        for position in range(len(names) - 1, -1, -1):
+            head = lines.header(directory, names[position])
+            if head is not None:
+                flight, first = Flight.restore(head.get("in_flight")), position
+                break
+        for position in range(first, len(names)):
+            limit = lines.void_from(directory, names[position + 1 :])
+            for line in lines.read_lines(directory, names[position]):
+                if line.damage is None and not lines.is_void(line.record, limit):
+                    flight.note(str(line.record.get("type")), str(line.record.get("id", "")))
+        return flight
+
+    def _append(self, fd: int, records: list[dict[str, Any]], seq: int) -> int:
+        """Write lines and sync them. Returns the last number used."""
+        worker, boot_id = self._series.worker, self._series.boot_id
+        data = b"".join(seal(encode(fields), worker, boot_id, number) for number, fields in enumerate(records, seq + 1))
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        os.fdatasync(fd)
+        return seq + len(records)
+
+    def _now(self) -> str:
+        return timestamp(self._clock())
+
+
+def _lock(fd: int, name: Name, wait: float) -> None:
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise JournalError(f"{name}: another process is still writing this segment") from None
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _copy_aside(segments: int, fd: int, name: Name, start: int, end: int) -> str:
+    """Copy the torn end of a segment to a file of its own, and bring that to disk."""
+    tail = b"".join(_pieces(fd, start, end))
+    for attempt in range(1, 1000):
+        torn = f"{name.stem}{TORN}" if attempt == 1 else f"{name.stem}.{attempt}{TORN}"
+        if _store(segments, torn, tail):
+            return torn
+    raise OSError(0, f"there is no name left for the torn end of {name}")
+
+
+def _pieces(fd: int, start: int, end: int) -> list[bytes]:
+    return [os.pread(fd, min(_COPY_BYTES, end - at), at) for at in range(start, end, _COPY_BYTES)]
+
+
+def _store(segments: int, torn: str, tail: bytes) -> bool:
+    """Write a file under a free name, whole or not at all. True as well when it is there already."""
+    with contextlib.suppress(FileNotFoundError):
+        there = os.open(torn, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=segments)
+        with os.fdopen(there, "rb") as file:
+            return file.read() == tail
+    temporary = torn + ".tmp"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=segments)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file:
+        file.write(tail)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, torn, src_dir_fd=segments, dst_dir_fd=segments)
+    os.fsync(segments)
+    return True
