@@ -17,7 +17,6 @@ from time import monotonic, monotonic_ns, time_ns
 from typing import Protocol
 
 from extproc.config import Config
-from extproc.core import record
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
 from extproc.core.exchange import Exchange, Settings
@@ -27,9 +26,6 @@ from extproc.service import ids, wire
 from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
-
-OWED = 10_000
-"""Terminal records that are kept, without bodies, until the journal can be written again."""
 
 
 class Journal(Protocol):
@@ -67,7 +63,6 @@ class Recorder:
         # Each queue has one delay for all, so that the order of arrival is the order of the deadlines.
         self._gates: deque[_Gate] = deque()
         self._unfinished: deque[tuple[float, Exchange]] = deque()
-        self._owed: deque[bytes] = deque(maxlen=OWED)
         self._draining = False
 
     def processor(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]) -> Processor:
@@ -89,7 +84,7 @@ class Recorder:
         return min(gate, unfinished)
 
     def tick(self) -> None:
-        """Do what is due: `open` records, gates that nobody opened, terminal records that are owed."""
+        """Do what is due: `open` records, and gates that nobody opened."""
         now = monotonic()
         while self._unfinished and self._unfinished[0][0] <= now:
             _, exchange = self._unfinished.popleft()
@@ -99,8 +94,6 @@ class Recorder:
             if gate.claim():
                 gate.late = True
                 gate.processor.settle(gate, JournalError(f"no answer from the disk in {self._gate_timeout:g} s"))
-        if self._owed and self.journal.failure is None:
-            self._submit([Append(self._owed.popleft(), gate=False)])
 
     # -- for processors -----------------------------------------------------------------------------------------------
 
@@ -145,52 +138,32 @@ class Recorder:
         gate.deadline = monotonic() + self._gate_timeout
         queue.append(gate)
 
-    def lost(self, direction: Direction, effects: Sequence[Effect], error: JournalError, *, refused: bool) -> None:
-        """Effects that the journal could not carry out: count them, leave a gap behind. From any thread."""
+    def lost(self, direction: Direction, error: JournalError, *, refused: bool) -> None:
+        """A record that the journal could not take: count it, leave a gap behind. From any thread."""
         if refused:
             self.refused += 1
         else:
             self.unaudited += 1
         self.journal.gap(direction, f"{'refused' if refused else 'passed unrecorded'}: {error}", time_ns())
-        self._owe(effects)
+
+    def unwaited(self, error: JournalError | None) -> None:
+        """The journal's word on effects that nobody waits for."""
+        if error is not None:
+            self.lost(Direction.RESPONSE, error, refused=False)
 
     def _submit(self, effects: Sequence[Effect]) -> None:
         if effects:
-            self.journal.submit(effects, _Unwaited(self, effects))
-
-    def _owe(self, effects: Sequence[Effect]) -> None:
-        """An exchange whose terminal record is lost must not look unfinished once the journal can be written again."""
-        for effect in effects:
-            if isinstance(effect, Append) and effect.record.startswith(_TERMINAL):
-                self._owed.append(record.without_body(effect.record))
-
-
-_TERMINAL = b'{"type":"response"'
-
-
-class _Unwaited:
-    """What hears of effects that nobody waits for."""
-
-    __slots__ = ("_effects", "_recorder")
-
-    def __init__(self, recorder: Recorder, effects: Sequence[Effect]) -> None:
-        self._recorder = recorder
-        self._effects = effects
-
-    def __call__(self, error: JournalError | None) -> None:
-        if error is not None:
-            self._recorder.lost(Direction.RESPONSE, self._effects, error, refused=False)
+            self.journal.submit(effects, self.unwaited)
 
 
 class _Gate:
     """A reply that waits for effects to be durable. Settled once, by whoever claims it first."""
 
-    __slots__ = ("_claims", "deadline", "direction", "effects", "late", "processor", "reply", "settled")
+    __slots__ = ("_claims", "deadline", "direction", "late", "processor", "reply", "settled")
 
-    def __init__(self, processor: Processor, direction: Direction, effects: Sequence[Effect], reply: bytes) -> None:
+    def __init__(self, processor: Processor, direction: Direction, reply: bytes) -> None:
         self.processor = processor
         self.direction = direction
-        self.effects = effects
         self.reply = reply
         self.deadline = 0.0
         self.settled = False
@@ -255,7 +228,6 @@ class Processor:
     def settle(self, gate: _Gate, error: JournalError | None) -> None:
         """The gate opens, or the policy applies. Called once for each gate, by whoever claimed it."""
         reply = gate.reply if error is None else self._after_failure(gate, error)
-        gate.effects = ()  # the gate stays in a queue for a while, the bodies must not
         self._send(reply)
 
     def _begin(self, message: Message) -> Exchange:
@@ -283,9 +255,9 @@ class Processor:
 
     def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> bytes | None:
         if not any(not isinstance(effect, Append) or effect.gate for effect in effects):
-            self._recorder.journal.submit(effects, _Unwaited(self._recorder, effects))
+            self._recorder.journal.submit(effects, self._recorder.unwaited)
             return reply
-        gate = _Gate(self, direction, effects, reply)
+        gate = _Gate(self, direction, reply)
         self._recorder.watch_gate(gate)
         self._recorder.journal.submit(effects, gate)
         return None
@@ -294,7 +266,7 @@ class Processor:
         """`on_audit_failure`. Only a request can be refused: to cut a good answer off would help nobody."""
         assert self._modes is not None
         refuse = gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability
-        self._recorder.lost(gate.direction, gate.effects, error, refused=refuse)
+        self._recorder.lost(gate.direction, error, refused=refuse)
         if not refuse:
             return gate.reply
         if self._exchange is not None:
