@@ -1,0 +1,93 @@
+"""/healthz and /readyz, on loopback: two fixed answers over the smallest HTTP/1 there is.
+
+    GET /healthz   200 as long as this process runs
+    GET /readyz    200 when every part of every worker is well, else 503; the JSON body names the parts
+
+Nothing else is served: 404 for other paths, 405 for other methods, 400 for what is no HTTP. Requests are
+bounded in size, time and number, and no text of a client comes back in an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from extproc.errors import StackError
+
+MAX_HEAD_BYTES = 8192
+MAX_CONNECTIONS = 64
+SECONDS = 5.0
+
+Readiness = Callable[[], tuple[bool, dict[str, Any]]]
+"""Whether all is well, and the parts to show."""
+
+
+class Admin:
+    """The listener. `start` gives the port, so that 0 can be asked for."""
+
+    def __init__(self, port: int, readiness: Readiness) -> None:
+        self._port = port
+        self._readiness = readiness
+        self._server: asyncio.Server | None = None
+        self._connections = 0
+
+    async def start(self) -> int:
+        try:
+            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES)
+        except OSError as error:
+            raise StackError(f"admin_port {self._port}: cannot listen on it: {error.strerror}") from error
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= MAX_CONNECTIONS:
+                with contextlib.suppress(TimeoutError, OSError):
+                    async with asyncio.timeout(SECONDS):
+                        writer.write(await self._exchange(reader))
+                        await writer.drain()
+        finally:
+            self._connections -= 1
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader) -> bytes:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        except asyncio.IncompleteReadError as error:
+            return _response(HTTPStatus.BAD_REQUEST) if error.partial else b""
+        return self._answer(head)
+
+    def _answer(self, head: bytes) -> bytes:
+        words = head.partition(b"\r\n")[0].split(b" ")
+        if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
+            return _response(HTTPStatus.BAD_REQUEST)
+        method, target, _ = words
+        path = target.partition(b"?")[0]
+        if path not in (b"/healthz", b"/readyz"):
+            return _response(HTTPStatus.NOT_FOUND)
+        if method != b"GET":
+            return _response(HTTPStatus.METHOD_NOT_ALLOWED, extra="allow: GET\r\n")
+        if path == b"/healthz":
+            return _response(HTTPStatus.OK, {"ok": True})
+        ready, parts = self._readiness()
+        return _response(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, {"ready": ready} | parts)
+
+
+def _response(status: HTTPStatus, body: dict[str, Any] | None = None, extra: str = "") -> bytes:
+    content = json.dumps({"error": status.phrase} if body is None else body).encode() + b"\n"
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(content)}\r\nconnection: close\r\n{extra}\r\n"
+    )
+    return head.encode() + content

@@ -1,0 +1,49 @@
+"""The key of the redaction marks: 32 random bytes in the data directory, made at the first start, 0600.
+
+With it two requests that used one credential can be told to belong together, and nobody without it can test a
+guess.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from extproc.errors import JournalError
+
+NAME = "redaction.key"
+_BYTES = 32
+
+
+def load(data_dir: Path) -> bytes:
+    """The directory's key; made when there is none. Raises JournalError when it cannot be read or is damaged."""
+    path = data_dir / NAME
+    try:
+        with contextlib.suppress(FileExistsError):
+            _make(data_dir)
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+            key = file.read()
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from error
+    if len(key) != _BYTES:
+        raise JournalError(f"{path}: has {len(key)} bytes, not {_BYTES}; remove it to have a new one made")
+    return key
+
+
+def _make(data_dir: Path) -> None:
+    """Write the key under another name and link it into place: it is there whole or not at all."""
+    path = data_dir / NAME
+    if path.exists():
+        return
+    draft = data_dir / f".{NAME}.{os.getpid()}"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_bytes(_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(draft, path)
+    finally:
+        draft.unlink()

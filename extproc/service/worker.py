@@ -1,0 +1,175 @@
+"""One worker process: a server, a journal, one series of segments. `workers.py` starts it and keeps it going.
+
+The supervisor talks to it over pipes:
+
+    stdin    one line, the configuration as JSON; then nothing. Its end means that the supervisor is gone.
+    stdout   `failed KIND TEXT`   it could not start; KIND is the name of an exception of `errors.py`
+             `ready ADDRESS`      it listens there
+             `health JSON`        its named parts, whenever one changes
+    stderr   the log
+
+SIGTERM and SIGINT drain, as `transport.py` and `_serve` say; a second one waits no longer, and still writes
+down all that is known. The exit code is 0 then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING
+
+# The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from extproc.config import Config
+from extproc.errors import ExtprocError
+from extproc.journal import recovery
+from extproc.journal.writer import Journal
+from extproc.service import ids, redaction_key, server
+from extproc.service.health import Health
+from extproc.service.processor import Recorder
+
+if TYPE_CHECKING:
+    from extproc.service.transport import Server
+
+log = logging.getLogger("extproc.service")
+
+HOUSEKEEPING_SECONDS = 60.0
+HEALTH_SECONDS = 0.2
+JOURNAL_SECONDS = 5.0
+"""How long the journal may take to write what it has when the worker ends."""
+
+
+def main() -> int:
+    """The process, from its configuration to its exit code."""
+    parser = argparse.ArgumentParser(prog="extproc.service.worker", description=__doc__)
+    parser.add_argument("--index", type=int, required=True)
+    index = parser.parse_args().index
+    logging.basicConfig(level=logging.INFO, format=f"extproc worker {index}: %(message)s", stream=sys.stderr)
+    config = Config.from_json(sys.stdin.buffer.readline())
+    harden()
+    try:
+        _serve(config, index)
+    except ExtprocError as error:
+        _say("failed", type(error).__name__, str(error))
+        return 1
+    return 0
+
+
+def harden() -> None:
+    """Nothing of a prompt may leave through a core dump or a careless file mode."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core, no ptrace by others of our user
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a spool file each, for many uploads at once
+
+
+def _serve(config: Config, index: int) -> None:
+    boot_id = ids.boot_id()
+    recovery.recover(config.data_dir, worker=index)
+    journal = Journal(
+        config.data_dir,
+        worker=index,
+        boot_id=boot_id,
+        durability=config.durability,
+        segment_bytes=config.segment_bytes,
+        free_space_floor_bytes=config.free_space_floor_bytes,
+    )
+    journal.start()
+    try:
+        recorder = Recorder(config, journal, redaction_key.load(config.data_dir))
+        health = Health({"journal": lambda: journal.failure is None})
+        transport, address = server.start(config, index, recorder.processor, recorder, health)
+        _stop_on_signals(transport, config.drain_seconds)
+        done = threading.Event()
+        _in_background(_stop_with_parent, transport)
+        _in_background(_report_health, health, done)
+        if index == 0:
+            _in_background(_keep_house, config, done)
+        _tune_collector()
+        _say("ready", address)
+        transport.run()  # until a signal; the list of the end is in transport.py
+        done.set()
+    finally:
+        journal.close(JOURNAL_SECONDS)
+
+
+def _stop_on_signals(transport: Server, grace: float) -> None:
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal grace
+        transport.stop(grace)
+        grace = 0.0
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def _stop_with_parent(transport: Server) -> None:
+    """A new supervisor may start on this directory at once, so there is no waiting."""
+    sys.stdin.buffer.read()
+    transport.stop(0.0)
+
+
+def _report_health(health: Health, done: threading.Event) -> None:
+    told: dict[str, bool] = {}
+    while not done.wait(HEALTH_SECONDS):
+        parts = health.parts()
+        if parts != told:
+            told = parts
+            _say("health", json.dumps(parts))
+
+
+def _keep_house(config: Config, done: threading.Event) -> None:
+    while not done.wait(HOUSEKEEPING_SECONDS):
+        try:
+            from extproc.journal import retention  # type: ignore[attr-defined]
+
+            retention.apply(
+                config.data_dir,
+                days=config.retention_days,
+                segments=config.retention_segments,
+                bytes=config.retention_bytes,
+                now_ns=time.time_ns(),
+            )
+        except Exception:
+            log.exception("housekeeping failed; it will be tried again")
+
+
+def _tune_collector() -> None:
+    """Fewer passes of the cycle collector, over fewer objects.
+
+    A stream leaves no cycles behind, so that a pass finds next to nothing, while its cost grows with the
+    number of open streams. What exists after the start stays for good: frozen, it is never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _in_background(function: object, *arguments: object) -> None:
+    threading.Thread(target=function, args=arguments, daemon=True).start()  # type: ignore[arg-type]
+
+
+def _say(*words: str) -> None:
+    """One line to the supervisor; it may be gone."""
+    with contextlib.suppress(OSError):
+        print(*(word.replace("\n", " ") for word in words), flush=True)  # noqa: T201 - the protocol above
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    # Not sys.exit: everything is on disk, and gRPC's destructors wait for ever for a call that is stuck.
+    os._exit(code)

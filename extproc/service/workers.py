@@ -1,0 +1,216 @@
+"""The supervisor: N worker processes, started, watched, restarted and stopped. Used by `serve` and `up`.
+
+    workers = Workers(config)
+    await workers.start()      # all of them listen; `workers.addresses` says where
+    await workers.wait()       # does not return; StackError when they die too often
+    await workers.stop()       # drain_seconds for what runs; call it again to wait no longer
+
+Processes are spawned, never forked: gRPC does not survive a fork. The lock on the data directory is held
+here, from before the first worker recovers its segments until after the last one has gone. A worker that dies
+is started again with one line on stderr; more than `MAX_DEATHS` within a minute mean that starting again does
+not help.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from extproc import errors
+from extproc.config import Config
+from extproc.errors import ExtprocError, StackError
+from extproc.journal.lock import lock_directory
+from extproc.service import redaction_key
+
+MAX_DEATHS = 5
+PERIOD_SECONDS = 60.0
+LAST_SECONDS = 10.0
+"""After `drain_seconds` a worker has this long to write its last records, then it is killed."""
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class Workers:
+    """All workers of one sidecar. `say` gets the lines for the operator."""
+
+    def __init__(self, config: Config, say: Callable[[str], None] = _print) -> None:
+        self._config = config
+        self._say = say
+        self._workers = [_Worker(config, index) for index in range(config.workers)]
+        self._deaths: deque[float] = deque()
+        self._lock = contextlib.ExitStack()
+        self._watches: list[asyncio.Task[None]] = []
+        self._fallen: asyncio.Future[None] | None = None
+        self._stopping = False
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where each worker listens, by index."""
+        return [worker.address for worker in self._workers]
+
+    @property
+    def pids(self) -> list[int | None]:
+        """The process of each worker, None while it is down."""
+        return [worker.pid for worker in self._workers]
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every worker is well, and the parts of each by name."""
+        parts = [{"worker": worker.index, "up": worker.ready, **worker.health} for worker in self._workers]
+        return all(all(part[name] for name in part if name != "worker") for part in parts), {"workers": parts}
+
+    async def start(self) -> None:
+        """Start all and wait until they listen. Raises what the first failing worker said."""
+        self._fallen = asyncio.get_running_loop().create_future()
+        data_dir = self._config.data_dir
+        try:
+            data_dir.mkdir(0o750, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
+        self._lock.enter_context(lock_directory(data_dir))
+        try:
+            redaction_key.load(data_dir)  # made once, before several workers want to
+            starts = (worker.start() for worker in self._workers)
+            for failure in await asyncio.gather(*starts, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        except Exception:
+            await self.stop()
+            raise
+        self._watches = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
+
+    async def wait(self) -> None:
+        """Until the workers have fallen over, which is raised as StackError."""
+        assert self._fallen is not None
+        await asyncio.shield(self._fallen)
+
+    async def stop(self) -> None:
+        """Stop all. A second call, while the first one waits, ends the waiting."""
+        self._stopping = True
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        deadline = self._config.drain_seconds + LAST_SECONDS
+        await asyncio.gather(*(worker.gone(deadline) for worker in self._workers))
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        self._lock.close()
+        if self._fallen is not None and self._fallen.done():
+            self._fallen.exception()  # looked at, so that asyncio does not complain
+
+    async def _watch(self, worker: _Worker) -> None:
+        """Start the worker again whenever it ends, until it ends too often or is meant to."""
+        while True:
+            why = await worker.ended()
+            if self._stopping or self._fallen is None or self._fallen.done():
+                return
+            if self._too_often():
+                text = f"workers died more than {MAX_DEATHS} times within a minute; the last: {why}"
+                self._fallen.set_exception(StackError(text))
+                return
+            self._say(f"{why}; starting it again")
+            try:
+                await worker.start()
+            except ExtprocError as error:
+                if not self._stopping:
+                    self._say(f"worker {worker.index} could not start: {error}")
+
+    def _too_often(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._deaths.append(now)
+        while self._deaths[0] < now - PERIOD_SECONDS:
+            self._deaths.popleft()
+        return len(self._deaths) > MAX_DEATHS
+
+
+class _Worker:
+    """One worker process after another."""
+
+    def __init__(self, config: Config, index: int) -> None:
+        self.index = index
+        self.address = ""
+        self.health: dict[str, bool] = {}
+        self.ready = False
+        self._config = config
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    async def start(self) -> None:
+        """Spawn the process and wait for its `ready`. Raises what it says instead."""
+        self.health, self.ready = {}, False
+        process = self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "extproc.service.worker", "--index", str(self.index)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C at a terminal is for the supervisor, which then drains
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(self._config.to_json().encode() + b"\n")  # and left open: its end is our death
+        async for line in process.stdout:
+            word, _, rest = line.decode().rstrip("\n").partition(" ")
+            if word == "ready":
+                self.address, self.ready = rest, True
+                self._reader = asyncio.create_task(self._read(process.stdout))
+                return
+            if word == "failed":
+                kind, _, text = rest.partition(" ")
+                await process.wait()
+                raise getattr(errors, kind, StackError)(text)
+        await process.wait()
+        raise StackError(f"{self._how_it_ended()} before it was ready")
+
+    async def _read(self, stdout: asyncio.StreamReader) -> None:
+        async for line in stdout:
+            word, _, rest = line.decode().partition(" ")
+            if word == "health":
+                self.health = json.loads(rest)
+
+    async def ended(self) -> str:
+        """Wait for the end of the process; which worker it was and why it ended."""
+        if self._process is not None:
+            await self._process.wait()
+        self.ready = False
+        return self._how_it_ended()
+
+    def _how_it_ended(self) -> str:
+        process = self._process
+        if process is None or process.returncode is None:
+            return f"worker {self.index} was not started"
+        who = f"worker {self.index} (pid {process.pid})"
+        if process.returncode < 0:
+            return f"{who} was killed by {signal.Signals(-process.returncode).name}"
+        return f"{who} ended with exit code {process.returncode}"
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def gone(self, seconds: float) -> None:
+        """Wait for the end of the process, and make it end when it takes longer."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await process.wait()
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await process.wait()
+        if self._reader is not None:
+            await self._reader
+        if process.stdin is not None:
+            process.stdin.close()
