@@ -211,7 +211,7 @@ class _Deflate:
             raise _Damaged(_TRAILING)
         for at in range(0, len(data), 4096):
             yield from _inflated(self._stream, data[at : at + 4096])
-            if self.complete:
+            if self._stream.eof:
                 if at + 4096 < len(data) or self._stream.unused_data:
                     raise _Damaged(_TRAILING)
                 return

@@ -4,8 +4,8 @@ Bytes go in as they arrive and whole events come out, the same ones however the 
 CR or CRLF and nowhere else: U+2028 inside JSON is text. `[DONE]` is data like any other.
 
 Where the specification would drop data this keeps it and says so: an event that the end of the body cut off
-before its blank line is `unterminated`, and of an event longer than `LIMIT` the first `LIMIT` bytes of its data
-are kept, marked `truncated`. Memory stays within twice `LIMIT` and time is linear, also for one byte at a time.
+before its blank line is `unterminated`, and of an event longer than the limit the first part of its data is
+kept, marked `truncated`. Memory stays within twice the limit and time is linear, also for one byte at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import msgspec
 
 LIMIT = 256 * 1024
-"""Bytes of data kept of one event."""
+"""Bytes of data kept of one event, unless a parser is given its own limit."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -30,7 +30,8 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
 class Parser:
     """One body's events: `feed` its bytes in order, then `finish`."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
         self._begun = False
         self._after_cr = False
         self._line = bytearray()
@@ -67,7 +68,7 @@ class Parser:
         """
         if not data.startswith(b"data: ") or not data.endswith(b"\n\n") or b"\r" in data:
             return None
-        if self._line or self._data or self._event or len(data) > LIMIT:
+        if self._line or self._data or self._event or len(data) > self._limit:
             return None
         lines = data[6:-2].replace(b"\n\ndata: ", b"\n")
         # Each event ends in two newlines, and has no third one inside.
@@ -111,7 +112,7 @@ class Parser:
 
     def _hold(self, part: bytes) -> None:
         # Eight bytes more than the limit, so that "data: " and a byte too many are always seen.
-        self._line += part[: LIMIT + 8 - len(self._line)]
+        self._line += part[: self._limit + 8 - len(self._line)]
 
     def _field(self, line: bytes) -> None:
         if line.startswith(b"data: "):
@@ -124,7 +125,7 @@ class Parser:
             self._event = value.removeprefix(b" ")[:256].decode("utf-8", "replace")
 
     def _add(self, value: bytes) -> None:
-        room = LIMIT - self._data_size
+        room = self._limit - self._data_size
         if len(value) > room:
             value = value[: max(room, 0)]
             self._truncated = True

@@ -6,10 +6,11 @@ size; `assemble` puts the answer together again from a stored body. None of them
 
 from __future__ import annotations
 
+from extproc.core.dialects.assembly import assemble
 from extproc.core.dialects.request import RequestReading
 from extproc.core.dialects.response import ResponseReading
 
-__all__ = ["RequestReading", "ResponseReading", "api_of"]
+__all__ = ["RequestReading", "ResponseReading", "api_of", "assemble"]
 
 _APIS = {
     "chat/completions": "chat.completions",

@@ -21,6 +21,7 @@ DIALECTS: dict[str, Dialect] = {
 }
 
 _BOM = b"\xef\xbb\xbf"
+_SPACE = b" \t\r\n"
 
 
 class ResponseReading:
@@ -90,18 +91,15 @@ class ResponseReading:
 
     def _begin(self, piece: bytes) -> None:
         self._head += piece
-        if self._head == _BOM[: len(self._head)]:
+        stream = is_stream(self._head)
+        if stream is None:
             return
-        first = self._head.removeprefix(_BOM).lstrip(b" \t\r\n")[:1]
-        if not first and len(self._head) < 1024:
-            return
-        # No JSON value begins with one of these, and every field or comment of an event stream does.
-        if first in (b"d", b"e", b"i", b"r", b":"):
+        if stream:
             self._parser = Parser()
             self._stream(self._head)
         else:
             self.wants_chunks = False
-            if self._typed_as_json or first in (b"{", b"["):
+            if self._typed_as_json or self._head.lstrip(_BOM + _SPACE).startswith((b"{", b"[")):
                 self._document = Document(self._dialect.content if self._dialect else frozenset())
                 self._document.feed(self._head)
         self._head = b""
@@ -166,6 +164,15 @@ class ResponseReading:
         self._dialect.document(self._answer, body)
         if self._status is not None and self._status >= 400 and body:
             self._answer.fail(body)
+
+
+def is_stream(head: bytes) -> bool | None:
+    """Whether a body that begins so is an event stream; None while that cannot be told."""
+    first = head.removeprefix(_BOM).lstrip(_SPACE)[:1]
+    if (not first and len(head) < 1024) or head == _BOM[: len(head)]:
+        return None
+    # No JSON value begins with one of these, and every field or comment of an event stream does.
+    return first in (b"d", b"e", b"i", b"r", b":")
 
 
 def _is_json(content_type: str | None) -> bool:
