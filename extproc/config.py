@@ -156,9 +156,7 @@ def _listen() -> Kind:
         host_and_port(text)
         return text
 
-    wanted = (
-        f"unix:PATH (at most {UNIX_PATH_BYTES} bytes) or HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
-    )
+    wanted = f"unix:PATH (at most {UNIX_PATH_BYTES} bytes) or HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
     return Kind(parse, wanted, optional=True)
 
 
@@ -188,9 +186,7 @@ def _names(wanted: str, pattern: str, *, lower: bool) -> Kind:
 
 
 def _setting(default: Any, kind: Kind, meaning: str, shown_default: str | None = None) -> Any:
-    return dataclasses.field(
-        default=default, metadata={"kind": kind, "meaning": meaning, "shown": shown_default}
-    )
+    return dataclasses.field(default=default, metadata={"kind": kind, "meaning": meaning, "shown": shown_default})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -268,9 +264,7 @@ class Config:
         _size(4 * KIB, 16 * GIB),
         "A segment is closed and a new one begun at this size, and each day",
     )
-    retention_days: int = _setting(
-        30, _integer(0, 36_500), "Closed segments older than this are deleted. 0: no limit"
-    )
+    retention_days: int = _setting(30, _integer(0, 36_500), "Closed segments older than this are deleted. 0: no limit")
     retention_segments: int = _setting(
         0, _integer(0, 10_000_000), "At most this many closed segments are kept. 0: no limit"
     )
@@ -300,9 +294,7 @@ class Config:
     tls_certificate: Path | None = _setting(
         None, _path(optional=True), "PEM certificate chain of the sidecar, for a TCP `listen`"
     )
-    tls_private_key: Path | None = _setting(
-        None, _path(optional=True), "PEM private key to `tls_certificate`"
-    )
+    tls_private_key: Path | None = _setting(None, _path(optional=True), "PEM private key to `tls_certificate`")
     tls_client_ca: Path | None = _setting(
         None,
         _path(optional=True),
@@ -480,9 +472,7 @@ def _from_file(path: Path) -> dict[str, _Given]:
             raise ConfigError(f"{place}: {_unknown(key.value if isinstance(key, yaml.ScalarNode) else '')}")
         if setting.name in given:
             first = given[setting.name].place.rpartition(":")[2]
-            raise ConfigError(
-                f"{place}: {setting.name} stands twice, first on line {first}; leave one of them out"
-            )
+            raise ConfigError(f"{place}: {setting.name} stands twice, first on line {first}; leave one of them out")
         given[setting.name] = _Given(_from_node(setting, node, path), place)
     return given
 
@@ -500,9 +490,7 @@ def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
         line = f":{mark.line + 1}" if mark else ""
         raise ConfigError(f"{path}{line}: not YAML: {error.problem or error.context}") from None
     except yaml.reader.ReaderError as error:
-        raise ConfigError(
-            f"{path}: not YAML: {error.reason} at byte {error.position}; UTF-8 text is right"
-        ) from None
+        raise ConfigError(f"{path}: not YAML: {error.reason} at byte {error.position}; UTF-8 text is right") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply; the file is a flat list of `name: value`") from None
     if root is None:
@@ -536,9 +524,7 @@ def _from_node(setting: Setting, node: yaml.Node, path: Path) -> Any:
         return tuple(_item(setting, item, path) for item in node.value)
     shape = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
     many = "a list of " if setting.kind.many else ""
-    raise ConfigError(
-        f"{place}: {setting.name}: {shape} is wrong; {many}{setting.kind.wanted} would be right"
-    )
+    raise ConfigError(f"{place}: {setting.name}: {shape} is wrong; {many}{setting.kind.wanted} would be right")
 
 
 def _item(setting: Setting, node: yaml.Node, path: Path) -> Any:
@@ -546,9 +532,7 @@ def _item(setting: Setting, node: yaml.Node, path: Path) -> Any:
 
     place = f"{path}:{node.start_mark.line + 1}"
     if not isinstance(node, yaml.ScalarNode):
-        raise ConfigError(
-            f"{place}: {setting.name}: each item is plain text; {setting.kind.wanted} would be right"
-        )
+        raise ConfigError(f"{place}: {setting.name}: each item is plain text; {setting.kind.wanted} would be right")
     return _parse(setting, node.value, place)
 
 
@@ -591,9 +575,7 @@ def _check_ports(config: Config, wrong: _Wrong) -> None:
     for name in ("port", "admin_port", "envoy_admin_port"):
         port = getattr(config, name)
         if port and port in ports:
-            raise wrong(
-                (name, ports[port]), f"{name} and {ports[port]} are both {port}; each needs its own port"
-            )
+            raise wrong((name, ports[port]), f"{name} and {ports[port]} are both {port}; each needs its own port")
         ports[port] = name
 
 
@@ -610,9 +592,7 @@ def _check_listen(config: Config, wrong: _Wrong) -> None:
         return
     host, port = host_and_port(config.listen)
     if port and port + config.workers - 1 > 65535:
-        raise wrong(
-            ("listen", "workers"), f"listen: {config.workers} workers need ports up to 65535 from {port} on"
-        )
+        raise wrong(("listen", "workers"), f"listen: {config.workers} workers need ports up to 65535 from {port} on")
     if certificate is None and not is_loopback(host):
         raise wrong(
             ("listen",),

@@ -47,9 +47,7 @@ def command(directory: Path) -> None:
     """
     for name in SHIPPED:
         if (directory / name).is_symlink() or (directory / name).exists():
-            raise ConfigError(
-                f"{directory / name}: is there already, and nothing is overwritten; name another DIR"
-            )
+            raise ConfigError(f"{directory / name}: is there already, and nothing is overwritten; name another DIR")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         written = [path for name in SHIPPED for path in _write(shipped(name), directory / name)]

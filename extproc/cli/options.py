@@ -82,9 +82,8 @@ def _moment(seconds: float) -> datetime:
 
 def _last_clock_time(text: str, now: float) -> datetime:
     local_now = datetime.fromtimestamp(now).astimezone()
-    moment = datetime.fromisoformat(
-        f"{local_now:%Y-%m-%d}T{text.zfill(5) if len(text) < 6 else text}"
-    ).astimezone()
+    clock = text if text.index(":") == 2 else "0" + text
+    moment = datetime.fromisoformat(f"{local_now:%Y-%m-%d}T{clock}").astimezone()
     if moment > local_now:
         moment = (moment.replace(tzinfo=None) - timedelta(days=1)).astimezone()
     return moment.astimezone(UTC)

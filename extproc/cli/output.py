@@ -11,16 +11,15 @@ the exact bytes.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import click
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PROGRESS_AFTER_SECONDS: Final = 2.0
 
@@ -81,6 +80,8 @@ class Column(NamedTuple):
     right: bool = False
     fixed: bool = False
     """Never cut: an id that is cut is of no use."""
+    from_width: int = 0
+    """Left out on a terminal narrower than this."""
 
 
 class Cell(NamedTuple):
@@ -93,6 +94,8 @@ class Cell(NamedTuple):
 Row = Sequence[Cell | str]
 
 _BATCH_ROWS: Final = 500
+_GAP: Final = 2
+_NARROWEST: Final = 4
 
 
 def table(columns: Sequence[Column], rows: Iterable[Row], *, at_once: bool = False) -> int:
@@ -111,7 +114,7 @@ def table(columns: Sequence[Column], rows: Iterable[Row], *, at_once: bool = Fal
             count += len(batch)
             batch = []
     if batch:
-        _print_table(columns, batch, header=count == 0)
+        _print_table(columns, batch, header=True)
     return count + len(batch)
 
 
@@ -130,34 +133,58 @@ def _cell(cell: Cell | str) -> Cell:
 
 
 def _print_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> None:
-    from rich.console import Console
+    width = shutil.get_terminal_size().columns
+    shown = [index for index, column in enumerate(columns) if column.from_width <= width]
+    kept = [columns[index] for index in shown]
+    cells = [[_clean(row[index]) for index in shown] for row in rows]
+    widths = _widths(kept, cells, width)
+    if header:
+        cells.insert(0, [Cell(column.title, "bold") for column in kept])
+    for line in cells:
+        sys.stdout.write(_line(kept, line, widths) + "\n")
+    sys.stdout.flush()
 
-    # rich gets text that is already escaped, and no markup: a path may look like "[red]".
-    Console(highlight=False, markup=False, emoji=False).print(_rich_table(columns, rows, header=header))
+
+def _clean(cell: Cell | str) -> Cell:
+    cell = _cell(cell)
+    return Cell(escape(cell.text), cell.style)
 
 
-def _rich_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int]:
+    """As wide as the widest cell; what does not fit is taken from the widest column that may be cut."""
+    from rich.cells import cell_len
 
-    grid = Table(box=None, show_header=header, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(
-            column.title,
-            justify="right" if column.right else "left",
-            no_wrap=True,
-            overflow="fold" if column.fixed else "ellipsis",
-            min_width=column.width,
-        )
-    for row in rows:
-        cells = map(_cell, row)
-        grid.add_row(*(Text(escape(cell.text), style=cell.style) for cell in cells))
-    return grid
+    widths = [
+        max(column.width, len(column.title), *(cell_len(row[index].text) for row in rows))
+        for index, column in enumerate(columns)
+    ]
+    flexible = [index for index, column in enumerate(columns) if not column.fixed]
+    while sum(widths) + _GAP * (len(widths) - 1) > width:
+        widest = max(flexible, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def _line(columns: Sequence[Column], cells: Sequence[Cell], widths: Sequence[int]) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    parts = []
+    for column, cell, width in zip(columns, cells, widths, strict=True):
+        missing = width - cell_len(cell.text)
+        text = cell.text if missing >= 0 else set_cell_size(cell.text, width - 1) + "\u2026"
+        padding = " " * missing
+        if cell.style:
+            text = styled(text, **{"bold": True} if cell.style == "bold" else {"fg": cell.style})
+        parts.append(padding + text if column.right else text + padding)
+    return (" " * _GAP).join(parts).rstrip()
 
 
 def styled(text: str, **style: Any) -> str:
     """Colour for a terminal, nothing for a pipe; `text` is escaped already."""
-    return click.style(text, **style) if is_terminal() else text
+    # https://no-color.org: present and not empty.
+    return click.style(text, **style) if is_terminal() and not os.environ.get("NO_COLOR") else text
 
 
 # Progress --------------------------------------------------------------------------------------------------

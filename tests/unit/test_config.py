@@ -320,9 +320,7 @@ def test_settings_that_contradict_each_other(text: str, message: str) -> None:
         ({}, {"port": 9901}, "--port: envoy_admin_port and port are both 9901; each needs its own port"),
     ],
 )
-def test_a_wrong_variable_or_flag_is_named(
-    environ: dict[str, str], flags: dict[str, Any], message: str
-) -> None:
+def test_a_wrong_variable_or_flag_is_named(environ: dict[str, str], flags: dict[str, Any], message: str) -> None:
     """The place of a value that came from no file is the variable or the flag."""
     assert mistake("", environ, **flags) == message
 
@@ -350,9 +348,7 @@ def test_a_file_that_is_no_text_is_named(data: bytes) -> None:
 
 def test_a_file_nested_without_end_is_a_mistake_like_any_other() -> None:
     """The YAML parser's own recursion limit does not reach the user as a traceback."""
-    assert (
-        mistake("[" * 100_000) == "extproc.yaml: nested too deeply; the file is a flat list of `name: value`"
-    )
+    assert mistake("[" * 100_000) == "extproc.yaml: nested too deeply; the file is a flat list of `name: value`"
 
 
 def test_a_long_or_hostile_value_is_shown_short_and_escaped() -> None:
