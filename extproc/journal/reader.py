@@ -1,0 +1,528 @@
+"""What the journal holds, read beside a running sidecar or long after it: lines, and exchanges made of them.
+
+An exchange is what its records say together: `request` or `open`, then `response` or `orphan`, then perhaps `late`.
+They are joined by id as they are met. Damaged lines are passed over here; `verify.py` is who names them.
+
+Exchanges come newest last, by the time at which they started, as far as that is possible without keeping them all:
+an exchange is held back until a thousand later ones have ended. What is in memory is those, and the ones in flight.
+An exchange in flight has `outcome` and `ended_at` null, and comes last; with `follow` it comes when it has ended.
+"""
+
+from __future__ import annotations
+
+import base64
+import heapq
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.core.outcome import decide
+from extproc.core.record import DamagedLine, timestamp
+from extproc.errors import JournalError
+from extproc.journal import lines
+from extproc.journal.directory import BODIES, SEGMENTS, reason
+from extproc.journal.flight import type_and_id
+from extproc.journal.lines import Line, Series
+from extproc.journal.segment import OPEN, Name
+from extproc.journal.spool import exchange_of
+from extproc.journal.tail import Tail
+
+Record = Mapping[str, Any]
+
+_WINDOW: Final = 1000
+_REMEMBERED: Final = 10_000
+_POLL_SECONDS: Final = 0.2
+_REQUEST_WAIT_SECONDS: Final = 1.0
+"""How long an exchange that has ended is held back, when following, for a request record that comes after."""
+_CLOCK_SLACK_SECONDS: Final = 60
+_FIRST_RECORD_SECONDS: Final = 60
+"""An exchange has its first record within this time; clocks agree within the one above."""
+_HEAD_BYTES: Final = 160
+_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Exchange(dict[str, Any]):
+    """One exchange with the fields of `extproc log --json`. `bodies` are the body fields of its records."""
+
+    __slots__ = ("bodies", "directory")
+
+    def __init__(self, fields: Mapping[str, Any], directory: Path, bodies: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self.directory = directory
+        self.bodies = bodies
+
+    @property
+    def in_flight(self) -> bool:
+        """It has no terminal record yet."""
+        return self["outcome"] is None
+
+
+# Reading -----------------------------------------------------------------------------------------------------
+
+
+def scan(directories: Sequence[Path]) -> Iterator[Line]:
+    """Every line of every segment, series by series in the order of writing, damaged ones too.
+
+    Lines that were written again in a later segment, and the half line that a writer is just writing, are left out.
+    """
+    for directory in directories:
+        for series in lines.series(directory):
+            yield from (line for line in Tail(series) if line is not None)
+
+
+def exchanges(
+    directories: Sequence[Path],
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    follow: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Exchange]:
+    """The exchanges that started at `since` or later and before `until`, newest last, those in flight at the end.
+
+    With `follow` this goes on with each exchange as it ends, until `stop` says so.
+    """
+    window = _Window(_text(since), _text(until))
+    if follow:
+        yield from _follow(directories, window, since, stop)
+        return
+    tails = [Tail(series, _first_segment(series, since)) for d in directories for series in lines.series(d)]
+    for directory, record in _merged(tails):
+        if window.past(record):
+            break
+        yield from window.take(directory, record)
+    yield from window.drain()
+
+
+def in_flight(directories: Sequence[Path], at: datetime, until: datetime | None = None) -> Iterator[Exchange]:
+    """The exchanges that had started and not ended at `at`, or at some moment from `at` to `until`; oldest first."""
+    first, last = _text(at) or "", _text(until or at) or ""
+    window = _Window(None, last + "~")
+    tails = [Tail(series, _segment_with_all_of(series, at)) for d in directories for series in lines.series(d)]
+    for directory, record in _merged(tails):
+        if window.past(record):
+            break
+        yield from (exchange for exchange in window.take(directory, record) if _reaches(exchange, first))
+    yield from (exchange for exchange in window.drain() if _reaches(exchange, first))
+
+
+def find(directories: Sequence[Path], id_or_prefix: str) -> list[Exchange]:
+    """The exchanges whose id begins so, in flight or ended. An id tells its time, so little has to be read."""
+    prefix = id_or_prefix.lower()
+    everything = [series for directory in directories for series in lines.series(directory)]
+    # An id that is none of ours by its form, or that came long after its time, takes a second look everywhere.
+    for times in (_times_of(prefix), (0.0, math.inf)):
+        found = [exchange for series in everything for exchange in _find(series, prefix, *times)]
+        if found:
+            return found
+    return []
+
+
+def body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
+    """The exact bytes of one direction's body as far as they were recorded; None when they were not."""
+    if not isinstance(exchange, Exchange):
+        return None
+    field = exchange.bodies.get(direction)
+    return None if field is None else body_bytes(field, exchange.directory)
+
+
+def body_bytes(field: Mapping[str, Any], directory: Path) -> bytes:
+    """The bytes that a record's `body` stands for. Raises JournalError when its file is gone or cannot be read."""
+    if "text" in field:
+        return str(field["text"]).encode("utf-8", "surrogatepass")
+    if "base64" in field:
+        return base64.b64decode(field["base64"])
+    path = body_path(field, directory)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise JournalError(f"{path}: {reason(error)}") from error
+
+
+def body_path(field: Mapping[str, Any], directory: Path) -> Path:
+    """The file of a spooled body. Raises JournalError for a name that the journal cannot have written."""
+    name = str(field.get("file", "")).removeprefix(f"{BODIES}/")
+    if exchange_of(name) is None:
+        raise JournalError(f"a record refers to a body by a name that is none: {field!r}")
+    return directory / BODIES / name
+
+
+# The join ----------------------------------------------------------------------------------------------------
+
+
+class _Parts:
+    """The records of one exchange that were met so far."""
+
+    __slots__ = ("directory", "ended_at", "id", "late", "opened", "orphan", "protocol", "request", "response")
+
+    def __init__(self, id: str, directory: Path) -> None:
+        self.id = id
+        self.directory = directory
+        self.opened: Record | None = None
+        self.request: Record | None = None
+        self.response: Record | None = None
+        self.orphan: Record | None = None
+        self.late: Record | None = None
+        self.protocol: Record | None = None
+        self.ended_at = 0.0
+        """When its terminal record was met, on the monotonic clock."""
+
+    def add(self, record: Record) -> bool:
+        """Take a record in. True when it is the one that ends the exchange."""
+        self.protocol = record.get("protocol") or self.protocol
+        match record["type"]:
+            case "open":
+                self.opened = record if self.opened is None or "request" in record else self.opened
+            case "request":
+                self.request = self.request or record
+            case "late":
+                self.late = record
+            case "response" if not self.over:
+                self.response = record
+                return True
+            case "orphan" if not self.over:
+                self.orphan = record
+                return True
+        return False
+
+    @property
+    def over(self) -> bool:
+        return self.response is not None or self.orphan is not None
+
+    @property
+    def started_at(self) -> str:
+        for record in (self.request, self.opened, self.response):
+            if record is not None and "started_at" in record:
+                return str(record["started_at"])
+        return _started_by_id(self.id) or str((self.orphan or self.opened or {}).get("at", ""))
+
+    def exchange(self) -> Exchange:
+        begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
+        first = begun or response or orphan
+        ended_at = response.get("ended_at") or orphan.get("at")
+        request = _direction(begun.get("request"), _REQUEST_FIELDS, self.late, "request")
+        if request is not None and request["ended_by"] is None and self.orphan is not None:
+            request["ended_by"] = "orphan"
+        fields = {
+            "id": self.id,
+            "started_at": self.started_at,
+            "ended_at": ended_at,
+            "duration_ms": response.get("duration_ms", _milliseconds(self.started_at, ended_at)),
+            "outcome": decide(self.response, self.orphan).value if self.over else None,
+            "method": begun.get("method", response.get("method")),
+            "path": begun.get("path", response.get("path")),
+            "authority": begun.get("authority"),
+            "client": begun.get("client"),
+            "status": response.get("status"),
+            "upstream": response.get("upstream"),
+            "cluster": response.get("cluster"),
+            "route": response.get("route"),
+            "response_flags": response.get("response_flags"),
+            "response_code_details": response.get("response_code_details"),
+            "request_id": begun.get("request_id"),
+            "trace_id": begun.get("trace_id"),
+            "span_id": begun.get("span_id"),
+            "worker": first.get("worker"),
+            "boot_id": first.get("boot_id"),
+            "seq": first.get("seq"),
+            "request": request,
+            "response": _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response"),
+            "llm": _llm(begun.get("llm"), response.get("llm")),
+            "protocol": {"late": {}, "duplicate_end_of_stream": 0} | dict(self.protocol or {}),
+        }
+        bodies = {"request": _body(begun.get("request")), "response": _body(response.get("response"))}
+        return Exchange(fields, self.directory, bodies)
+
+
+_REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
+_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, "first_byte_ms", "last_byte_ms")
+_LLM_FIELDS: Final = (
+    "api",
+    "model",
+    "stream",
+    "params",
+    "response_model",
+    "response_id",
+    "finish_reasons",
+    "usage",
+    "ttft_ms",
+    "output_chars",
+    "fingerprint",
+)
+
+
+def _direction(part: Any, names: Sequence[str], late: Record | None, direction: str) -> dict[str, Any] | None:
+    if not isinstance(part, dict):
+        return None
+    fields = {name: part.get(name) for name in names}
+    trailers = part.get("trailers") or ((late or {}).get("trailers") or {}).get(direction)
+    return fields | ({"trailers": trailers} if trailers else {})
+
+
+def _llm(request: Any, response: Any) -> dict[str, Any] | None:
+    if not request and not response:
+        return None
+    both = {**(request or {}), **(response or {})}
+    fields = {name: both.get(name) for name in _LLM_FIELDS}
+    errors = [part["parse_error"] for part in (request, response) if part and part.get("parse_error")]
+    if both.get("error"):
+        fields["error"] = both["error"]
+    return fields | ({"parse_error": "; ".join(errors)} if errors else {})
+
+
+def _body(part: Any) -> Any:
+    return part.get("body") if isinstance(part, dict) else None
+
+
+class _Window:
+    """Joins records, and hands exchanges out by the time at which they started, as far as memory allows."""
+
+    def __init__(self, since: str | None, until: str | None) -> None:
+        self._since = since or ""
+        self._until = until or "~"
+        self._by_id: dict[str, _Parts] = {}
+        self._ended: list[tuple[str, str]] = []
+        self._gone: dict[str, None] = {}
+
+    def past(self, record: Record) -> bool:
+        """Whether nothing that is asked for can come any more."""
+        if self._until == "~" or record["at"] <= self._until:
+            return False
+        return len(self._by_id) == len(self._ended) and record["at"] > _later(self._until, _FIRST_RECORD_SECONDS)
+
+    def take(self, directory: Path, record: Record) -> Iterator[Exchange]:
+        """Take one record in, and give out what must not be held back any longer."""
+        self.add(directory, record)
+        if len(self._ended) > _WINDOW:
+            yield from self._give(heapq.heappop(self._ended)[1])
+
+    def add(self, directory: Path, record: Record) -> None:
+        """Take one record in."""
+        id, type = record.get("id"), record["type"]
+        if not isinstance(id, str) or type not in _JOINED or id in self._gone:
+            return
+        parts = self._by_id.get(id)
+        if parts is None:
+            if type == "late":
+                return
+            parts = _Parts(id, directory)
+            if "started_at" in record and not self._wanted(str(record["started_at"])):
+                return
+            self._by_id[id] = parts
+        if parts.add(record):
+            parts.ended_at = time.monotonic()
+            heapq.heappush(self._ended, (parts.started_at, id))
+
+    def settled(self) -> Iterator[Exchange]:
+        """What has ended and needs no waiting for its request record."""
+        waiting: list[tuple[str, str]] = []
+        now = time.monotonic()
+        while self._ended:
+            entry = heapq.heappop(self._ended)
+            parts = self._by_id[entry[1]]
+            if parts.response and not parts.request and now - parts.ended_at < _REQUEST_WAIT_SECONDS:
+                waiting.append(entry)
+            else:
+                yield from self._give(entry[1])
+        self._ended = waiting
+
+    def drain(self) -> Iterator[Exchange]:
+        """Everything that is left; what has not ended comes last."""
+        while self._ended:
+            yield from self._give(heapq.heappop(self._ended)[1])
+        for parts in sorted(self._by_id.values(), key=lambda parts: parts.started_at):
+            yield from self._give(parts.id)
+
+    def _wanted(self, started_at: str) -> bool:
+        return self._since <= started_at < self._until
+
+    def _give(self, id: str) -> Iterator[Exchange]:
+        parts = self._by_id.pop(id)
+        self._gone[id] = None
+        if len(self._gone) > _REMEMBERED:
+            del self._gone[next(iter(self._gone))]
+        if self._wanted(parts.started_at):
+            yield parts.exchange()
+
+
+_JOINED: Final = frozenset({"request", "open", "response", "orphan", "late"})
+
+
+def _merged(tails: Iterable[Tail]) -> Iterator[tuple[Path, Record]]:
+    """The records of several series by their time. A series is opened when its time has come."""
+    queue: list[tuple[str, int, Iterator[Record] | None]] = []
+    sources = list(tails)
+    for index, tail in enumerate(sources):
+        queue.append((tail.begins_at(), index, None))
+    heapq.heapify(queue)
+    while queue:
+        at, index, records = queue[0]
+        if records is None:
+            records = _records(sources[index])
+        else:
+            record = next(records, None)
+            if record is None:
+                heapq.heappop(queue)
+                continue
+            yield sources[index].directory, record
+            at = max(at, str(record["at"]))
+        heapq.heapreplace(queue, (at, index, records))
+
+
+def _records(tail: Iterable[Line | None]) -> Iterator[Record]:
+    for line in tail:
+        if line is not None and line.damage is None and "at" in line.record and "type" in line.record:
+            yield line.record
+
+
+def _follow(
+    directories: Sequence[Path], window: _Window, since: datetime | None, stop: Callable[[], bool]
+) -> Iterator[Exchange]:
+    tails: dict[tuple[Path, int, str], Tail] = {}
+    sources: dict[tuple[Path, int, str], Iterator[Line | None]] = {}
+    while not stop():
+        quiet = True
+        for directory in directories:
+            for series in lines.series(directory):
+                key = (directory, series.worker, series.boot_id)
+                if key not in tails:
+                    tails[key] = Tail(series, _first_segment(series, since), follow=True)
+                    sources[key] = iter(tails[key])
+                tails[key].refresh(series)
+        for key, source in sources.items():
+            for line in source:
+                if line is None:
+                    break
+                quiet = False
+                if line.damage is None and "type" in line.record and "at" in line.record:
+                    yield from window.take(key[0], line.record)
+        yield from window.settled()
+        if quiet:
+            time.sleep(_POLL_SECONDS)
+
+
+# Where to begin ----------------------------------------------------------------------------------------------
+
+
+def _first_segment(series: Series, since: datetime | None) -> int:
+    """The position of the first segment that can hold a record of this time or later."""
+    if since is None:
+        return 0
+    earliest = since.timestamp() - _CLOCK_SLACK_SECONDS
+    for position, name in enumerate(series.names):
+        if _written_until(series.directory, name) >= earliest:
+            return position
+    return len(series.names)
+
+
+def _segment_with_all_of(series: Series, at: datetime) -> int:
+    """The position of a segment from which on everything stands that was in flight at a moment."""
+    position = _begun_before(series, _text(at) or "")
+    head = lines.header(series.directory, series.names[position])
+    if head is None:
+        return 0
+    carried = [_started_by_id(id) for id, had in (head.get("in_flight") or {}).items() if had != "response"]
+    return min(position, _begun_before(series, min(carried))) if carried else position
+
+
+def _begun_before(series: Series, at: str) -> int:
+    found = 0
+    for position, name in enumerate(series.names):
+        head = lines.header(series.directory, name)
+        if head is not None and str(head.get("at", "")) > at:
+            break
+        found = position
+    return found
+
+
+def _written_until(directory: Path, name: Name) -> float:
+    """When a segment was written last; now for one that has been renamed or may be growing."""
+    if name.state == OPEN:
+        return time.time()
+    try:
+        return (directory / SEGMENTS / str(name)).stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
+
+
+def _find(series: Series, prefix: str, earliest: float, latest: float) -> list[Exchange]:
+    needle = prefix.encode("utf-8", "surrogateescape")
+    found: dict[str, _Parts] = {}
+    for name in series.names:
+        if _written_until(series.directory, name) < earliest - _CLOCK_SLACK_SECONDS:
+            continue
+        if all(parts.over for parts in found.values()) and _begins_after(series, name, latest):
+            break
+        for record in _records_with(series, name, needle):
+            id = str(record["id"])
+            found.setdefault(id, _Parts(id, series.directory)).add(record)
+    return [parts.exchange() for parts in found.values() if parts.over or parts.request or parts.opened]
+
+
+def _records_with(series: Series, name: Name, needle: bytes) -> Iterator[Record]:
+    """The records whose id begins with these bytes; only those are decoded."""
+    try:
+        with lines.open_segment(series.directory, name) as file:
+            for raw in lines.raw_lines(file):
+                if needle in raw[:_HEAD_BYTES] and type_and_id(raw)[1].encode().startswith(needle):
+                    line = lines.parse(name, 0, 0, raw)
+                    if line.damage is None and line.record.get("type") in _JOINED:
+                        yield line.record
+    except (DamagedLine, FileNotFoundError):
+        return
+
+
+def _begins_after(series: Series, name: Name, latest: float) -> bool:
+    head = lines.header(series.directory, name)
+    if head is None:
+        return False
+    begins = datetime.fromisoformat(str(head["at"])).timestamp()
+    return begins > latest + _FIRST_RECORD_SECONDS
+
+
+# Times ---------------------------------------------------------------------------------------------------------
+
+
+def _times_of(prefix: str) -> tuple[float, float]:
+    """Between which moments an exchange started whose id begins so: a UUIDv7 begins with its milliseconds."""
+    digits = prefix.replace("-", "")[:12]
+    try:
+        return int(digits.ljust(12, "0"), 16) / 1000, int(digits.ljust(12, "f"), 16) / 1000
+    except ValueError:
+        return 0.0, math.inf
+
+
+def _started_by_id(id: str) -> str:
+    started, _ = _times_of(id)
+    if _UUID7.fullmatch(id) is None:
+        return ""
+    return timestamp(int(started * 1000) * 1_000_000)
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _milliseconds(started_at: str, ended_at: str | None) -> float | None:
+    if not started_at or not ended_at:
+        return None
+    try:
+        span = datetime.fromisoformat(ended_at) - datetime.fromisoformat(started_at)
+    except ValueError:
+        return None
+    return max(0.0, round(span.total_seconds() * 1000, 3))
+
+
+def _later(at: str, seconds: int) -> str:
+    return _text(datetime.fromisoformat(at.rstrip("~")) + timedelta(seconds=seconds)) or ""
+
+
+def _reaches(exchange: Exchange, first: str) -> bool:
+    return exchange["ended_at"] is None or exchange["ended_at"] >= first

@@ -1,0 +1,130 @@
+"""One series read from some segment on, to its end or for as long as it grows.
+
+Reading needs no agreement with the writer: a line counts once its line end is there, and a segment is finished once
+it has been closed or the series has a later one, since nothing but a footer is written to it after that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from extproc.journal import lines
+from extproc.journal.lines import Line, Series
+from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK: Final = 1024 * 1024
+_LONGEST_LINE: Final = 32 * 1024 * 1024
+
+
+class Tail:
+    """Iterating gives the lines; with `follow` also None, each time there is nothing more at the moment.
+
+    Whoever follows calls `refresh` with the series as it is now before asking again.
+    """
+
+    def __init__(self, series: Series, first: int = 0, *, follow: bool = False) -> None:
+        self.directory: Path = series.directory
+        self._names = series.names[first:]
+        self._follow = follow
+
+    def begins_at(self) -> str:
+        """The time at the head of the first segment; empty when it has none that can be read."""
+        head = lines.header(self.directory, self._names[0]) if self._names else None
+        return str(head.get("at", "")) if head is not None else ""
+
+    def refresh(self, series: Series) -> None:
+        """Take note of segments that were begun, closed or deleted."""
+        self._names = series.names
+
+    def __iter__(self) -> Iterator[Line | None]:
+        last = 0
+        while True:
+            name = next((name for name in self._names if name.number > last), None)
+            if name is not None:
+                last = name.number
+                yield from self._segment(name)
+            elif self._follow:
+                yield None
+            else:
+                return
+
+    def _segment(self, name: Name) -> Iterator[Line | None]:
+        if name.state == COMPRESSED:
+            yield from self._whole(name)
+            return
+        fd = self._open(name)
+        if fd is None:
+            yield from self._whole(name)
+            return
+        try:
+            yield from self._growing(fd, name)
+        finally:
+            os.close(fd)
+
+    def _whole(self, name: Name) -> Iterator[Line]:
+        try:
+            yield from lines.read_lines(self.directory, name)
+        except FileNotFoundError:
+            return  # deleted by retention since it was listed
+
+    def _open(self, name: Name) -> int | None:
+        for state in (name.state, CLOSED):
+            try:
+                return os.open(self.directory / "segments" / (name.stem + state), _READ)
+            except FileNotFoundError:
+                continue
+        return None
+
+    def _growing(self, fd: int, name: Name) -> Iterator[Line | None]:
+        offset = number = last_seq = 0
+        while True:
+            later, finished = self._later(name)
+            limit = lines.void_from(self.directory, later) if name.state == OPEN else None
+            if os.fstat(fd).st_size < offset:
+                offset = number = 0  # a torn end was cut off behind us; what was given out is passed over below
+            repeated = last_seq if offset == 0 else 0
+            for raw in _complete_lines(fd, offset):
+                number += 1
+                line = lines.parse(name, number, offset, raw)
+                offset += len(raw)
+                seq = line.record.get("seq", 0)
+                if not repeated or seq > repeated:
+                    last_seq = max(last_seq, seq)
+                    if not lines.is_void(line.record, limit):
+                        yield line
+            if finished or not self._follow:
+                rest = os.fstat(fd).st_size - offset
+                if rest > 0 and name.state != OPEN:
+                    yield Line(name, number + 1, offset, offset + rest, {}, "the line is cut off")
+                return
+            yield None
+
+    def _later(self, name: Name) -> tuple[list[Name], bool]:
+        """The segments after this one, and whether this one grows no more."""
+        later = [other for other in self._names if other.number > name.number]
+        growing = any(other.number == name.number and other.state == OPEN for other in self._names)
+        return later, bool(later) or not growing
+
+
+def _complete_lines(fd: int, offset: int) -> Iterator[bytes]:
+    """The lines from `offset` on that have their line end."""
+    size = _CHUNK
+    while True:
+        data = os.pread(fd, size, offset)
+        end = data.rfind(b"\n") + 1
+        if end:
+            for raw in data[:end].split(b"\n")[:-1]:
+                yield raw + b"\n"
+            offset += end
+            size = _CHUNK
+        elif len(data) < size:
+            return
+        elif size < _LONGEST_LINE:
+            size *= 2
+        else:
+            yield data  # no record is so long
+            offset += len(data)
