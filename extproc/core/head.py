@@ -17,8 +17,8 @@ KEPT_CONTENT_LENGTH = "x-extproc-content-length"
 class Head(msgspec.Struct, gc=False):
     """Pseudo-headers and the headers that matter by name; the others only in `fields`."""
 
-    fields: list[list[Any]]
-    """`[name, value]` in the order of the wire, credentials replaced, pseudo-headers left out."""
+    fields: list[tuple[str, Any]]
+    """`(name, value)` in the order of the wire, credentials replaced, pseudo-headers left out."""
     method: str | None = None
     path: str | None = None
     authority: str | None = None
@@ -32,47 +32,50 @@ class Head(msgspec.Struct, gc=False):
     grpc_status: str | None = None
 
 
-_PSEUDO = {":method": "method", ":path": "path", ":authority": "authority", ":scheme": "scheme"}
 _BY_NAME = {
+    ":method": "method",
+    ":path": "path",
+    ":authority": "authority",
+    ":scheme": "scheme",
+    ":status": "status",
     "content-type": "content_type",
     "content-encoding": "content_encoding",
+    "content-length": "content_length",
     "x-request-id": "request_id",
     "traceparent": "traceparent",
     "grpc-status": "grpc_status",
 }
+_NUMBERS = frozenset({"status", "content_length"})
 
 
 def read(headers: HeaderList, redactor: Redactor) -> Head:
     """Read a header list, or trailers. Any bytes are accepted: what is not UTF-8 is kept as marked base64."""
-    fields: list[list[Any]] = []
+    fields: list[tuple[str, Any]] = []
     head = Head(fields)
     for name, raw in headers:
-        if name.startswith(":"):
-            _read_pseudo(head, name, raw, redactor)
+        attribute = _BY_NAME.get(name)
+        if attribute is not None:
+            _read_by_name(head, name, attribute, raw, redactor)
         elif redactor.is_secret(name):
-            fields.append([name, redactor.mark(raw)])
-        elif name != KEPT_CONTENT_LENGTH:
-            _read_field(head, name, raw, redactor)
+            fields.append((name, redactor.mark(raw)))
+        elif name != KEPT_CONTENT_LENGTH and not name.startswith(":"):
+            value = header_value(raw)
+            fields.append((name, redactor.url(value) if redactor.has_url(name) and isinstance(value, str) else value))
     return head
 
 
-def _read_pseudo(head: Head, name: str, raw: bytes, redactor: Redactor) -> None:
-    text = raw.decode("utf-8", "backslashreplace")
-    if name == ":status":
-        head.status = int(text) if text.isascii() and text.isdigit() else None
-    elif name == ":path":
-        head.path = redactor.url(text)
-    elif attribute := _PSEUDO.get(name):
-        setattr(head, attribute, text)
-
-
-def _read_field(head: Head, name: str, raw: bytes, redactor: Redactor) -> None:
-    value = header_value(raw)
-    if not isinstance(value, str):
-        head.fields.append([name, value])
-        return
-    head.fields.append([name, redactor.header(name, value)])
-    if attribute := _BY_NAME.get(name):
+def _read_by_name(head: Head, name: str, attribute: str, raw: bytes, redactor: Redactor) -> None:
+    if name[0] == ":":
+        text = raw.decode("utf-8", "backslashreplace")
+        value: Any = redactor.url(text) if attribute == "path" else text
+    else:
+        value = header_value(raw)
+        head.fields.append((name, value))
+    if attribute in _NUMBERS:
+        setattr(head, attribute, _number(raw))
+    elif isinstance(value, str):
         setattr(head, attribute, value)
-    elif name == "content-length" and value.isascii() and value.isdigit() and len(value) < 19:
-        head.content_length = int(value)
+
+
+def _number(raw: bytes) -> int | None:
+    return int(raw) if raw.isdigit() and len(raw) < 19 else None

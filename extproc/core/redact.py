@@ -46,9 +46,9 @@ class Redactor:
         """Whether the value of this header (in lower case) must not be written."""
         return name in self._headers
 
-    def header(self, name: str, value: str) -> str:
-        """A header's value that is not itself a secret: a URL in it may still carry one."""
-        return self.url(value) if name in _WITH_URL else value
+    def has_url(self, name: str) -> bool:
+        """Whether the value of this header is a URL, which may carry a secret."""
+        return name in _WITH_URL
 
     def url(self, url: str) -> str:
         """A path or URL with the values of secret query parameters replaced; otherwise unchanged to the byte."""
