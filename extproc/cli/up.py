@@ -1,0 +1,91 @@
+"""`extproc up`: the whole stack on this machine, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import click
+
+from extproc import config
+from extproc.cli import options
+from extproc.config import Config
+from extproc.envoy.stack import Stack
+
+_HELLO = '{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
+
+
+async def run(settings: Config) -> None:
+    """Run the stack until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
+    stack = Stack(settings)
+    signals = _Signals(stack)
+    work = asyncio.ensure_future(_work(stack, settings))
+    signalled = asyncio.ensure_future(signals.first.wait())
+    await asyncio.wait({work, signalled}, return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if work.done():
+        await stack.stop()
+        work.result()
+    else:
+        click.echo("stopping", err=True)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        await stack.stop()
+
+
+class _Signals:
+    """`first`: a signal has come. Every further one makes the stack wait no longer."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.first = asyncio.Event()
+        self._stack = stack
+        self._hurries: list[asyncio.Task[None]] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        if self.first.is_set():
+            self._hurries.append(asyncio.ensure_future(self._stack.hurry()))
+        self.first.set()
+
+
+async def _work(stack: Stack, settings: Config) -> None:
+    await stack.start()
+    click.echo(
+        f"ready {stack.url}  (Envoy's admin {stack.envoy_admin_url}, ours http://127.0.0.1:{stack.admin_port}/readyz)"
+    )
+    content_type = "-H 'content-type: application/json'"
+    if stack.has_demo_backends:
+        click.echo(f"try   curl -N {stack.url}/v1/chat/completions {content_type} -d '{_HELLO}'")
+    else:
+        click.echo(f"try   curl {stack.url}/v1/models")
+    data_dir = "" if settings.data_dir == Config().data_dir else f" --data-dir {settings.data_dir}"
+    click.echo(f"then  extproc log{data_dir}")
+    await stack.wait()
+
+
+@click.command
+@options.config_file
+@click.option("--port", metavar="PORT", help="Envoy's port. 0: any free one. [default: 8000]")
+@click.option("--admin-port", metavar="PORT", help="Port of /healthz and /readyz, on loopback. [default: 9464]")
+@click.option("--envoy-admin-port", metavar="PORT", help="Port of Envoy's admin, on loopback. [default: 9901]")
+@click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
+@click.option("--backend", "backends", multiple=True, metavar="URL", help="LLM server; more than once for several.")
+@click.option("--workers", metavar="N", help="Worker processes of the sidecar. [default: 1]")
+@click.option("--otlp", metavar="URL", help="OTLP/gRPC collector. Not used yet.")
+@click.option("--envoy-dir", metavar="DIR", help="Envoy's configuration. [default: envoy, else the shipped one]")
+@click.option("--envoy-concurrency", metavar="N", help="Envoy's threads. [default: one for each core]")
+def command(config_path: Path | None, **overrides: str | tuple[str, ...] | None) -> None:
+    """Run the whole stack on this machine: Envoy, the sidecar, demo backends.
+
+    Prints `ready URL` when a request would succeed. With --backend your servers stand behind Envoy instead of the two
+    demo backends. Ctrl-C or SIGTERM ends everything: running exchanges get drain_seconds, a second Ctrl-C none.
+
+    \b
+    Examples:
+      extproc up
+      extproc up --backend http://127.0.0.1:8000 --port 8080
+      extproc up --backend http://gpu1:8000 --backend http://gpu2:8000 --workers 2
+    """
+    asyncio.run(run(config.load(config_path, overrides=overrides)))

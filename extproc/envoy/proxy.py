@@ -1,0 +1,175 @@
+"""One running Envoy: started on a directory of files, asked through its admin interface, stopped.
+
+envoy = Envoy(config_directory, log)
+await envoy.start()          # the process runs; the addresses are known when `state` says so
+state = await envoy.state()  # what it serves, and what it is waiting for
+await envoy.ended()          # how it died
+await envoy.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import http.client
+import json
+import os
+import re
+from pathlib import Path
+from typing import IO, Any, Final
+
+from extproc.envoy import binary, process
+from extproc.envoy.files import BOOTSTRAP
+from extproc.errors import StackError
+
+_ADMIN_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 5.0
+_TAIL_LINES: Final = 12
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """What Envoy says of itself."""
+
+    live: bool
+    """All files are read and the listeners are open."""
+    port: int
+    hosts: dict[str, dict[str, bool]]
+    """Of each cluster its hosts, and whether each is healthy."""
+    rejected: bool
+    """A version of routes.yaml or clusters.yaml was refused."""
+
+
+class Envoy:
+    """One Envoy process. `concurrency` 0 is Envoy's own default, a thread for each core."""
+
+    def __init__(self, directory: Path, log: Path, concurrency: int = 0) -> None:
+        self._directory = directory
+        self._log = log
+        self._concurrency = concurrency
+        self._process: asyncio.subprocess.Process | None = None
+        self._address_file = directory / "admin-address"
+        self._admin: tuple[str, int] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def admin_url(self) -> str:
+        host, port = self._admin or ("127.0.0.1", 0)
+        return f"http://{host}:{port}"
+
+    async def start(self) -> None:
+        self._address_file.unlink(missing_ok=True)
+        command = [
+            str(binary.find()),
+            *("-c", str(self._directory / BOOTSTRAP)),
+            # Otherwise a misspelt field in a watched file is a warning, and 404 for everything.
+            "--reject-unknown-dynamic-fields",
+            # Hot restart shares memory between Envoys of a machine: a second stack would not start.
+            "--disable-hot-restart",
+            *("--admin-address-path", str(self._address_file)),
+        ]
+        if self._concurrency:
+            command += ["--concurrency", str(self._concurrency)]
+        with self._new_log() as log:
+            self._process = await process.start(*command, stdout=log, stderr=log)
+
+    def _new_log(self) -> IO[bytes]:
+        self._log.unlink(missing_ok=True)
+        # With an access log switched on it says who asked for what.
+        return open(self._log, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+    async def ended(self) -> str:
+        """Wait for the end of the process; what happened, with the end of its log."""
+        assert self._process is not None
+        code = await self._process.wait()
+        return f"Envoy has ended ({process.how_it_ended(code)}); the end of {self._log}:\n{self.tail()}"
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            await process.stop(self._process, _STOP_SECONDS)
+
+    async def refuse_connections(self) -> None:
+        """Take no new connections, and close those that are there after what runs on them."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            await self.ask("/healthcheck/fail", "POST")
+            await self.ask("/drain_listeners", "POST")
+
+    async def state(self) -> State | None:
+        """What Envoy serves now; None while it does not answer."""
+        try:
+            live = await self.ask("/ready")
+            listeners = json.loads(await self.ask("/listeners?format=json"))
+            clusters = json.loads(await self.ask("/clusters?format=json"))
+            refusals = await self.ask("/stats?filter=update_rejected$")
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        return State(
+            live=live.strip() == b"LIVE",
+            port=_port(listeners),
+            hosts={each["name"]: _hosts(each) for each in clusters.get("cluster_statuses", [])},
+            rejected=re.search(rb": [1-9]", refusals) is not None,
+        )
+
+    async def ask(self, path: str, method: str = "GET") -> bytes:
+        """One request to the admin interface."""
+        return await asyncio.to_thread(self._ask, path, method)
+
+    def _ask(self, path: str, method: str) -> bytes:
+        if self._admin is None:
+            text = self._address_file.read_text()
+            host, _, port = text.strip().rpartition(":")
+            self._admin = (host, int(port))
+        connection = http.client.HTTPConnection(*self._admin, timeout=_ADMIN_SECONDS)
+        try:
+            connection.request(method, path)
+            return connection.getresponse().read()
+        finally:
+            connection.close()
+
+    def refusal(self) -> StackError:
+        """What Envoy had against a watched file, from its log."""
+        lines = [line for line in self._lines() if "rejected" in line or "[critical]" in line]
+        return StackError("Envoy refuses the configuration:\n" + "\n".join(lines[-3:] or self._lines()[-_TAIL_LINES:]))
+
+    def tail(self) -> str:
+        """The end of Envoy's log, without what it says at every start."""
+        lines = self._lines()
+        telling = [line for line in lines if "[info]" not in line and "[debug]" not in line]
+        return "\n".join((telling or lines)[-_TAIL_LINES:])
+
+    def _lines(self) -> list[str]:
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, log.seek(0, 2) - 65536))
+                return log.read().decode("utf-8", "replace").splitlines()
+        except OSError:
+            return []
+
+
+def _port(listeners: Any) -> int:
+    statuses = listeners.get("listener_statuses", [])
+    status = next((each for each in statuses if each.get("name") == "ingress"), statuses[0] if statuses else {})
+    address = status.get("local_address", {}).get("socket_address", {})
+    return int(address.get("port_value", 0))
+
+
+def _hosts(cluster: dict[str, Any]) -> dict[str, bool]:
+    return {_address(host): _healthy(host.get("health_status", {})) for host in cluster.get("host_statuses", [])}
+
+
+def _address(host: dict[str, Any]) -> str:
+    address = host.get("address", {})
+    if "pipe" in address:
+        return str(address["pipe"].get("path"))
+    socket = address.get("socket_address", {})
+    return f"{socket.get('address')}:{socket.get('port_value')}"
+
+
+def _healthy(status: dict[str, Any]) -> bool:
+    return status.get("eds_health_status", "HEALTHY") == "HEALTHY" and not any(
+        value for name, value in status.items() if name.startswith(("failed_", "pending_")) and value is True
+    )

@@ -1,0 +1,260 @@
+"""The whole stack on one machine: Envoy, the sidecar's workers, and demo backends when no others are named.
+
+    stack = Stack(config)
+    await stack.start()      # returns when a request would succeed
+    await stack.wait()       # does not return; StackError when a part is beyond repair
+    await stack.stop()       # ends everything, in order; `hurry` makes it wait no longer
+
+Files are in `<data_dir>/run`: Envoy's configuration as it was started, and its log. Nothing that the stack does to
+see whether it works is an exchange: it asks Envoy's admin interface, and Envoy asks /health past the recorder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.config import UNIX_PATH_BYTES, Config
+from extproc.envoy import files, process
+from extproc.envoy.proxy import Envoy, State
+from extproc.errors import ConfigError, StackError
+from extproc.service.admin import Admin
+from extproc.service.workers import Workers
+
+_POLL_SECONDS: Final = 0.1
+_STILL_WAITING_SECONDS: Final = 5.0
+_BACKEND_STOP_SECONDS: Final = 3.0
+
+Say = Callable[[str], None]
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class DemoBackend:
+    """One demo LLM server. A new process gets the port of the one before."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        child = await process.start(
+            *(sys.executable, "-m", "extproc", "mock-llm", "--port", str(self.port)), stdout=asyncio.subprocess.PIPE
+        )
+        self._process = child
+        assert child.stdout is not None
+        word, _, url = (await child.stdout.readline()).decode().strip().partition(" ")
+        if word != "ready":
+            raise StackError(f"a demo backend did not start ({process.how_it_ended(await child.wait())})")
+        self.port = int(url.rpartition(":")[2])
+
+    async def keep(self, say: Say) -> None:
+        """Start it again whenever it ends."""
+        while True:
+            assert self._process is not None
+            code = await self._process.wait()
+            say(f"demo backend 127.0.0.1:{self.port}: {process.how_it_ended(code)}; starting it again")
+            await self.start()
+
+    async def stop(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            await process.stop(self._process, _BACKEND_STOP_SECONDS)
+
+
+class Stack:
+    """All processes of one `up`. `say` gets the lines for the operator."""
+
+    def __init__(self, config: Config, say: Say = _print) -> None:
+        self._say = say
+        self.run_dir = config.data_dir.absolute() / "run"
+        self._short_dir: Path | None = None
+        self._config = self._with_short_socket(config)
+        self._workers = Workers(self._config, say)
+        self._admin = Admin(config.admin_port, self._workers.readiness)
+        self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
+        self._backends: list[DemoBackend] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+        self.admin_port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def envoy_admin_url(self) -> str:
+        return self._envoy.admin_url
+
+    @property
+    def has_demo_backends(self) -> bool:
+        return bool(self._backends)
+
+    async def start(self) -> None:
+        """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
+        documents = files.read(self._envoy_directory())
+        self._check_ports(files.listener_host(documents))
+        try:
+            await self._start_sidecar()
+            await self._start_backends(documents)
+            await self._start_envoy(documents)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def wait(self) -> None:
+        """Until a part has fallen over for good, which is raised as StackError."""
+        self._tasks += [
+            asyncio.create_task(self._workers.wait()),
+            asyncio.create_task(self._until_envoy_ends()),
+            *(asyncio.create_task(backend.keep(self._say)) for backend in self._backends),
+        ]
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def stop(self) -> None:
+        """End all parts. The order: no new connections, the exchanges that run, Envoy, the backends.
+
+        Envoy goes after the workers, so that what is cut off is recorded as drained and not as a lost connection.
+        """
+        for task in self._tasks:
+            task.cancel()
+        await self._envoy.refuse_connections()
+        await self._workers.stop()
+        await self._admin.stop()
+        await self._envoy.stop()
+        await asyncio.gather(*(backend.stop() for backend in self._backends))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._short_dir is not None:
+            shutil.rmtree(self._short_dir, ignore_errors=True)
+
+    async def hurry(self) -> None:
+        """Wait no longer for the exchanges that run."""
+        await self._workers.stop()
+
+    # Starting ----------------------------------------------------------------------------------------------
+
+    def _with_short_socket(self, config: Config) -> Config:
+        """The settings with absolute paths, and with a socket in /tmp when the data directory's path is too long."""
+        config = config.replace(data_dir=config.data_dir.absolute())
+        if config.listen is not None:
+            return config
+        longest = f"{self.run_dir / 'extproc.sock'}.{config.workers}"
+        if len(os.fsencode(longest)) <= UNIX_PATH_BYTES:
+            return config
+        self._short_dir = Path(tempfile.mkdtemp(prefix="extproc-"))  # made 0700
+        return config.replace(listen=f"unix:{self._short_dir / 'extproc.sock'}")
+
+    def _envoy_directory(self) -> Path | None:
+        """The directory to read; None, the shipped files, when the default one is not there."""
+        directory = self._config.envoy_dir
+        if directory.is_dir():
+            return directory
+        if directory == Config().envoy_dir:
+            return None
+        raise ConfigError(f"{directory}: there is no such directory; `extproc init .` writes ./envoy for editing")
+
+    def _check_ports(self, host: str) -> None:
+        # Envoy sets SO_REUSEPORT: two of them on one port would share its connections without a word.
+        config = self._config
+        wanted = ((host, config.port, "--port"), ("127.0.0.1", config.envoy_admin_port, "--envoy-admin-port"))
+        for address, port, flag in (*wanted, ("127.0.0.1", config.admin_port, "--admin-port")):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((address, port))
+                    probe.listen(1)
+                except OSError as error:
+                    raise StackError(
+                        f"port {port} on {address} cannot be used: {error.strerror}; name another one with {flag}"
+                    ) from None
+
+    async def _start_sidecar(self) -> None:
+        await self._workers.start()
+        self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
+        self.admin_port = await self._admin.start()
+
+    async def _start_backends(self, documents: files.Documents) -> None:
+        if self._config.backends:
+            files.set_backends(documents, self._config.backends)
+            return
+        ports = sorted({address["port_value"] for address in files.demo_endpoints(documents)})
+        self._backends = [DemoBackend() for _ in ports]
+        await _all(backend.start() for backend in self._backends)
+        files.set_demo_ports(documents, dict(zip(ports, (each.port for each in self._backends), strict=True)))
+
+    async def _start_envoy(self, documents: files.Documents) -> None:
+        config = self._config
+        files.set_ports(documents, port=config.port, admin_port=config.envoy_admin_port)
+        files.set_sidecar(documents, self._workers.addresses)
+        files.set_directory(documents, self.run_dir / "envoy")
+        files.write(documents, self.run_dir / "envoy")
+        await self._envoy.start()
+        ended = asyncio.create_task(self._until_envoy_ends())
+        ready = asyncio.create_task(self._until_ready())
+        fallen = asyncio.create_task(self._workers.wait())
+        tasks = (ended, ready, fallen)
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ready(self) -> None:
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _STILL_WAITING_SECONDS
+        while True:
+            state = await self._envoy.state()
+            if state is not None and state.rejected:
+                raise self._envoy.refusal()
+            missing = _missing(state)
+            if state is not None and not missing:
+                self.port = state.port
+                return
+            if loop.time() > patience:
+                self._say(f"still waiting: {missing}")
+                patience = loop.time() + _STILL_WAITING_SECONDS
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _until_envoy_ends(self) -> None:
+        raise StackError(await self._envoy.ended())
+
+
+async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all of them to their end; then the first error is raised as itself."""
+    for result in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _missing(state: State | None) -> str:
+    """What a request would fail for; empty when it would succeed."""
+    if state is None:
+        return "Envoy does not answer yet"
+    sidecar = state.hosts.get("extproc", {})
+    down = [host for host, healthy in sidecar.items() if not healthy]
+    if down or not sidecar:
+        return f"Envoy does not reach the sidecar at {', '.join(down) or 'any address'}"
+    if "llm" in state.hosts:
+        backends = state.hosts["llm"]
+        if not backends:
+            return "the backends' names cannot be resolved"
+        if not any(backends.values()):
+            return f"no backend is healthy: {', '.join(backends)}"
+    if not state.live or not state.port:
+        return "Envoy is not ready yet"
+    return ""
