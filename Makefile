@@ -84,7 +84,7 @@ $(DEVELOPMENT): requirements.lock $(BIN)/python
 	@$(INSTALL_LOCKED) requirements.lock
 	@touch $(RUN) $@
 
-$(PACKAGE): $(SOURCES) $(RUN)
+$(PACKAGE): $(SOURCES) | $(RUN)
 	@rm -rf dist
 	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps --no-build-isolation \
 		--wheel-dir dist .
