@@ -6,9 +6,6 @@ reader that closes the pipe early, as `head` does, has had what it wanted: no me
 A command's module is imported when the command is used and not before, so that `extproc log` loads no gRPC.
 """
 
-# ruff: noqa: ARG002 - click passes the context to methods that do not need it.
-# ruff: noqa: PLC0415 - what only some commands need is imported where they need it.
-
 from __future__ import annotations
 
 import importlib

@@ -11,10 +11,13 @@ from typing import Any, Final
 
 import click
 
-from extproc import config
-from extproc.errors import ConfigError
+from extproc.errors import ConfigError, ExtprocError
+from extproc.journal import reader
+from extproc.journal.reader import Exchange
 
 Decorated = Callable[..., Any]
+
+_SHOWN_IDS: Final = 10
 
 config_file: Final = click.option(
     "--config",
@@ -40,11 +43,26 @@ def journal_directories(command: Decorated) -> Decorated:
 
 def existing(data_dirs: Sequence[Path], config_path: Path | None) -> list[Path]:
     """The journal's directories, each of which is there. With `--data-dir` no settings are read."""
-    directories = list(data_dirs) or [config.load(config_path).data_dir]
+    directories = list(data_dirs)
+    if not directories:
+        from extproc import config
+
+        directories.append(config.load(config_path).data_dir)
     for directory in directories:
         if not directory.is_dir():
             raise ConfigError(f"{directory}: there is no such data directory; name one with --data-dir")
     return directories
+
+
+def one(id: str, directories: Sequence[Path]) -> Exchange:
+    """The one exchange whose id begins so. ExtprocError when there is none, or more than one."""
+    found = {exchange["id"]: exchange for exchange in reader.find(directories, id.strip())}
+    if not found:
+        raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} has an id that begins with {id!r}")
+    if len(found) > 1:
+        some = ", ".join(sorted(found)[:_SHOWN_IDS]) + (", ..." if len(found) > _SHOWN_IDS else "")
+        raise ExtprocError(f"{len(found)} exchanges have an id that begins with {id!r}: {some}")
+    return next(iter(found.values()))
 
 
 # Moments ---------------------------------------------------------------------------------------------------

@@ -6,8 +6,6 @@ that reorder what a reader sees. `show --body` and `replay` into a pipe are the 
 the exact bytes.
 """
 
-# ruff: noqa: PLC0415 - what only some commands need is imported where they need it.
-
 from __future__ import annotations
 
 import contextlib

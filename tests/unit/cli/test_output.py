@@ -62,7 +62,7 @@ def test_json_for_a_terminal_is_ascii_without_controls() -> None:
 
 
 COLUMNS = (Column("name"), Column("id", 36, fixed=True))
-ROWS = [(Cell("ok", "green"), "0" * 36), (f"[red]{ESCAPE}", "1" * 36)]
+ROWS: list[output.Row] = [(Cell("ok", "green"), "0" * 36), (f"[red]{ESCAPE}", "1" * 36)]
 
 
 def test_a_table_in_a_pipe_is_lines_with_tabs(capsys: pytest.CaptureFixture[str]) -> None:

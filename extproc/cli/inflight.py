@@ -1,0 +1,130 @@
+"""`extproc inflight`: the exchanges that had begun and not ended at a moment, or when the sidecar died."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import click
+
+from extproc.cli import options, output, view
+from extproc.core.outcome import Outcome
+from extproc.journal import lines, reader, segment
+from extproc.journal.reader import Exchange
+
+TOGETHER: Final = timedelta(seconds=10)
+"""Workers that are found dead within this time died of the same thing."""
+
+
+def at_crash(directories: Sequence[Path]) -> list[Exchange]:
+    """What was in flight when the sidecar last died, oldest first.
+
+    Nobody writes at the moment of death. It is seen afterwards: by recovery, which gives each exchange that it finds
+    an `orphan` record, or, while no sidecar has started again, by a segment that nobody is writing.
+    """
+    orphans: list[Exchange] = []
+    abandoned: list[Exchange] = []
+    live = _live_series(directories)
+    with output.progress("reading the journal") as report:
+        for number, exchange in enumerate(reader.exchanges(directories), 1):
+            report(f"{number} exchanges")
+            if exchange["outcome"] == Outcome.SIDECAR_RESTART_ORPHAN:
+                orphans = _latest([*orphans, exchange])
+            elif exchange.in_flight and (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
+                abandoned.append(exchange)
+    if abandoned:
+        return abandoned
+    return orphans if _nothing_after(directories, orphans) else []
+
+
+def _latest(orphans: list[Exchange]) -> list[Exchange]:
+    """Those that were found together with the last one."""
+    found = [(view.moment(exchange["ended_at"]), exchange) for exchange in orphans]
+    last = max(at for at, _ in found if at is not None)
+    return [exchange for at, exchange in found if at is not None and at >= last - TOGETHER]
+
+
+def _live_series(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
+    return {
+        (directory, series.worker, series.boot_id)
+        for directory in directories
+        for series in lines.series(directory)
+        for name in series.names
+        if name.state == segment.OPEN and segment.is_live(directory / "segments" / str(name))
+    }
+
+
+def _nothing_after(directories: Sequence[Path], orphans: Sequence[Exchange]) -> bool:
+    """Whether no death was found after these orphans: one that hit nothing would have left none."""
+    last = max((at for each in orphans if (at := view.moment(each["ended_at"]))), default=None)
+    if last is None:
+        return True
+    return not any(at > last + TOGETHER for at in _deaths(directories, last.timestamp()))
+
+
+def _deaths(directories: Sequence[Path], after: float) -> Iterator[datetime]:
+    """When recovery closed a series that had no end of its own, for series touched after this time."""
+    for directory in directories:
+        for series in lines.series(directory):
+            name = series.names[-1]
+            try:
+                touched = (directory / "segments" / str(name)).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            if touched >= after and (at := _recovered_at(directory, name)):
+                yield at
+
+
+def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
+    last = None
+    for line in lines.read_lines(directory, name):
+        last = line
+    if last is None or last.record.get("type") != "end" or not last.record.get("recovered"):
+        return None
+    return view.moment(last.record.get("at"))
+
+
+@click.command
+@click.option("--at", "moment", type=options.Moment(), metavar="TIME", help="In flight at this time.")
+@click.option(
+    "--window", type=options.Seconds(), default=0.0, metavar="SECONDS", help="Or up to so long before or after it."
+)
+@click.option("--at-crash", "crash", is_flag=True, help="In flight when the sidecar last died.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@options.journal_directories
+def command(
+    moment: datetime | None,
+    window: float,
+    crash: bool,
+    as_json: bool,
+    data_dirs: Sequence[Path],
+    config_path: Path | None,
+) -> None:
+    """List what was in flight at a moment, or when the sidecar died.
+
+    TIME is RFC 3339 (2026-11-21T03:12:00Z), a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d. Without
+    an offset it is local time. The columns are those of `extproc log`.
+
+    \b
+    Examples:
+      extproc inflight --at 03:12
+      extproc inflight --at 2026-11-21T03:12:07Z --window 5s --json
+      extproc inflight --at-crash
+    """
+    if (moment is None) == (not crash):
+        raise click.UsageError("--at TIME or --at-crash says when.")
+    directories = options.existing(data_dirs, config_path)
+    if moment is None:
+        exchanges: Iterable[Exchange] = at_crash(directories)
+    else:
+        around = timedelta(seconds=window)
+        exchanges = reader.in_flight(directories, moment - around, moment + around)
+    if as_json:
+        for exchange in exchanges:
+            click.echo(output.json_line(exchange))
+        return
+    rows = (view.row(exchange, local=output.is_terminal()) for exchange in exchanges)
+    if not output.table(view.COLUMNS, rows):
+        click.echo("nothing was in flight", err=True)

@@ -1,0 +1,199 @@
+"""`extproc log`: exchanges, newest last, filtered; also as they end, as JSON, and in OpenResty's form."""
+
+from __future__ import annotations
+
+import collections
+import fnmatch
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extproc.cli import options, output, view
+from extproc.cli.view import IN_FLIGHT, Exchange
+from extproc.core.outcome import Outcome
+from extproc.journal import reader
+
+_LONGEST = timedelta(hours=1)
+"""How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""
+
+Test = Callable[[Exchange], bool]
+
+
+class Status(click.ParamType[str]):
+    """`502`, `5xx`, or `none` for exchanges without an answer."""
+
+    name = "status"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the form."""
+        if not re.fullmatch(r"[1-9][0-9]{2}|[1-9]xx|none", str(value).lower()):
+            self.fail(f"{value!r} is no status; 502, 5xx or none would be right", param, ctx)
+        return str(value).lower()
+
+
+def tests(
+    outcomes: Sequence[str], statuses: Sequence[str], models: Sequence[str], paths: Sequence[str], ids: Sequence[str]
+) -> list[Test]:
+    """One test for each kind of filter that was given; within a kind, any one value is enough."""
+    found: list[Test] = []
+    if outcomes:
+        found.append(lambda exchange: view.outcome(exchange) in outcomes)
+    if statuses:
+        found.append(lambda exchange: any(_has_status(exchange, status) for status in statuses))
+    if models:
+        found.append(lambda exchange: any(_has_model(exchange, model) for model in models))
+    if paths:
+        found.append(lambda exchange: any(_has_path(exchange, path) for path in paths))
+    if ids:
+        found.append(lambda exchange: str(exchange.get("id")).startswith(tuple(ids)))
+    return found
+
+
+def _has_status(exchange: Exchange, wanted: str) -> bool:
+    status = exchange.get("status")
+    if wanted == "none" or status is None:
+        return wanted == "none" and status is None
+    return str(status) == wanted or (wanted.endswith("xx") and str(status)[0] == wanted[0])
+
+
+def _has_model(exchange: Exchange, wanted: str) -> bool:
+    llm = exchange.get("llm") or {}
+    names = (llm.get("model"), llm.get("response_model"))
+    return any(fnmatch.fnmatchcase(name, wanted) for name in names if isinstance(name, str))
+
+
+def _has_path(exchange: Exchange, wanted: str) -> bool:
+    path = str(exchange.get("path") or "")
+    return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(path.partition("?")[0], wanted)
+
+
+def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:
+    return exchanges if limit is None else collections.deque(exchanges, maxlen=limit)
+
+
+def _ending(directories: Sequence[Path], since: datetime | None, until: datetime | None) -> Iterator[Exchange]:
+    """Exchanges as they end, from `since` on, else from now on."""
+    now = datetime.now(UTC)
+    for exchange in reader.exchanges(directories, since=since or now - _LONGEST, until=until, follow=True):
+        ended_at = view.moment(exchange["ended_at"])
+        if since or ended_at is None or ended_at >= now:
+            yield exchange
+
+
+# Forms -----------------------------------------------------------------------------------------------------
+
+
+def openresty_line(exchange: Exchange, body: bytes) -> str:
+    """`[YYYY-MM-DD HH:MM:SS] | uri | raw body`, in local time; what would break the line or a terminal escaped."""
+    started = view.moment(exchange.get("started_at"))
+    at = f"{started.astimezone():%Y-%m-%d %H:%M:%S}" if started else "?"
+    text = body.decode("utf-8", "backslashreplace")
+    return f"[{at}] | {output.escape(str(exchange.get('path') or ''))} | {output.escape(text)}"
+
+
+def _print_lines(lines: Iterable[str], *, at_once: bool) -> int:
+    count = 0
+    for line in lines:
+        sys.stdout.write(line + "\n")
+        if at_once:
+            sys.stdout.flush()
+        count += 1
+    return count
+
+
+@click.command
+@click.option("--since", type=options.Moment(), metavar="TIME", help="Started at this time or later.")
+@click.option("--until", type=options.Moment(), metavar="TIME", help="Started before this time.")
+@click.option(
+    "--outcome",
+    "outcomes",
+    type=click.Choice([*Outcome, IN_FLIGHT]),
+    multiple=True,
+    metavar="OUTCOME",
+    help="Ended so: ok, upstream_error_status, sidecar_restart_orphan, unknown, ...",
+)
+@click.option(
+    "--status", "statuses", type=Status(), multiple=True, metavar="STATUS", help="HTTP status: 502, 5xx, or none."
+)
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="Model asked for or answering; * and ? match.")
+@click.option("--path", "paths", multiple=True, metavar="PATH", help="Path, with or without its query; * and ? match.")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Id, or the start of one.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
+@click.option("--all", "everything", is_flag=True, help="Exchanges in flight, too.")
+@click.option("--follow", "-f", is_flag=True, help="Go on, and print each exchange as it ends.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--format", "form", type=click.Choice(["openresty"]), help="'[time] | uri | raw body', a line each.")
+@options.journal_directories
+def command(
+    since: datetime | None,
+    until: datetime | None,
+    outcomes: Sequence[str],
+    statuses: Sequence[str],
+    models: Sequence[str],
+    paths: Sequence[str],
+    ids: Sequence[str],
+    limit: int | None,
+    everything: bool,
+    follow: bool,
+    as_json: bool,
+    form: str | None,
+    data_dirs: Sequence[Path],
+    config_path: Path | None,
+) -> None:
+    """List exchanges, newest last.
+
+    A filter may be given more than once: any one of its values is enough. TIME is RFC 3339 (2026-11-21T03:12:00Z),
+    a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d. Without an offset it is local time.
+
+    On a terminal the list is a table in local time. In a pipe it is a line each, tabs between: started (UTC),
+    outcome, status, method, path, model, upstream, milliseconds, tokens in/out, id.
+
+    \b
+    Examples:
+      extproc log --since 10m
+      extproc log --status 5xx --status none --since 03:00
+      extproc log --model 'llama*' --limit 20 --json
+      extproc log --follow --outcome upstream_error_status
+    """
+    if as_json and form:
+        raise click.UsageError("--json and --format exclude each other.")
+    everything = everything or IN_FLIGHT in outcomes
+    directories = options.existing(data_dirs, config_path)
+    wanted = tests(outcomes, statuses, models, paths, ids)
+    found = _ending(directories, since, until) if follow else reader.exchanges(directories, since=since, until=until)
+    chosen: Iterable[Exchange] = (
+        exchange
+        for exchange in found
+        if (everything or view.outcome(exchange) != IN_FLIGHT) and all(test(exchange) for test in wanted)
+    )
+    if not follow:
+        chosen = _last(chosen, limit)
+    elif limit is not None:
+        raise click.UsageError("--limit and --follow exclude each other.")
+    try:
+        count = _print(chosen, as_json=as_json, form=form, follow=follow)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return
+    if not count and output.is_terminal():
+        click.echo("no exchange matches", err=True)
+
+
+def _print(exchanges: Iterable[Exchange], *, as_json: bool, form: str | None, follow: bool) -> int:
+    if as_json:
+        return _print_lines(map(output.json_line, exchanges), at_once=follow)
+    if form == "openresty":
+        return _print_lines(_openresty_lines(exchanges), at_once=follow)
+    rows = (view.row(exchange, local=output.is_terminal()) for exchange in exchanges)
+    return output.table(view.COLUMNS, rows, at_once=follow)
+
+
+def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
+    for exchange in exchanges:
+        yield openresty_line(exchange, reader.body(exchange, "request") or b"")

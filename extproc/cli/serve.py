@@ -1,0 +1,87 @@
+"""`extproc serve`: the sidecar alone, until a signal ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from extproc import config
+from extproc.cli import options
+from extproc.config import Config
+from extproc.service.admin import Admin
+from extproc.service.workers import Workers
+
+
+async def run(settings: Config) -> None:
+    """Serve until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
+    workers = Workers(settings)
+    admin = Admin(settings.admin_port, workers.readiness)
+    port = await admin.start()
+    ended = _Ended(workers)
+    try:
+        if await ended.unless(workers.start()):
+            for address in workers.addresses:
+                click.echo(f"ready {address}")
+            click.echo(f"health: http://127.0.0.1:{port}/readyz", err=True)
+            await ended.unless(workers.wait())
+    finally:
+        await workers.stop()
+        await admin.stop()
+
+
+class _Ended:
+    """The signals that end the command."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._event = asyncio.Event()
+        self._hurry: asyncio.Task[None] | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._event.is_set() and self._hurry is None:
+            self._hurry = asyncio.ensure_future(self._workers.stop())
+        self._event.set()
+
+    async def unless(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do the work; False when a signal came first."""
+        task = asyncio.ensure_future(work)
+        signalled = asyncio.ensure_future(self._event.wait())
+        await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        if task.done():
+            await task
+            return True
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return False
+
+
+@click.command
+@options.config_file
+@click.option("--listen", metavar="ADDRESS", help="unix:PATH or HOST:PORT. [default: DATA_DIR/run/extproc.sock]")
+@click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
+@click.option("--workers", metavar="N", help="Worker processes. [default: 1]")
+@click.option("--admin-port", metavar="PORT", help="Port of /healthz and /readyz, on loopback. [default: 9464]")
+def command(
+    config_path: Path | None, listen: str | None, data_dir: str | None, workers: str | None, admin_port: str | None
+) -> None:
+    """Run the sidecar alone, for an Envoy of your own.
+
+    Prints `ready ADDRESS` for each worker: worker N > 0 adds .N to a socket's path, or N to a port. Give all of them
+    to Envoy's ext_proc cluster as endpoints. SIGTERM ends it: no new exchanges, drain_seconds for those that run.
+
+    \b
+    Examples:
+      extproc serve
+      extproc serve --listen unix:/run/extproc/extproc.sock --data-dir /var/lib/extproc --workers 2
+      extproc serve --listen 127.0.0.1:50051
+    """
+    overrides = {"listen": listen, "data_dir": data_dir, "workers": workers, "admin_port": admin_port}
+    asyncio.run(run(config.load(config_path, overrides=overrides)))

@@ -1,0 +1,214 @@
+"""`extproc show ID`: one exchange for a person, as JSON, or the exact bytes of one of its bodies."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from extproc.cli import options, output, view
+from extproc.core import dialects
+from extproc.core.encoding import Decoder
+from extproc.core.record import body_field
+from extproc.errors import StackError
+from extproc.journal import reader
+
+SHOWN_CHARACTERS: Final = 20_000
+"""More of a body than this is of no use on a screen: `--body` writes all of it."""
+
+
+def complete(exchange: view.Exchange) -> dict[str, Any]:
+    """The exchange with its bodies and the assembled answer."""
+    whole = dict(exchange)
+    for direction in ("request", "response"):
+        part = exchange.get(direction)
+        if part is not None:
+            body = reader.body(exchange, direction)
+            whole[direction] = {**part, "body": None if body is None else body_field(body)}
+    answer = assembled(exchange)
+    if answer is not None:
+        whole["llm"] = {**(exchange.get("llm") or {}), "output": answer}
+    return whole
+
+
+def assembled(exchange: view.Exchange) -> list[dict[str, Any]] | None:
+    """The answer's messages by choice index, put together from the recorded bytes."""
+    response = exchange.get("response")
+    api = (exchange.get("llm") or {}).get("api")
+    if response is None or api is None:
+        return None
+    return dialects.assemble(
+        api, response.get("content_type"), _encoding(response), reader.body(exchange, "response") or b""
+    )
+
+
+def _encoding(part: Mapping[str, Any]) -> str | None:
+    values = [view.header_text(value) for name, value in view.header_list(part) if name == "content-encoding"]
+    return ", ".join(values) or None
+
+
+# For a person ----------------------------------------------------------------------------------------------
+
+
+def describe(exchange: view.Exchange) -> Iterator[str]:
+    """The lines of the page, escaped and coloured."""
+    state = view.outcome(exchange)
+    title = f"{exchange.get('method') or '?'} {exchange.get('path') or '?'}"
+    status = exchange.get("status")
+    answer = "no answer" if status is None else str(status)
+    yield output.styled(output.escape(title), bold=True)
+    colour = view.colour(state)
+    yield f"{output.styled(output.escape(f'{answer}  {state}'), fg=colour)}: {view.MEANING.get(state, '')}"
+    yield ""
+    yield from _pairs(_about(exchange))
+    llm = exchange.get("llm")
+    if llm:
+        yield from _section("LLM")
+        yield from _pairs((name, value) for name, value in llm.items() if name != "output")
+    yield from _direction(exchange, "request")
+    yield from _direction(exchange, "response")
+    protocol = exchange.get("protocol") or {}
+    if any(protocol.values()):
+        yield from _section("Protocol: messages after the end")
+        yield from _pairs(protocol.items())
+
+
+def _about(exchange: view.Exchange) -> Iterator[tuple[str, Any]]:
+    started = exchange.get("started_at")
+    yield "id", exchange.get("id")
+    yield "started", f"{view.local_time(started)} ({started})"
+    yield "took", _times(exchange)
+    yield "client", exchange.get("client")
+    yield "authority", exchange.get("authority")
+    yield "upstream", exchange.get("upstream")
+    yield "cluster", exchange.get("cluster")
+    yield "route", exchange.get("route")
+    yield "flags", " ".join(map(str, exchange.get("response_flags") or ()))
+    yield "details", exchange.get("response_code_details")
+    yield "request id", exchange.get("request_id")
+    yield "trace", exchange.get("trace_id")
+    yield "span", exchange.get("span_id")
+    worker, boot, seq = (exchange.get(name) for name in ("worker", "boot_id", "seq"))
+    yield "recorded", f"worker {worker}, boot {boot}, line {seq}"
+
+
+def _times(exchange: view.Exchange) -> str:
+    response = exchange.get("response") or {}
+    parts = [view.duration(exchange.get("duration_ms"))]
+    for text, value in (
+        ("first byte after", response.get("first_byte_ms")),
+        ("first token after", (exchange.get("llm") or {}).get("ttft_ms")),
+        ("last byte after", response.get("last_byte_ms")),
+    ):
+        if value is not None:
+            parts.append(f"{text} {view.duration(value)}")
+    return ", ".join(part for part in parts if part)
+
+
+def _pairs(pairs: Any) -> Iterator[str]:
+    for name, value in pairs:
+        if value is None or value in ("", [], {}):
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield f"  {output.styled(f'{output.escape(str(name)):<14}', dim=True)} {output.escape(text)}"
+
+
+def _section(title: str) -> Iterator[str]:
+    yield ""
+    yield output.styled(title, bold=True)
+
+
+def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
+    part = exchange.get(direction)
+    if part is None:
+        yield from _section(f"{direction.capitalize()}: none was seen")
+        return
+    chunks = part.get("chunks")
+    ended = part.get("ended_by")
+    facts = [f"{part.get('bytes')} bytes in {chunks} {'chunk' if chunks == 1 else 'chunks'}"]
+    facts.append(f"ended by {ended}" if ended else "not ended")
+    if part.get("truncated"):
+        facts.append("not whole")
+    yield from _section(f"{direction.capitalize()}: {output.escape(', '.join(facts))}")
+    yield from _pairs([("sha256", part.get("sha256"))])
+    for name in ("headers", "trailers"):
+        fields = view.header_list(part, name)
+        if fields:
+            yield f"  {output.styled(name, dim=True)}"
+            for key, value in fields:
+                yield f"    {output.escape(key)}: {output.escape(view.header_text(value))}"
+    yield from _body(exchange, direction, part)
+
+
+def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
+    if direction == "response" and (answer := assembled(exchange)):
+        yield f"  {output.styled('answer', dim=True)}"
+        yield from _indented(json.dumps(answer, ensure_ascii=False, indent=2))
+        return
+    body = reader.body(exchange, direction)
+    if body is None:
+        yield f"  {output.styled('body', dim=True)}  is not there any more"
+    elif body:
+        yield f"  {output.styled('body', dim=True)}"
+        yield from _indented(_readable(body, _encoding(part)))
+
+
+def _readable(body: bytes, encoding: str | None) -> str:
+    """A body for the eye: decoded, JSON laid out, bytes that are no text as escapes."""
+    decoder = Decoder(encoding, 4 * SHOWN_CHARACTERS)
+    plain = decoder.feed(body)
+    if encoding and not plain:
+        plain = body
+    try:
+        return json.dumps(json.loads(plain), ensure_ascii=False, indent=2)
+    except (ValueError, RecursionError):
+        return plain[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
+
+
+def _indented(text: str) -> Iterator[str]:
+    shown = output.escape_text(text[:SHOWN_CHARACTERS])
+    for line in shown.split("\n"):
+        yield "    " + line
+    if len(text) > SHOWN_CHARACTERS:
+        yield output.styled("    ... there is more: --body writes all of it", dim=True)
+
+
+@click.command
+@click.argument("id")
+@click.option(
+    "--json", "as_json", is_flag=True, help="As one JSON object, with request.body, response.body, llm.output."
+)
+@click.option(
+    "--body", "direction", type=click.Choice(["request", "response"]), help="Write its exact bytes to stdout."
+)
+@options.journal_directories
+def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[Path], config_path: Path | None) -> None:
+    """Show one exchange, or write its exact bytes.
+
+    ID is an id from `extproc log`, or enough of its beginning to be the only one.
+
+    \b
+    Examples:
+      extproc show 019aa3f2
+      extproc show 019aa3f2 --json
+      extproc show 019aa3f2 --body request > request.json
+    """
+    if as_json and direction:
+        raise click.UsageError("--json and --body exclude each other.")
+    exchange = options.one(id, options.existing(data_dirs, config_path))
+    if direction:
+        body = reader.body(exchange, direction)
+        if body is None:
+            raise StackError(f"{exchange.get('id')}: there is no recorded body of the {direction}")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(body)
+        sys.stdout.buffer.flush()
+    elif as_json:
+        click.echo(output.json_line(complete(exchange)))
+    else:
+        for line in describe(exchange):
+            sys.stdout.write(line + "\n")

@@ -1,0 +1,159 @@
+"""An exchange in words: what `log`, `show` and `inflight` say about one, and in which colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from extproc.cli.output import Cell, Column, Row
+from extproc.core.outcome import Outcome
+
+Exchange = Mapping[str, Any]
+
+IN_FLIGHT: Final = "in_flight"
+"""Stands where the outcome of an exchange that has not ended would stand."""
+
+MEANING: Final[Mapping[str, str]] = {
+    Outcome.OK: "the answer is complete",
+    Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL: "the answer is complete; the client hung up right after it",
+    Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE: "the client hung up before the answer began",
+    Outcome.CLIENT_CANCEL_MID_STREAM: "the client hung up in the middle of the answer",
+    Outcome.UPSTREAM_ERROR_STATUS: "the backend answered with an error",
+    Outcome.UPSTREAM_ERROR_FRAME: "the backend's answer holds an error",
+    Outcome.UPSTREAM_RESET_BEFORE_HEADERS: "the backend closed the connection without an answer",
+    Outcome.UPSTREAM_RESET_MID_STREAM: "the backend closed the connection in the middle of the answer",
+    Outcome.UPSTREAM_TRUNCATED: "the backend's answer stops too early",
+    Outcome.UPSTREAM_TIMEOUT: "the backend did not answer in time",
+    Outcome.UPSTREAM_CONNECT_FAIL: "Envoy could not connect to the backend",
+    Outcome.LOCAL_REPLY: "Envoy answered by itself; no backend did",
+    Outcome.REJECTED_BY_POLICY: "the sidecar refused the request",
+    Outcome.SIDECAR_RESTART_ORPHAN: "it was in flight when the sidecar died",
+    Outcome.PROXY_DRAIN: "it was still running when the sidecar was stopped",
+    Outcome.UNKNOWN: "it was cut off; by the client, the backend or Envoy, the sidecar alone cannot tell",
+    IN_FLIGHT: "it has not ended",
+}
+
+_GREEN: Final = {Outcome.OK, Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL}
+_YELLOW: Final = {
+    Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE,
+    Outcome.CLIENT_CANCEL_MID_STREAM,
+    Outcome.PROXY_DRAIN,
+    Outcome.UNKNOWN,
+}
+
+
+def outcome(exchange: Exchange) -> str:
+    """The outcome, or that there is none yet."""
+    return exchange.get("outcome") or IN_FLIGHT
+
+
+def colour(outcome: str) -> str:
+    """The terminal's colour for an outcome."""
+    if outcome == IN_FLIGHT:
+        return "cyan"
+    if outcome in _GREEN:
+        return "green"
+    return "yellow" if outcome in _YELLOW else "red"
+
+
+def moment(timestamp: str | None) -> datetime | None:
+    """A record's timestamp as a moment, or None where there is none or it is damaged."""
+    try:
+        return datetime.fromisoformat(timestamp) if timestamp else None
+    except (ValueError, TypeError):
+        return None
+
+
+def local_time(timestamp: str | None) -> str:
+    """A record's timestamp on the reader's clock, to the millisecond."""
+    at = moment(timestamp)
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}" if at else "?"
+
+
+def short_time(timestamp: str | None) -> str:
+    """A record's timestamp on the reader's clock: the time of day, or for another day less of it and the date."""
+    at = moment(timestamp)
+    if at is None:
+        return "?"
+    at = at.astimezone()
+    today = at.date() == datetime.now().astimezone().date()
+    return f"{at:%H:%M:%S}.{at.microsecond // 1000:03d}" if today else f"{at:%m-%d %H:%M:%S}"
+
+
+def duration(milliseconds: float | None) -> str:
+    """A duration in the unit that suits it."""
+    if milliseconds is None:
+        return ""
+    if milliseconds < 1000:
+        return f"{milliseconds:.1f} ms"
+    return f"{milliseconds / 1000:.2f} s" if milliseconds < 60_000 else f"{milliseconds / 60_000:.1f} min"
+
+
+def model(exchange: Exchange) -> str:
+    """The model that was asked for, or that answered."""
+    llm = exchange.get("llm") or {}
+    return str(llm.get("model") or llm.get("response_model") or "")
+
+
+def tokens(exchange: Exchange) -> str:
+    """Tokens in and out as the backend counted them, by OpenAI's names or Anthropic's."""
+    usage = (exchange.get("llm") or {}).get("usage")
+    if not isinstance(usage, Mapping):
+        return ""
+    sent = usage.get("prompt_tokens", usage.get("input_tokens"))
+    got = usage.get("completion_tokens", usage.get("output_tokens"))
+    return f"{'' if sent is None else sent}/{'' if got is None else got}"
+
+
+COLUMNS: Final = (
+    Column("started", 14, fixed=True),
+    Column("outcome", 11),
+    Column("status", 6, right=True, fixed=True),
+    Column("method", 4, from_width=150),
+    Column("path", 12, from_width=90),
+    Column("model", 8, from_width=120),
+    Column("upstream", 14, from_width=150),
+    Column("took", 8, right=True, from_width=100),
+    Column("tokens", 7, right=True, from_width=150),
+    Column("id", 36, fixed=True),
+)
+
+
+def row(exchange: Exchange, *, local: bool) -> Row:
+    """One exchange as a line of a table. `local`: times on the reader's clock and with units, for a person."""
+    state = outcome(exchange)
+    started = exchange.get("started_at")
+    took = exchange.get("duration_ms")
+    status = exchange.get("status")
+    return (
+        short_time(started) if local else str(started or ""),
+        Cell(state, colour(state)),
+        "" if status is None else str(status),
+        str(exchange.get("method") or ""),
+        str(exchange.get("path") or ""),
+        model(exchange),
+        str(exchange.get("upstream") or ""),
+        duration(took) if local else ("" if took is None else str(took)),
+        tokens(exchange),
+        str(exchange.get("id")),
+    )
+
+
+def header_text(value: Any) -> str:
+    """A header's value as text: one that is not UTF-8 with its odd bytes as escapes."""
+    return header_bytes(value).decode("utf-8", "backslashreplace")
+
+
+def header_bytes(value: Any) -> bytes:
+    """A header's value as it was on the wire."""
+    import base64
+
+    if isinstance(value, Mapping):
+        return base64.b64decode(str(value.get("base64", "")))
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def header_list(part: Mapping[str, Any] | None, name: str = "headers") -> Sequence[tuple[str, Any]]:
+    """The headers or trailers of one direction."""
+    return [(str(key), value) for key, value in (part or {}).get(name) or ()]
