@@ -27,6 +27,9 @@ _LONGEST_LINE: Final = 32 * 1024 * 1024
 """More than any record can have; a longer line is garbage and is read in pieces."""
 
 
+CUT_OFF: Final = "the line is cut off"
+
+
 class Line(msgspec.Struct, frozen=True, gc=False):
     """One line of a segment: its record, or what is wrong with it."""
 
@@ -111,7 +114,7 @@ def parse(name: Name, number: int, offset: int, raw: bytes) -> Line:
     """A line with its place."""
     end = offset + len(raw)
     if not raw.endswith(b"\n"):
-        return Line(name, number, offset, end, {}, "the line is cut off")
+        return Line(name, number, offset, end, {}, CUT_OFF)
     try:
         return Line(name, number, offset, end, unseal(raw))
     except DamagedLine as error:

@@ -99,7 +99,7 @@ class Tail:
             if finished or not self._follow:
                 rest = os.fstat(fd).st_size - offset
                 if rest > 0 and name.state != OPEN:
-                    yield Line(name, number + 1, offset, offset + rest, {}, "the line is cut off")
+                    yield Line(name, number + 1, offset, offset + rest, {}, lines.CUT_OFF)
                 return
             yield None
 
