@@ -44,7 +44,10 @@ _SPACE = re.compile(rb"[ \t\r\n]*+")
 _LITERAL = re.compile(rb"[^,\]}\s\"\[{:]*+")
 _STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _NO_BRACKETS = re.compile(rb'[^"\[\]{}]*+')
-_NO_BRACKETS_OR_SHORT_STRINGS = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]{0,256}+")*+')
+_FLAT = rb'[^"\[\]{}]++|"[^"\\]{0,256}+"'
+_NESTED = rb"(?:%s|[\[{](?:%s|[\[{](?:%s)*+[\]}])*+[\]}])*+" % (_FLAT, _FLAT, _FLAT)
+_SMALL_VALUES = re.compile(_NESTED)
+"""Anything but brackets that nest deeper than two, and strings that are long or have escapes."""
 _OPENING = re.compile(rb"[\[{]++")
 _CLOSING = re.compile(rb"[\]}]++")
 
@@ -423,7 +426,7 @@ class Scanner:
 
     def _skip_flat(self, data: bytes, at: int) -> int:
         if self._depth > 1 or not self._array:
-            return _match_end(_NO_BRACKETS_OR_SHORT_STRINGS, data, at)
+            return _match_end(_SMALL_VALUES, data, at)
         end = _match_end(_NO_BRACKETS, data, at)
         self._commas += data.count(b",", at, end)
         if not self._elements:
