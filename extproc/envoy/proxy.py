@@ -21,7 +21,6 @@ from typing import IO, Any, Final
 
 from extproc.envoy import binary, process
 from extproc.envoy.files import BOOTSTRAP
-from extproc.errors import StackError
 
 _ADMIN_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5.0
@@ -83,10 +82,10 @@ class Envoy:
         return open(self._log, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
 
     async def ended(self) -> str:
-        """Wait for the end of the process; what happened, with the end of its log."""
+        """Wait for the end of the process; how it ended."""
         assert self._process is not None
         code = await self._process.wait()
-        return f"Envoy has ended ({process.how_it_ended(code)}); the end of {self._log}:\n{self.tail()}"
+        return f"Envoy has ended: {process.how_it_ended(code)}; its log is {self._log}"
 
     async def stop(self) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -130,16 +129,10 @@ class Envoy:
         finally:
             connection.close()
 
-    def refusal(self) -> StackError:
-        """What Envoy had against a watched file, from its log."""
-        lines = [line for line in self._lines() if "rejected" in line or "[critical]" in line]
-        return StackError("Envoy refuses the configuration:\n" + "\n".join(lines[-3:] or self._lines()[-_TAIL_LINES:]))
-
-    def tail(self) -> str:
-        """The end of Envoy's log, without what it says at every start."""
-        lines = self._lines()
-        telling = [line for line in lines if "[info]" not in line and "[debug]" not in line]
-        return "\n".join((telling or lines)[-_TAIL_LINES:])
+    def complaints(self) -> list[str]:
+        """The last lines of Envoy's log that are not its usual ones."""
+        lines = [line for line in self._lines() if "[info]" not in line and "[debug]" not in line]
+        return lines[-_TAIL_LINES:]
 
     def _lines(self) -> list[str]:
         try:

@@ -220,7 +220,8 @@ class Stack:
         while True:
             state = await self._envoy.state()
             if state is not None and state.rejected:
-                raise self._envoy.refusal()
+                self._say_complaints()
+                raise StackError("Envoy refuses the configuration: the lines above, from its log, say why")
             missing = _missing(state)
             if state is not None and not missing:
                 self.port = state.port
@@ -231,7 +232,13 @@ class Stack:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _until_envoy_ends(self) -> None:
-        raise StackError(await self._envoy.ended())
+        text = await self._envoy.ended()
+        self._say_complaints()
+        raise StackError(text)
+
+    def _say_complaints(self) -> None:
+        for line in self._envoy.complaints():
+            self._say(f"envoy: {line}")
 
 
 async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:
