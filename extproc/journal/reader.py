@@ -102,7 +102,7 @@ def exchanges(
 def in_flight(directories: Sequence[Path], at: datetime, until: datetime | None = None) -> Iterator[Exchange]:
     """The exchanges that had started and not ended at `at`, or at some moment from `at` to `until`; oldest first."""
     first, last = _text(at) or "", _text(until or at) or ""
-    window = _Window(None, last + "~")
+    window = _Window(None, last, inclusive=True)
     tails = [Tail(series, _segment_with_all_of(series, at)) for d in directories for series in lines.series(d)]
     for directory, record in _merged(tails):
         if window.past(record):
@@ -284,18 +284,19 @@ def _body(part: Any) -> Any:
 class _Window:
     """Joins records, and hands exchanges out by the time at which they started, as far as memory allows."""
 
-    def __init__(self, since: str | None, until: str | None) -> None:
+    def __init__(self, since: str | None, until: str | None, *, inclusive: bool = False) -> None:
         self._since = since or ""
-        self._until = until or "~"
+        self._until = f"{until}~" if until and inclusive else until or "~"
+        self._long_past = _later(until, _FIRST_RECORD_SECONDS) if until else "~"
         self._by_id: dict[str, _Parts] = {}
         self._ended: list[tuple[str, str]] = []
         self._gone: dict[str, None] = {}
 
     def past(self, record: Record) -> bool:
         """Whether nothing that is asked for can come any more."""
-        if self._until == "~" or record["at"] <= self._until:
+        if len(self._by_id) > len(self._ended) or record["type"] != "request":
             return False
-        return len(self._by_id) == len(self._ended) and record["at"] > _later(self._until, _FIRST_RECORD_SECONDS)
+        return str(record.get("started_at", "")) > self._long_past
 
     def take(self, directory: Path, record: Record) -> Iterator[Exchange]:
         """Take one record in, and give out what must not be held back any longer."""
@@ -521,7 +522,7 @@ def _milliseconds(started_at: str, ended_at: str | None) -> float | None:
 
 
 def _later(at: str, seconds: int) -> str:
-    return _text(datetime.fromisoformat(at.rstrip("~")) + timedelta(seconds=seconds)) or ""
+    return _text(datetime.fromisoformat(at) + timedelta(seconds=seconds)) or ""
 
 
 def _reaches(exchange: Exchange, first: str) -> bool:
