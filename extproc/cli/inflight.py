@@ -27,16 +27,18 @@ def at_crash(directories: Sequence[Path]) -> list[Exchange]:
     orphans: list[Exchange] = []
     abandoned: list[Exchange] = []
     live = _live_series(directories)
-    with output.progress("reading the journal") as report:
-        for number, exchange in enumerate(reader.exchanges(directories), 1):
-            report(f"{number} exchanges")
-            if exchange["outcome"] == Outcome.SIDECAR_RESTART_ORPHAN:
-                orphans = _latest([*orphans, exchange])
-            elif exchange.in_flight and (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
-                abandoned.append(exchange)
+    for exchange in output.chosen(reader.exchanges(directories), _hit):
+        if not exchange.in_flight:
+            orphans = _latest([*orphans, exchange])
+        elif (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
+            abandoned.append(exchange)
     if abandoned:
         return abandoned
     return orphans if _nothing_after(directories, orphans) else []
+
+
+def _hit(exchange: Exchange) -> bool:
+    return exchange.in_flight or exchange["outcome"] == Outcome.SIDECAR_RESTART_ORPHAN
 
 
 def _latest(orphans: list[Exchange]) -> list[Exchange]:
@@ -120,7 +122,7 @@ def command(
         exchanges: Iterable[Exchange] = at_crash(directories)
     else:
         around = timedelta(seconds=window)
-        exchanges = reader.in_flight(directories, moment - around, moment + around)
+        exchanges = output.chosen(reader.in_flight(directories, moment - around, moment + around), lambda _: True)
     if as_json:
         for exchange in exchanges:
             click.echo(output.json_line(exchange))

@@ -14,9 +14,10 @@ from typing import Any
 import click
 
 from extproc.cli import options, output, view
-from extproc.cli.view import IN_FLIGHT, Exchange
+from extproc.cli.view import IN_FLIGHT
 from extproc.core.outcome import Outcome
 from extproc.journal import reader
+from extproc.journal.reader import Exchange
 
 _LONGEST = timedelta(hours=1)
 """How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""
@@ -112,7 +113,7 @@ def _print_lines(lines: Iterable[str], *, at_once: bool) -> int:
 @click.option(
     "--outcome",
     "outcomes",
-    type=click.Choice([*Outcome, IN_FLIGHT]),
+    type=click.Choice([*(outcome.value for outcome in Outcome), IN_FLIGHT]),
     multiple=True,
     metavar="OUTCOME",
     help="Ended so: ok, upstream_error_status, sidecar_restart_orphan, unknown, ...",
@@ -162,19 +163,20 @@ def command(
     """
     if as_json and form:
         raise click.UsageError("--json and --format exclude each other.")
+    if follow and limit is not None:
+        raise click.UsageError("--follow and --limit exclude each other.")
     everything = everything or IN_FLIGHT in outcomes
     directories = options.existing(data_dirs, config_path)
     wanted = tests(outcomes, statuses, models, paths, ids)
-    found = _ending(directories, since, until) if follow else reader.exchanges(directories, since=since, until=until)
-    chosen: Iterable[Exchange] = (
-        exchange
-        for exchange in found
-        if (everything or view.outcome(exchange) != IN_FLIGHT) and all(test(exchange) for test in wanted)
-    )
-    if not follow:
-        chosen = _last(chosen, limit)
-    elif limit is not None:
-        raise click.UsageError("--limit and --follow exclude each other.")
+
+    def matches(exchange: Exchange) -> bool:
+        return (everything or not exchange.in_flight) and all(test(exchange) for test in wanted)
+
+    if follow:
+        chosen: Iterable[Exchange] = filter(matches, _ending(directories, since, until))
+    else:
+        found = reader.exchanges(directories, since=since, until=until)
+        chosen = _last(output.chosen(found, matches), limit)
     try:
         count = _print(chosen, as_json=as_json, form=form, follow=follow)
     except KeyboardInterrupt:

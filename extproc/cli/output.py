@@ -8,18 +8,21 @@ the exact bytes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import click
 
 PROGRESS_AFTER_SECONDS: Final = 2.0
+PROGRESS_EVERY_SECONDS: Final = 0.5
+
+T = TypeVar("T")
 
 _UNSAFE: Final = (
     "\x00-\x1f\x7f-\x9f"  # C0, DEL, C1: among them ESC, and CSI as one character
@@ -188,27 +191,46 @@ def styled(text: str, **style: Any) -> str:
 # Progress --------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def progress(what: str) -> Iterator[Callable[[str], None]]:
-    """Say on stderr how far long work is, from the second second on and only to a terminal.
+class Progress:
+    """Says on stderr how far long work is: from the second second on, to a terminal only, at most twice a second.
 
-    Yields a function to be called with the state as often as one likes; it prints at most twice a second.
+    A context manager; called with the state as often as one likes. `clear` makes room for a line of output.
     """
-    interested = sys.stderr.isatty()
-    due = time.monotonic() + PROGRESS_AFTER_SECONDS
-    shown = False
 
-    def report(state: str) -> None:
-        nonlocal due, shown
-        if interested and time.monotonic() >= due:
-            due = time.monotonic() + 0.5
-            shown = True
-            sys.stderr.write(f"\r\x1b[K{what}: {escape(state)}")
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._interested = sys.stderr.isatty()
+        self._due = time.monotonic() + PROGRESS_AFTER_SECONDS
+        self._shown = False
+
+    def __call__(self, state: str) -> None:
+        if self._interested and time.monotonic() >= self._due:
+            self._due = time.monotonic() + PROGRESS_EVERY_SECONDS
+            self._shown = True
+            sys.stderr.write(f"\r\x1b[K{self._what}: {escape(state)}")
             sys.stderr.flush()
 
-    try:
-        yield report
-    finally:
-        if shown:
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._shown:
+            self._shown = False
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.clear()
+
+
+def chosen(exchanges: Iterable[T], test: Callable[[T], bool]) -> Iterator[T]:
+    """Those exchanges that pass the test, with progress while the journal is read."""
+    with Progress("reading the journal") as progress:
+        for number, exchange in enumerate(exchanges, 1):
+            progress(f"{number} exchanges")
+            if test(exchange):
+                progress.clear()
+                yield exchange

@@ -30,7 +30,7 @@ def command(directories: Sequence[Path], data_dirs: Sequence[Path], config_path:
     checked = options.existing([*directories, *data_dirs], config_path)
     findings = 0
     try:
-        with output.progress("verifying") as report:
+        with output.Progress("verifying") as report:
             for directory in checked:
                 for finding in verify.verify(directory, report):
                     findings += 1

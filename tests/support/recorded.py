@@ -72,45 +72,36 @@ class Recording:
         """Record one exchange and return its id. Without `body` only the answer was seen; without `answer` only the
         request, and with `finished` false not the end of that; `cut`: the answer broke off."""
         number = next(self._numbers)
-        id = f"019aa3f2-{self._worker:04x}-7000-8000-{number:012x}"
         start = START_NS + (number - 1 if minute is None else minute) * 60 * SECOND
+        id = f"{start // MS >> 16:08x}-{start // MS & 0xFFFF:04x}-7000-{0x8000 + self._worker:04x}-{number:012x}"
         trace = TraceContext("a" * 32, f"{number:016x}")
         exchange = Exchange(id, self._settings, started_ns=start, started_at=start, trace=trace, parent=None)
         if body is not None:
-            self._play_request(exchange, start, body, method, path, headers, finished=finished)
+            pseudo = [(":method", method), (":path", path), (":authority", "llm.test"), (":scheme", "http")]
+            self._play_request(exchange, start, body, [*pseudo, *headers], finished=finished)
         if answer is not None:
             pieces = [answer] if isinstance(answer, bytes) else answer
-            self._play_answer(exchange, start, pieces, status, answer_headers, upstream, cut=cut)
+            head = Headers(
+                Direction.RESPONSE,
+                _raw([(":status", str(status)), *answer_headers]),
+                False,
+                start + 100 * MS,
+                {"upstream.address": upstream, "xds.cluster_name": "llm", "xds.route_name": "default"},
+            )
+            self._carry_out(exchange.receive(head))
+            self._play_answer(exchange, start, pieces, cut=cut)
             self._carry_out(exchange.close(CloseReason.CLOSED, start + 900 * MS))
         return id
 
-    def _play_request(
-        self, exchange: Exchange, at: int, body: bytes, method: str, path: str, headers: Fields, *, finished: bool
-    ) -> None:
-        pseudo = [(":method", method), (":path", path), (":authority", "llm.test"), (":scheme", "http")]
-        head = Headers(
-            Direction.REQUEST, _raw([*pseudo, *headers]), not body, at, {"source.address": "192.0.2.9:50123"}
-        )
-        self._carry_out(exchange.receive(head))
+    def _play_request(self, exchange: Exchange, at: int, body: bytes, headers: Fields, *, finished: bool) -> None:
+        attributes = {"source.address": "192.0.2.9:50123"}
+        self._carry_out(exchange.receive(Headers(Direction.REQUEST, _raw(headers), not body, at, attributes)))
         if body:
             self._carry_out(exchange.receive(Body(Direction.REQUEST, body, finished, at + MS)))
         if not finished:
             self._carry_out(exchange.open_record(at + 200 * MS))
 
-    def _play_answer(
-        self,
-        exchange: Exchange,
-        at: int,
-        pieces: Sequence[bytes],
-        status: int,
-        headers: Fields,
-        upstream: str,
-        *,
-        cut: bool,
-    ) -> None:
-        attributes = {"upstream.address": upstream, "xds.cluster_name": "llm", "xds.route_name": "default"}
-        head = Headers(Direction.RESPONSE, _raw([(":status", str(status)), *headers]), False, at + 100 * MS, attributes)
-        self._carry_out(exchange.receive(head))
+    def _play_answer(self, exchange: Exchange, at: int, pieces: Sequence[bytes], *, cut: bool) -> None:
         for number, piece in enumerate(pieces, 1):
             last = number == len(pieces) and not cut
             self._carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + 50 * number) * MS)))

@@ -28,7 +28,9 @@ def test_init_overwrites_nothing(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir() if name == "envoy" else (tmp_path / name).write_text("mine")
     result = invoke("init", tmp_path)
     assert result.exit_code == 2
-    assert result.stderr == f"extproc: {tmp_path / name}: is there already, and nothing is overwritten; name another DIR\n"
+    assert (
+        result.stderr == f"extproc: {tmp_path / name}: is there already, and nothing is overwritten; name another DIR\n"
+    )
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

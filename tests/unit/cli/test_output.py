@@ -136,8 +136,8 @@ def test_progress_says_nothing_for_short_work_or_to_a_pipe(monkeypatch: pytest.M
     for stream, after in ((Terminal(), 1000.0), (io.StringIO(), 0.0)):
         monkeypatch.setattr(sys, "stderr", stream)
         monkeypatch.setattr(output, "PROGRESS_AFTER_SECONDS", after)
-        with output.progress("reading") as report:
-            report("1 of 2")
+        with output.Progress("reading") as progress:
+            progress("1 of 2")
         assert stream.getvalue() == ""
 
 
@@ -146,7 +146,18 @@ def test_progress_of_long_work_is_shown_on_one_line_and_removed(monkeypatch: pyt
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(output, "PROGRESS_AFTER_SECONDS", 0.0)
-    with output.progress("reading") as report:
-        report("segment \x1b")
-        report("at most twice a second")
+    with output.Progress("reading") as progress:
+        progress("segment \x1b")
+        progress("at most twice a second")
     assert terminal.getvalue() == "\r\x1b[Kreading: segment \\x1b\r\x1b[K"
+
+
+def test_progress_makes_room_for_a_line_of_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is chosen comes after the progress has gone from its line."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(output, "PROGRESS_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(output, "PROGRESS_EVERY_SECONDS", 0.0)
+    seen = [terminal.getvalue()[-4:] for _ in output.chosen(range(4), lambda number: number % 2 == 1)]
+    assert seen == ["\r\x1b[K"] * 2
+    assert "reading the journal: 1 exchanges" in terminal.getvalue()

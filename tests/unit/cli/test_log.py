@@ -1,0 +1,294 @@
+"""`extproc log`: which exchanges, in which form, to whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.commands import PROGRAM, invoke, on_terminal
+from support.recorded import CHAT, ESCAPE, Recording
+
+FIELDS = {
+    "id started_at ended_at duration_ms outcome method path authority client status upstream cluster route",
+    "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol",
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Where a journal is recorded."""
+    return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The reader's clock shows UTC, unless a test says otherwise."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def listed(*arguments: str | Path) -> list[str]:
+    """The ids that `log` lists with these arguments."""
+    result = invoke("log", "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line)["id"] for line in result.stdout.splitlines()]
+
+
+# Which -----------------------------------------------------------------------------------------------------
+
+
+def test_exchanges_are_listed_newest_last_and_those_in_flight_left_out(data: Path) -> None:
+    """`--all` adds what is in flight, at the end."""
+    with Recording(data) as recording:
+        first = recording.add(minute=5)
+        running = recording.add(answer=None, minute=0)
+        second = recording.add(minute=9)
+        assert listed("--data-dir", data) == [first, second]
+        assert listed("--data-dir", data, "--all") == [first, second, running]
+        assert listed("--data-dir", data, "--outcome", "in_flight") == [running]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        ([], [0, 1, 2, 3]),
+        (["--outcome", "ok"], [0, 3]),
+        (["--outcome", "ok", "--outcome", "unknown"], [0, 2, 3]),
+        (["--status", "503"], [1]),
+        (["--status", "2xx"], [0, 2, 3]),
+        (["--status", "5xx", "--status", "none"], [1]),
+        (["--model", "llama-3"], [0, 1]),
+        (["--model", "llama-3-8b"], [0]),
+        (["--model", "*-OSS*"], []),
+        (["--model", "gpt-*"], [2]),
+        (["--path", "/v1/models"], [3]),
+        (["--path", "/v1/models?all=1"], [3]),
+        (["--path", "/v1/chat/*"], [0, 1, 2]),
+        (["--since", "2025-11-21T03:13:00Z"], [1, 2, 3]),
+        (["--until", "2025-11-21T03:13:00Z"], [0]),
+        (["--since", "2025-11-21T03:13:00Z", "--until", "2025-11-21T04:14:30+01:00"], [1, 2]),
+        (["--since", "2025-11-21"], [0, 1, 2, 3]),
+        (["--since", "1m"], []),
+        (["--limit", "2"], [2, 3]),
+        (["--limit", "1", "--outcome", "ok", "--model", "llama*"], [0]),
+    ],
+)
+def test_filters(data: Path, arguments: list[str], numbers: list[int]) -> None:
+    """Kinds of filters are all met, values of one kind each suffice, and the limit counts what is left."""
+    with Recording(data) as recording:
+        ids = [
+            recording.add(),
+            recording.add(status=503, answer=b"{}"),
+            recording.add(b'{"model":"gpt-oss","stream":true}', b"data: {}\n\n", cut=True),
+            recording.add(b"", b"{}", method="GET", path="/v1/models?all=1"),
+        ]
+    assert listed("--data-dir", data, *arguments) == [ids[number] for number in numbers]
+
+
+def test_an_id_or_its_beginning_selects(data: Path) -> None:
+    """More than one may be named."""
+    with Recording(data) as recording:
+        ids = [recording.add() for _ in range(3)]
+    assert listed("--data-dir", data, "--id", ids[1]) == [ids[1]]
+    assert listed("--data-dir", data, "--id", ids[0], "--id", ids[2]) == [ids[0], ids[2]]
+    assert listed("--data-dir", data, "--id", ids[0][:6]) == ids
+
+
+def test_several_directories_are_read_as_one(tmp_path: Path) -> None:
+    """Newest last across them."""
+    with Recording(tmp_path / "a", worker=1) as one, Recording(tmp_path / "b", worker=2) as two:
+        ids = [one.add(minute=0), two.add(minute=1), one.add(minute=2)]
+    assert listed("--data-dir", tmp_path / "a", "--data-dir", tmp_path / "b") == ids
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--status", "6000"], "'6000' is no status; 502, 5xx or none would be right"),
+        (["--since", "noon"], "'noon' is no time; 2026-11-21T03:12:00Z"),
+        (["--outcome", "fine"], "'fine' is not one of"),
+        (["--limit", "0"], "0 is not in the range"),
+        (["--json", "--format", "openresty"], "--json and --format exclude each other"),
+        (["--follow", "--limit", "3"], "--follow and --limit exclude each other"),
+        (["--format", "csv"], "'csv' is not"),
+    ],
+)
+def test_wrong_usage_is_exit_2(data: Path, arguments: list[str], message: str) -> None:
+    """The message says what would be right."""
+    data.mkdir()
+    result = invoke("log", "--data-dir", data, *arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+
+
+def test_an_empty_journal_is_an_empty_list(data: Path) -> None:
+    """Nothing on stdout, nothing on stderr, exit 0."""
+    data.mkdir()
+    result = invoke("log", "--data-dir", data)
+    assert (result.exit_code, result.output) == (0, "")
+
+
+# In which form ---------------------------------------------------------------------------------------------
+
+
+def test_json_has_the_fields_of_the_contract(data: Path) -> None:
+    """One object a line, every field there, bodies not."""
+    with Recording(data) as recording:
+        recording.add()
+    (line,) = invoke("log", "--data-dir", data, "--json").stdout.splitlines()
+    exchange = json.loads(line)
+    assert set(exchange) == set(" ".join(FIELDS).split())
+    assert "body" not in exchange["request"]
+    assert exchange["request"]["bytes"] == len(CHAT)
+    assert exchange["llm"]["usage"]["total_tokens"] == 11
+
+
+def test_a_pipe_gets_a_line_each_with_tabs(data: Path) -> None:
+    """The columns of the help, times in UTC, whatever the reader's clock shows."""
+    with Recording(data) as recording:
+        id = recording.add()
+    (line,) = invoke("log", "--data-dir", data).stdout.splitlines()
+    assert line.split("\t") == [
+        "2025-11-21T03:12:00.000000Z",
+        "ok",
+        "200",
+        "POST",
+        "/v1/chat/completions",
+        "llama-3",
+        "10.0.0.7:8000",
+        "150.0",
+        "9/2",
+        id,
+    ]
+
+
+def test_openresty_lines(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local time, the path, the raw body: non-ASCII as it is, line ends and what else would break a line escaped."""
+    with Recording(data) as recording:
+        recording.add('{"prompt":"räksmörgås 漢字"}'.encode(), path="/v1/completions?x=1")
+        recording.add('line\nline\r\n\u2028\u0085"\\n"\t\x1b[31m'.encode(), path="/a")
+        recording.add(b"\xff\x00" + "é".encode(), path="/b")
+        recording.add(b"", path="/c", method="GET")
+        recording.add(b"x" * 3000, path="/spooled")
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    result = invoke("log", "--data-dir", data, "--format", "openresty")
+    assert result.stdout.split("\n") == [
+        '[2025-11-21 04:12:00] | /v1/completions?x=1 | {"prompt":"räksmörgås 漢字"}',
+        r'[2025-11-21 04:13:00] | /a | line\nline\r\n\u2028\x85"\n"\t\x1b[31m',
+        r"[2025-11-21 04:14:00] | /b | \xff\x00é",
+        "[2025-11-21 04:15:00] | /c | ",
+        "[2025-11-21 04:16:00] | /spooled | " + "x" * 3000,
+        "",
+    ]
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--format", "openresty"]])
+def test_nothing_recorded_reaches_a_terminal_unescaped(data: Path, form: list[str]) -> None:
+    """Escape sequences in the path, the model, headers and bodies, both ways."""
+    hostile = json.dumps({"model": ESCAPE, "prompt": ESCAPE}, ensure_ascii=False).encode()
+    with Recording(data) as recording:
+        recording.add(
+            hostile + ESCAPE.encode(),
+            hostile,
+            path="/v1/completions?" + ESCAPE,
+            headers=[("x-evil", ESCAPE)],
+            answer_headers=[("x-evil", ESCAPE)],
+        )
+        recording.add(hostile, hostile, path="/v1/completions", method="POST" + ESCAPE)
+    seen = on_terminal("log", "--data-dir", data, *form, cwd=data)
+    assert b"2025" in seen or b"11-21" in seen
+    assert_harmless(seen)
+
+
+def assert_harmless(seen: bytes) -> None:
+    """No control sequence but colours and line ends, no character that hides or reorders text."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
+    assert not set(plain) & (set(ESCAPE) - set("]0;owned[2J31mgnpext")), plain
+    assert not re.search(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f]", plain)
+
+
+def test_a_terminal_gets_a_table(data: Path) -> None:
+    """With a heading and colours."""
+    with Recording(data) as recording:
+        id = recording.add()
+    heading, row = on_terminal("log", "--data-dir", data, cwd=data).decode().splitlines()
+    assert "started" in heading
+    assert "\x1b[32mok" in row
+    assert id in row
+
+
+def test_no_match_is_said_on_a_terminal(data: Path) -> None:
+    """So that silence is not taken for a fault."""
+    data.mkdir()
+    assert on_terminal("log", "--data-dir", data, cwd=data) == b"no exchange matches\r\n"
+
+
+# To whom ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
+    """`extproc log | head -1`."""
+    with Recording(data) as recording:
+        for _ in range(50):
+            recording.add(b"x" * 900)
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [*PROGRAM, "log", "--json", "--data-dir", data], cwd=data, stdout=write, stderr=subprocess.PIPE
+    )
+    os.close(write)
+    os.read(read, 100)
+    os.close(read)
+    _, stderr = process.communicate(timeout=50)
+    assert (process.returncode, stderr) == (0, b"")
+
+
+def test_follow_prints_each_exchange_as_it_ends(data: Path) -> None:
+    """What ended before is not repeated; the filters hold; an interrupt ends it with exit 0."""
+    with Recording(data) as recording:
+        recording.add(minute=0)
+        process = subprocess.Popen(
+            [*PROGRAM, "log", "--follow", "--json", "--since", "2025-11-21T03:15:00Z", "--data-dir", data],
+            cwd=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        for minute in (3, 4):
+            id = recording.add(minute=minute)
+            assert json.loads(process.stdout.readline())["id"] == id
+        recording.add(minute=5, answer=None)
+        id = recording.add(minute=6)
+        assert json.loads(process.stdout.readline())["id"] == id
+        process.send_signal(2)
+        rest, stderr = process.communicate(timeout=50)
+        assert (process.returncode, rest, stderr) == (0, b"", b"")
+
+
+def test_follow_ends_quietly_when_its_reader_leaves(data: Path) -> None:
+    """At the next exchange that it would print."""
+    with Recording(data) as recording:
+        process = subprocess.Popen(
+            [*PROGRAM, "log", "--follow", "--since", "2025-11-21", "--data-dir", data],
+            cwd=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        recording.add()
+        assert process.stdout.readline()
+        process.stdout.close()
+        recording.add()
+        assert process.wait(50) == 0
+        assert process.stderr.read() == b""
+        process.stderr.close()

@@ -1,0 +1,65 @@
+"""An exchange in words."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from extproc.cli import view
+from extproc.core.outcome import Outcome
+
+
+@pytest.mark.parametrize("outcome", [*Outcome, view.IN_FLIGHT])
+def test_every_outcome_has_a_meaning_and_a_colour(outcome: str) -> None:
+    """No outcome is left to be guessed at."""
+    assert view.MEANING[outcome]
+    assert view.colour(outcome) in {"green", "yellow", "red", "cyan"}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(None, ""), (0.25, "0.2 ms"), (999.9, "999.9 ms"), (1500, "1.50 s"), (59_000, "59.00 s"), (90_000, "1.5 min")],
+)
+def test_durations(milliseconds: float | None, text: str) -> None:
+    """In the unit that suits them."""
+    assert view.duration(milliseconds) == text
+
+
+@pytest.mark.parametrize(
+    ("usage", "text"),
+    [
+        ({"prompt_tokens": 9, "completion_tokens": 2}, "9/2"),
+        ({"input_tokens": 9, "output_tokens": 0}, "9/0"),
+        ({"prompt_tokens": 9}, "9/"),
+        ({}, "/"),
+        (None, ""),
+        ("many", ""),
+    ],
+)
+def test_tokens(usage: Any, text: str) -> None:
+    """By OpenAI's names or Anthropic's; whatever a backend sent."""
+    assert view.tokens({"llm": {"usage": usage}}) == text
+
+
+def test_an_exchange_of_which_nothing_is_known_still_has_a_row() -> None:
+    """Every field may be missing or null."""
+    assert len(view.row({"id": "x"}, local=True)) == len(view.COLUMNS)
+    empty = dict.fromkeys(["started_at", "status", "method", "path", "llm", "duration_ms", "outcome"])
+    assert len(view.row({"id": "x", **empty}, local=False)) == len(view.COLUMNS)
+
+
+def test_times_of_today_are_short_and_others_have_their_date() -> None:
+    """On the reader's clock."""
+    now = datetime.now().astimezone()
+    assert view.short_time(now.isoformat()) == f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}"
+    assert len(view.short_time("2025-11-21T03:12:00.000000Z")) == len("11-21 03:12:00")
+    assert view.short_time("damaged") == view.short_time(None) == "?"
+
+
+def test_header_values_that_are_no_text() -> None:
+    """Kept as base64 in the record, shown with escapes, sent as they were."""
+    assert view.header_bytes({"base64": "/2E="}) == b"\xffa"
+    assert view.header_text({"base64": "/2E="}) == r"\xffa"
+    assert view.header_bytes("ä") == "ä".encode()
