@@ -76,7 +76,7 @@ def ends(found: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
 
 
 GET = headers(REQUEST, end=True)
-ANSWER = [headers(RESPONSE, ms=2), body(RESPONSE, b"abc", end=True, ms=3)]
+ANSWER: list[Event] = [headers(RESPONSE, ms=2), body(RESPONSE, b"abc", end=True, ms=3)]
 
 
 def test_a_get_and_its_answer_are_two_records() -> None:
@@ -111,7 +111,7 @@ def test_the_records_say_what_passed_and_when() -> None:
     assert (response["upstream"], response["cluster"], response["closed"]) == ("10.0.0.1:8000", "llm", None)
 
 
-END_OF_A_REQUEST = {
+END_OF_A_REQUEST: dict[str, list[Event]] = {
     "end_of_stream": [headers(REQUEST), body(REQUEST, b"ab"), body(REQUEST, b"c", end=True)],
     "end_of_stream, empty": [headers(REQUEST), body(REQUEST, b"abc"), body(REQUEST, end=True)],
     "content_length": [headers(REQUEST, ("content-length", b"3")), body(REQUEST, b"abc"), body(REQUEST, end=True)],
@@ -125,7 +125,7 @@ END_OF_A_REQUEST = {
 def test_every_way_in_which_a_body_ends_gives_one_record(ended_by: str) -> None:
     """The first end makes the record; what belongs to that end adds none and is not late."""
     (request, response) = told(END_OF_A_REQUEST[ended_by])
-    assert (request["type"], request["request"]["ended_by"]) == ("request", ended_by.split(",")[0])
+    assert (request["type"], request["request"]["ended_by"]) == ("request", ended_by.partition(",")[0])
     assert (request["request"]["bytes"], request["request"]["truncated"]) == (3, False)
     assert (response["type"], response["response"], response["protocol"]["late"]) == ("response", None, {})
 
@@ -154,8 +154,8 @@ def test_an_end_that_comes_again_is_counted_and_changes_nothing() -> None:
 
 def test_data_in_the_end_after_the_last_byte_is_late_but_no_duplicate() -> None:
     """After the announced length, an end is owed and bytes are not."""
-    events = [headers(REQUEST, ("content-length", b"3")), body(REQUEST, b"abc"), body(REQUEST, b"more", end=True)]
-    _, response = told([*events, *ANSWER])
+    events: list[Event] = [headers(REQUEST, ("content-length", b"3")), body(REQUEST, b"abc")]
+    _, response = told([*events, body(REQUEST, b"more", end=True), *ANSWER])
     assert (response["protocol"]["late"], response["protocol"]["duplicate_end_of_stream"]) == ({"request.body": 1}, 0)
 
 
@@ -296,18 +296,19 @@ def test_trailers_carry_the_grpc_status() -> None:
     assert (response["grpc_status"], response["response"]["trailers"]) == ("13", [["grpc-status", "13"]])
 
 
-MESSAGES: dict[str, Event] = {
-    f"{direction.value}.{name}": event
-    for direction in Direction
-    for name, event in {
+def messages(direction: Direction) -> dict[str, Event]:
+    """One of each kind of message."""
+    return {
         "headers": headers(direction, ("content-length", b"3")),
         "headers_end": headers(direction, end=True),
         "body": body(direction, b"x"),
         "body_full": body(direction, b"xyz"),
         "body_end": body(direction, b"y", end=True),
         "trailers": trailers(direction, ("t", b"1")),
-    }.items()
-}
+    }
+
+
+MESSAGES = {f"{direction.value}.{name}": event for direction in Direction for name, event in messages(direction).items()}
 
 
 def check_conservation(names: Sequence[str]) -> None:

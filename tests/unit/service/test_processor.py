@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
+from support.messages import DUPLEX, STREAMED, body, head, kind, trailers
 
 from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.config import Config
@@ -65,56 +67,14 @@ class Stream:
         self.processor.closed(reason)
 
 
-def head(
-    direction: str, *, end: bool = False, first: dict[str, Any] | None = None, **headers: str
-) -> ProcessingRequest:
-    """A headers message. `first`: the fields of protocol_config, for the first message of a stream."""
-    message = ProcessingRequest()
-    part = getattr(message, f"{direction}_headers")
-    part.end_of_stream = end
-    part.headers.SetInParent()
-    for key, value in headers.items():
-        header = part.headers.headers.add()
-        header.key, header.raw_value = key.replace("__", ":").replace("_", "-"), value.encode()
-    if first is not None:
-        message.protocol_config.SetInParent()
-        for name, value in first.items():
-            setattr(message.protocol_config, name, value)
-    return message
-
-
-def body(direction: str, data: bytes = b"", *, end: bool = False) -> ProcessingRequest:
-    """A body message."""
-    message = ProcessingRequest()
-    part = getattr(message, f"{direction}_body")
-    part.body, part.end_of_stream = data, end
-    return message
-
-
-def trailers(direction: str) -> ProcessingRequest:
-    """A trailers message."""
-    message = ProcessingRequest()
-    getattr(message, f"{direction}_trailers").trailers.SetInParent()
-    return message
-
-
-STREAMED = {"request_body_mode": 1, "response_body_mode": 1}
-DUPLEX = {"request_body_mode": 4, "response_body_mode": 4}
-
-
-def kind(reply: bytes | None) -> str | None:
-    """Which member of the oneof a reply is; None for no reply."""
-    return ProcessingResponse.FromString(reply).WhichOneof("response") if reply else None
-
-
 def test_a_short_post_is_held_and_answered_when_its_record_is_durable() -> None:
     """Headers are answered at once, with the id and BUFFERED; the body waits for the journal."""
     journal = FakeJournal(at_once=False)
     stream = Stream(journal)
     reply = stream.receive(head("request", first=STREAMED, __path="/x", content_length="3"))
     response = ProcessingResponse.FromString(reply or b"")
-    assert response.mode_override.request_body_mode == wire.BodyMode.BUFFERED
-    assert len(response.dynamic_metadata["extproc"]["id"]) == 36
+    assert int(response.mode_override.request_body_mode) == wire.BodyMode.BUFFERED
+    assert len(json_format.MessageToDict(response.dynamic_metadata)["extproc"]["id"]) == 36
     assert stream.receive(body("request", b"abc", end=True)) is None
     assert stream.sent == []
     journal.waiting.pop()(None)
@@ -134,7 +94,7 @@ def test_a_short_post_is_held_and_answered_when_its_record_is_durable() -> None:
     ],
     ids=["chunked", "empty", "large", "no override possible", "full duplex", "no protocol_config"],
 )
-def test_other_requests_are_streamed(headers: dict[str, str], first: dict[str, Any] | None) -> None:
+def test_other_requests_are_streamed(headers: dict[str, Any], first: dict[str, Any] | None) -> None:
     """Only what Envoy can hold back, and what fits, is held back."""
     stream = Stream(FakeJournal())
     reply = stream.receive(head("request", first=first, __path="/x", **headers))
