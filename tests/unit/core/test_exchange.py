@@ -168,7 +168,7 @@ def test_what_is_late_for_the_terminal_record_is_reported_at_the_close() -> None
 
 def test_trailers_behind_the_announced_last_byte_are_not_lost() -> None:
     """They are not late, the record was only made before them."""
-    events = [
+    events: list[Event] = [
         GET,
         headers(RESPONSE, ("content-length", b"1")),
         body(RESPONSE, b"a"),
