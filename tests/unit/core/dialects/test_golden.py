@@ -25,6 +25,7 @@ every_fixture = pytest.mark.parametrize("fixture", ALL, ids=[fixture.name for fi
 
 
 def read_request(fixture: Golden, pieces: Iterable[bytes]) -> dict[str, Any] | None:
+    """What was read of the request, without the fingerprint."""
     reading = RequestReading(fixture.api, "application/json", None)
     for piece in pieces:
         reading.feed(piece)
@@ -43,12 +44,14 @@ def read_response(fixture: Golden, pieces: Iterable[bytes]) -> tuple[dict[str, A
 
 
 def events(fixture: Golden, pieces: Iterable[bytes]) -> list[ServerSentEvent]:
+    """The events of the response."""
     decoder, parser = Decoder(fixture.content_encoding), Parser()
     found = [event for piece in pieces for event in parser.feed(decoder.feed(piece))]
     return found + parser.finish()
 
 
 def offsets(body: bytes) -> Iterable[int]:
+    """Where to cut a body."""
     if len(body) <= SMALL:
         return range(len(body) + 1)
     size = len(body)
@@ -57,10 +60,12 @@ def offsets(body: bytes) -> Iterable[int]:
 
 
 def two_pieces(body: bytes) -> Iterable[tuple[bytes, bytes]]:
+    """The body, cut in two everywhere."""
     return ((body[:at], body[at:]) for at in offsets(body))
 
 
 def single_bytes(body: bytes) -> list[bytes]:
+    """The body a byte at a time; a long one in small pieces."""
     step = 1 if len(body) <= SMALL else 4099
     return [body[at : at + step] for at in range(0, len(body), step)]
 
