@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ _LONGEST_LINE: Final = 32 * 1024 * 1024
 
 
 CUT_OFF: Final = "the line is cut off"
+LOST_LINE_END: Final = "the end of a line is damaged"
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
@@ -104,14 +106,32 @@ def read_lines(directory: Path, name: Name) -> Iterator[Line]:
         try:
             for raw in raw_lines(file):
                 number += 1
-                yield parse(name, number, offset, raw)
+                yield from parse(name, number, offset, raw)
                 offset += len(raw)
         except DamagedLine as error:
             yield Line(name, number + 1, offset, offset, {}, str(error))
 
 
-def parse(name: Name, number: int, offset: int, raw: bytes) -> Line:
-    """A line with its place."""
+def parse(name: Name, number: int, offset: int, raw: bytes) -> list[Line]:
+    """A line with its place. Where a line end was lost, the lines that it parted, behind the damaged one."""
+    line = _parse(name, number, offset, raw)
+    if line.damage is None:
+        return [line]
+    cuts = [match.start() for match in _LOST_LINE_END.finditer(raw)]
+    if not cuts:
+        return [line]
+    found = [Line(name, number, offset, line.end, {}, LOST_LINE_END)]
+    for start, end in zip([0, *(cut + 1 for cut in cuts)], [*cuts, None], strict=True):
+        piece = raw[start:] if end is None else raw[start:end] + b"\n"
+        found.append(_parse(name, number, offset + start, piece))
+    return found
+
+
+# Quotes in a client's text are escaped in a record, so this can only be the end of one line and the start of another.
+_LOST_LINE_END: Final = re.compile(rb'(?<=,"crc":"[0-9a-f]{8}"\}).(?=\{"type":")', re.DOTALL)
+
+
+def _parse(name: Name, number: int, offset: int, raw: bytes) -> Line:
     end = offset + len(raw)
     if not raw.endswith(b"\n"):
         return Line(name, number, offset, end, {}, CUT_OFF)

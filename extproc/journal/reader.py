@@ -454,28 +454,28 @@ def _written_until(directory: Path, name: Name) -> float:
 
 
 def _find(series: Series, prefix: str, earliest: float, latest: float) -> list[Exchange]:
-    needle = prefix.encode("utf-8", "surrogateescape")
     found: dict[str, _Parts] = {}
     for name in series.names:
         if _written_until(series.directory, name) < earliest - _CLOCK_SLACK_SECONDS:
             continue
         if all(parts.over for parts in found.values()) and _begins_after(series, name, latest):
             break
-        for record in _records_with(series, name, needle):
+        for record in _records_with(series, name, prefix):
             id = str(record["id"])
             found.setdefault(id, _Parts(id, series.directory)).add(record)
     return [parts.exchange() for parts in found.values() if parts.over or parts.request or parts.opened]
 
 
-def _records_with(series: Series, name: Name, needle: bytes) -> Iterator[Record]:
-    """The records whose id begins with these bytes; only those are decoded."""
+def _records_with(series: Series, name: Name, prefix: str) -> Iterator[Record]:
+    """The records whose id begins so; only those are decoded."""
+    needle = prefix.encode("utf-8", "surrogateescape")
     try:
         with lines.open_segment(series.directory, name) as file:
             for raw in lines.raw_lines(file):
                 if needle in raw[:_HEAD_BYTES] and type_and_id(raw)[1].encode().startswith(needle):
-                    line = lines.parse(name, 0, 0, raw)
-                    if line.damage is None and line.record.get("type") in _JOINED:
-                        yield line.record
+                    for line in lines.parse(name, 0, 0, raw):
+                        if line.record.get("type") in _JOINED and str(line.record["id"]).startswith(prefix):
+                            yield line.record
     except (DamagedLine, FileNotFoundError):
         return
 

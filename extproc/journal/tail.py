@@ -89,13 +89,13 @@ class Tail:
             repeated = last_seq if offset == 0 else 0
             for raw in _complete_lines(fd, offset):
                 number += 1
-                line = lines.parse(name, number, offset, raw)
+                for line in lines.parse(name, number, offset, raw):
+                    seq = line.record.get("seq", 0)
+                    if not repeated or seq > repeated:
+                        last_seq = max(last_seq, seq)
+                        if not lines.is_void(line.record, limit):
+                            yield line
                 offset += len(raw)
-                seq = line.record.get("seq", 0)
-                if not repeated or seq > repeated:
-                    last_seq = max(last_seq, seq)
-                    if not lines.is_void(line.record, limit):
-                        yield line
             if finished or not self._follow:
                 rest = os.fstat(fd).st_size - offset
                 if rest > 0 and name.state != OPEN:

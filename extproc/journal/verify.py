@@ -94,7 +94,7 @@ class _Series:
             if line.damage is not None:
                 if not (live and line.damage == lines.CUT_OFF):
                     yield self._finding(name, line.number, line.damage)
-                if line.damage != lines.CUT_OFF and self._seq is not None:
+                if line.damage not in {lines.CUT_OFF, lines.LOST_LINE_END} and self._seq is not None:
                     self._seq += 1
             elif not lines.is_void(line.record, limit):
                 yield from self._record(name, line, first=first)

@@ -1,0 +1,94 @@
+"""The files: names, modes, appending, closing, setting aside."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from extproc.journal import segment
+from extproc.journal.segment import Name, Segment
+
+NAME = Name(0, "0193c0de", 7, segment.OPEN)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("w0-0193c0de-000001.jsonl.open", Name(0, "0193c0de", 1, ".jsonl.open")),
+        ("w12-0193c0de-1234-000012.jsonl", Name(12, "0193c0de-1234", 12, ".jsonl")),
+        ("w0-b-1000000.jsonl.zst", Name(0, "b", 1000000, ".jsonl.zst")),
+        ("w0-b-000001.torn", None),
+        ("w0-b-000001.jsonl.zst.tmp", None),
+        ("w0-b-1.jsonl", None),
+        ("w0-../../etc-000001.jsonl", None),
+    ],
+)
+def test_names(text: str, name: Name | None) -> None:
+    """A segment's name says worker, boot, number and state, and nothing else is taken for one."""
+    assert Name.parse(text) == name
+    assert name is None or str(name) == text
+
+
+def test_names_of_a_directory_sort_by_series_and_number(tmp_path: Path) -> None:
+    """Numbers sort as numbers, and a segment that is there closed and compressed counts once, as closed."""
+    for text in ("w0-b-000010.jsonl", "w0-b-000009.jsonl.zst", "w0-b-000010.jsonl.zst", "w0-a-000011.jsonl.open", "x"):
+        (tmp_path / text).touch()
+    (tmp_path / "w0-b-000001.jsonl").symlink_to("x")
+    found = [str(name) for name in segment.names(tmp_path)]
+    assert found == ["w0-a-000011.jsonl.open", "w0-b-000009.jsonl.zst", "w0-b-000010.jsonl"]
+
+
+def test_a_segment_is_private_and_new(tmp_path: Path, directory: int) -> None:
+    """0600, its header first; a file or a link of that name is never opened."""
+    Segment.create(directory, NAME, b"header\n", sync=True).set_aside()
+    path = tmp_path / str(NAME)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_bytes() == b"header\n"
+    with pytest.raises(FileExistsError):
+        Segment.create(directory, NAME, b"header\n", sync=True)
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError):
+        Segment.create(directory, NAME, b"header\n", sync=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_short_writes_are_continued(tmp_path: Path, directory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that takes three bytes at a time still gets every byte, in order, once."""
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data)[:3]))
+    made = Segment.create(directory, NAME, b"header\n", sync=False)
+    made.append(b"0123456789\n")
+    made.close(b"end\n", sync=False)
+    assert (tmp_path / (NAME.stem + ".jsonl")).read_bytes() == b"header\n0123456789\nend\n"
+
+
+def test_setting_aside_cuts_back_to_what_was_acknowledged(tmp_path: Path, directory: int) -> None:
+    """Lines that nobody was told about do not stay behind."""
+    made = Segment.create(directory, NAME, b"header\n", sync=False)
+    made.append(b"kept\n")
+    made.acknowledge(1)
+    made.append(b"not kept\n")
+    made.set_aside()
+    assert (tmp_path / str(NAME)).read_bytes() == b"header\nkept\n"
+
+
+def test_live_while_its_process_holds_it(tmp_path: Path, directory: int) -> None:
+    """An `.open` segment is live until its file is closed; a link or a missing file never is."""
+    made = Segment.create(directory, NAME, b"header\n", sync=False)
+    path = tmp_path / str(NAME)
+    assert segment.is_live(path)
+    made.set_aside()
+    assert not segment.is_live(path)
+    assert not segment.is_live(tmp_path / "missing")
