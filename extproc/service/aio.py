@@ -4,8 +4,8 @@ What grpc.aio makes necessary:
 
 - `Process` is a coroutine that reads and writes its context. grpc never closes a generator, whose `finally` can
   then run in another task.
-- A reset looks like a half-close at first: `read` gives EOF. Only the next await raises CancelledError, so there
-  is one before a stream is called closed.
+- A reset looks like a half-close at first: `read` gives EOF. A second `read` goes through the core's queue, behind
+  the news of the reset, and raises CancelledError.
 - CancelledError is raised on: returning normally after it leaks native memory for each stream (grpc#43360).
 - Nothing is awaited in `finally`; the processor hears of the end by a plain call. When a gate is still shut
   then, the stream belongs to whoever will open it, and the processor hears of the end after that.
@@ -144,7 +144,7 @@ class Server:
             while True:
                 message = await context.read()
                 if message is EOF:
-                    await asyncio.sleep(0)  # raises CancelledError after a reset
+                    await context.read()  # EOF again after a half-close; after a reset it raises
                     reason = CloseReason.CLOSED
                     return
                 try:

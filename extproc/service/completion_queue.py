@@ -185,7 +185,8 @@ class Server:
     def _tick(self) -> None:
         self._timers.tick()
         while self.lost:
-            self.lost.popleft().over()
+            log.error("grpcio did not take a reply; its stream was ended")
+            self.lost.popleft().fail()
         if self.watches:
             status = self.health.status()
             for watch in tuple(self.watches):
@@ -274,32 +275,34 @@ class _Stream:
             failed = self._start((_SendMessage(reply, 0), _ReceiveMessage(0)), on_message)
         else:
             # With the first reply, so that it leaves in the same write.
-            self._opened = True
+            self._opened = True  # before the batch: after it the stream is not ours
             failed = self._start(
                 (_SendInitialMetadata(None, 0), _SendMessage(reply, 0), _ReceiveMessage(0)), on_message
             )
-        if failed:
+            if failed:
+                self._opened = False
+        if failed:  # there is no batch, so the stream is still ours: let the polling thread end it
             self._server.lost.append(self)
 
     def _message(self, event: Any) -> None:
         message = event.batch_operations[-1].message()
         if message is None:
-            self.over()
+            self._over()
             return
         try:
             reply = self._receive(message)
         except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
-            self._fail(error)
+            self._server.complaints.failed("a stream was ended", error)
+            self.fail()
             return
         if reply is not None:
             self.send(reply)
         # None: the stream belongs to whoever calls `send`, perhaps already.
 
-    def over(self) -> None:
-        """No more messages: half-closed, reset, or lost. The polling thread only."""
-        if self._on_message is not None:
-            self._on_message = None
-            self._finish(cygrpc.StatusCode.ok, b"", self._closed)
+    def _over(self) -> None:
+        """No more messages: half-closed, reset, or lost."""
+        self._on_message = None
+        self._finish(cygrpc.StatusCode.ok, b"", self._closed)
 
     def _closed(self, event: Any) -> None:
         if not event.batch_operations[-1].cancelled():
@@ -309,10 +312,9 @@ class _Stream:
         else:
             self._end(CloseReason.CANCELLED)
 
-    def _fail(self, error: Exception) -> None:
-        """An error status, so that Envoy fails the request; a clean end would let it pass unrecorded."""
+    def fail(self) -> None:
+        """End with an error status, so that Envoy fails the request; a clean end would let it pass unrecorded."""
         self._on_message = None
-        self._server.complaints.failed("a stream was ended", error)
         self._finish(cygrpc.StatusCode.internal, b"internal error", _ignore)
         self._end(CloseReason.CANCELLED)
 

@@ -75,16 +75,13 @@ class Workers:
             data_dir.mkdir(0o750, parents=True, exist_ok=True)
         except OSError as error:
             raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
+        redaction_key.load(data_dir)  # made once, before several workers want to
         self._lock.enter_context(lock_directory(data_dir))
-        try:
-            redaction_key.load(data_dir)  # made once, before several workers want to
-            starts = (worker.start() for worker in self._workers)
-            for failure in await asyncio.gather(*starts, return_exceptions=True):
-                if failure is not None:
-                    raise failure
-        except Exception:
+        starts = (worker.start() for worker in self._workers)
+        failures = [each for each in await asyncio.gather(*starts, return_exceptions=True) if each is not None]
+        if failures:
             await self.stop()
-            raise
+            raise failures[0]
         self._watches = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
 
     async def wait(self) -> None:
