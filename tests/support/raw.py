@@ -1,0 +1,235 @@
+"""HTTP/1 at the socket: a client and a backend that see and send the very bytes.
+
+with RawBackend() as backend:
+    path = backend.on(script)                     # script(connection, head) for each request of that path
+    client = Connection.to(stack.port)
+    client.send(b"GET %b HTTP/1.1\\r\\nhost: a\\r\\n\\r\\n" % path.encode())
+    head = client.read_head()
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+SOCKET_SECONDS = 50.0
+"""Only what hangs ever meets it."""
+
+
+class Closed(Exception):
+    """The peer has closed or reset the connection. `rest` is what came before."""
+
+    def __init__(self, rest: bytes, *, reset: bool) -> None:
+        super().__init__(f"{'reset' if reset else 'closed'} after {rest[-200:]!r}")
+        self.rest = rest
+        self.reset = reset
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A start line and its headers, as they came; names in lower case."""
+
+    line: str
+    headers: list[tuple[str, str]]
+
+    @property
+    def path(self) -> str:
+        return self.line.split(" ")[1]
+
+    @property
+    def status(self) -> int:
+        return int(self.line.split(" ")[1])
+
+    def get(self, name: str) -> str | None:
+        return next((value for each, value in self.headers if each == name), None)
+
+
+@dataclasses.dataclass
+class Message:
+    """A head with what followed it."""
+
+    head: Head
+    body: bytes
+    trailers: list[tuple[str, str]]
+    ended_by_close: bool = False
+
+
+class Connection:
+    """One end of a TCP connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.settimeout(SOCKET_SECONDS)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = sock
+        self._buffer = bytearray()
+
+    @classmethod
+    def to(cls, port: int) -> Self:
+        return cls(socket.create_connection(("127.0.0.1", port), SOCKET_SECONDS))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """End it with RST instead of FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def read_until(self, marker: bytes) -> bytes:
+        """What comes up to the marker, with it."""
+        while (at := self._buffer.find(marker)) < 0:
+            self._more()
+        return self._take(at + len(marker))
+
+    def read_exactly(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            self._more()
+        return self._take(size)
+
+    def read_to_end(self) -> bytes:
+        """Everything until the peer closes; Closed when it resets."""
+        try:
+            while True:
+                self._more()
+        except Closed as closed:
+            if closed.reset:
+                raise
+            return self._take(len(self._buffer))
+
+    def nothing_yet(self) -> bool:
+        """Whether no byte is there to be read at this moment."""
+        self.socket.setblocking(False)
+        try:
+            data = self.socket.recv(65536)
+        except BlockingIOError:
+            return not self._buffer
+        finally:
+            self.socket.settimeout(SOCKET_SECONDS)
+        self._buffer += data
+        return False
+
+    def read_head(self) -> Head:
+        text = self.read_until(b"\r\n\r\n").decode("latin-1")
+        line, *fields = text[:-4].split("\r\n")
+        return Head(line, _fields(fields))
+
+    def read_message(self, *, no_body: bool = False) -> Message:
+        """A head and its body, by its framing. `no_body`: the answer to a HEAD request."""
+        head = self.read_head()
+        return self.finish(head, no_body=no_body)
+
+    def finish(self, head: Head, *, no_body: bool = False) -> Message:
+        """The message to which a head belongs that was read already."""
+        is_answer = head.line.startswith("HTTP/")
+        if no_body or (is_answer and head.status in (101, 204, 304)):
+            return Message(head, b"", [])
+        length = head.get("content-length")
+        if length is not None:
+            return Message(head, self.read_exactly(int(length)), [])
+        if "chunked" in (head.get("transfer-encoding") or ""):
+            return self._chunked(head)
+        if is_answer:
+            return Message(head, self.read_to_end(), [], ended_by_close=True)
+        return Message(head, b"", [])
+
+    def read_chunk(self) -> bytes:
+        """One chunk of a chunked body; the last one is empty, and its trailers are still to be read."""
+        size = int(self.read_until(b"\r\n").split(b";")[0], 16)
+        return self.read_exactly(size + 2)[:-2] if size else b""
+
+    def _chunked(self, head: Head) -> Message:
+        body = bytearray()
+        while chunk := self.read_chunk():
+            body += chunk
+        trailers = []
+        while line := self.read_until(b"\r\n")[:-2]:
+            trailers.append(line.decode("latin-1"))
+        return Message(head, bytes(body), _fields(trailers))
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return data
+
+    def _more(self) -> None:
+        try:
+            data = self.socket.recv(1 << 18)
+        except ConnectionError:
+            raise Closed(bytes(self._buffer), reset=True) from None
+        if not data:
+            raise Closed(bytes(self._buffer), reset=False)
+        self._buffer += data
+
+
+def _fields(lines: list[str]) -> list[tuple[str, str]]:
+    pairs = (line.partition(":") for line in lines)
+    return [(name.lower(), value.strip()) for name, _, value in pairs]
+
+
+Script = Callable[[Connection, Head], None]
+"""Plays the backend's part for one request; the connection is used again if it leaves it open."""
+
+
+class RawBackend:
+    """A backend that does what scripts say, a thread for each connection. It answers health checks by itself."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.errors: list[BaseException] = []
+        self._scripts: dict[str, Script] = {}
+        self._numbers = itertools.count(1)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._listener.close()
+
+    def on(self, script: Script, prefix: str = "/raw") -> str:
+        """A path of its own for this script."""
+        path = f"{prefix}/{next(self._numbers)}"
+        self._scripts[path] = script
+        return path
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(Connection(sock),), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        try:
+            while connection.socket.fileno() >= 0:
+                head = connection.read_head()
+                if head.path == "/health":
+                    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                else:
+                    self._scripts[head.path.partition("?")[0]](connection, head)
+        except (Closed, ConnectionError):
+            pass
+        except BaseException as error:  # noqa: BLE001 - handed over to the test's thread
+            self.errors.append(error)
+        finally:
+            connection.close()
