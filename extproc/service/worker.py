@@ -25,7 +25,6 @@ import resource
 import signal
 import sys
 import threading
-import time
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("extproc.service")
 
-HOUSEKEEPING_SECONDS = 60.0
 HEALTH_SECONDS = 0.2
 JOURNAL_SECONDS = 5.0
 """How long the journal may take to write what it has when the worker ends."""
@@ -96,8 +94,6 @@ def _serve(config: Config, index: int) -> None:
         done = threading.Event()
         _in_background(_stop_with_parent, transport)
         _in_background(_report_health, health, done)
-        if index == 0:
-            _in_background(_keep_house, config, done)
         _tune_collector()
         _say("ready", address)
         transport.run()  # until a signal; the list of the end is in transport.py
@@ -129,22 +125,6 @@ def _report_health(health: Health, done: threading.Event) -> None:
         if parts != told:
             told = parts
             _say("health", json.dumps(parts))
-
-
-def _keep_house(config: Config, done: threading.Event) -> None:
-    while not done.wait(HOUSEKEEPING_SECONDS):
-        try:
-            from extproc.journal import retention  # type: ignore[attr-defined]
-
-            retention.apply(
-                config.data_dir,
-                days=config.retention_days,
-                segments=config.retention_segments,
-                bytes=config.retention_bytes,
-                now_ns=time.time_ns(),
-            )
-        except Exception:
-            log.exception("housekeeping failed; it will be tried again")
 
 
 def _tune_collector() -> None:

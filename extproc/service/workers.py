@@ -18,6 +18,7 @@ import contextlib
 import json
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,11 +26,13 @@ from typing import Any
 from extproc import errors
 from extproc.config import Config
 from extproc.errors import ExtprocError, StackError
+from extproc.journal import retention
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
 
 MAX_DEATHS = 5
 PERIOD_SECONDS = 60.0
+HOUSEKEEPING_SECONDS = 60.0
 LAST_SECONDS = 10.0
 """After `drain_seconds` a worker has this long to write its last records, then it is killed."""
 
@@ -51,6 +54,7 @@ class Workers:
         self._watches: list[asyncio.Task[None]] = []
         self._fallen: asyncio.Future[None] | None = None
         self._stopping = False
+        self._stopped = threading.Event()
 
     @property
     def addresses(self) -> list[str]:
@@ -83,6 +87,7 @@ class Workers:
             await self.stop()
             raise failures[0]
         self._watches = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
 
     async def wait(self) -> None:
         """Until the workers have fallen over, which is raised as StackError."""
@@ -92,6 +97,7 @@ class Workers:
     async def stop(self) -> None:
         """Stop all. A second call, while the first one waits, ends the waiting."""
         self._stopping = True
+        self._stopped.set()
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         deadline = self._config.drain_seconds + LAST_SECONDS
@@ -119,6 +125,19 @@ class Workers:
             except ExtprocError as error:
                 if not self._stopping:
                     self._say(f"worker {worker.index} could not start: {error}")
+
+    def _keep_house(self) -> None:
+        config = self._config
+        while not self._stopped.wait(HOUSEKEEPING_SECONDS):
+            try:
+                retention.keep_house(
+                    config.data_dir,
+                    days=config.retention_days,
+                    segments=config.retention_segments,
+                    bytes=config.retention_bytes,
+                )
+            except Exception as error:  # noqa: BLE001 - the disk may be in any state, and it will be tried again
+                self._say(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
 
     def _too_often(self) -> bool:
         now = asyncio.get_running_loop().time()
