@@ -23,7 +23,7 @@ import click
 
 from extproc.cli import options, output, view
 from extproc.core.redact import MARK
-from extproc.errors import StackError
+from extproc.errors import ExtprocError
 from extproc.journal import reader
 
 CONNECT_SECONDS: Final = 10.0
@@ -204,7 +204,9 @@ def send(request: Request, url: str, extra: Sequence[tuple[str, bytes]]) -> int:
         except (http.client.HTTPException, ConnectionError) as error:
             if isinstance(error, BrokenPipeError) and received:
                 raise
-            raise StackError(f"{url}: the connection broke after {received} bytes of the answer: {error!r}") from error
+            raise ExtprocError(
+                f"{url}: the connection broke after {received} bytes of the answer: {error!r}"
+            ) from error
         return answer.status
     finally:
         connection.close()
@@ -222,7 +224,7 @@ def _connect(url: str) -> http.client.HTTPConnection:
     try:
         connection.connect()
     except OSError as error:
-        raise StackError(f"{url}: cannot connect: {error}") from error
+        raise ExtprocError(f"{url}: cannot connect: {error}") from error
     # A model may think for an hour: only connecting has a limit.
     assert isinstance(connection.sock, socket.socket)
     connection.sock.settimeout(None)
@@ -242,6 +244,8 @@ def _put(connection: http.client.HTTPConnection, request: Request, headers: Sequ
 def _pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
     while data := answer.read1(65536):
         yield data
+    if answer.length:  # `read1` takes an early end of the connection for an end of the body
+        raise http.client.IncompleteRead(b"", answer.length)
 
 
 def _print_status(answer: http.client.HTTPResponse) -> None:
@@ -334,7 +338,7 @@ def _recorded(exchange: Mapping[str, Any]) -> Request:
     part = exchange.get("request")
     body = reader.body(exchange, "request")
     if part is None or body is None:
-        raise StackError(f"{exchange.get('id')}: its request was not recorded")
+        raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
     if part.get("ended_by") is None or part.get("truncated"):
         click.echo(f"the recorded body is not the whole one: {len(body)} bytes had come", err=True)
     return prepare(exchange, body)

@@ -14,11 +14,14 @@ from extproc.cli import options, output, view
 from extproc.core import dialects
 from extproc.core.encoding import Decoder
 from extproc.core.record import body_field
-from extproc.errors import StackError
+from extproc.errors import ExtprocError, JournalError
 from extproc.journal import reader
 
 SHOWN_CHARACTERS: Final = 20_000
 """More of a body than this is of no use on a screen: `--body` writes all of it."""
+
+_READ_BYTES: Final = 1024 * 1024
+"""JSON longer than this is not laid out, only shown."""
 
 
 def complete(exchange: view.Exchange) -> dict[str, Any]:
@@ -145,13 +148,15 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
 
 
 def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
-    if direction == "response" and (answer := assembled(exchange)):
+    try:
+        body = reader.body(exchange, direction)
+        answer = assembled(exchange) if direction == "response" else None
+    except JournalError as error:
+        yield from _pairs([("body", str(error))])
+        return
+    if answer:
         yield f"  {output.styled('answer', dim=True)}"
         yield from _indented(json.dumps(answer, ensure_ascii=False, indent=2))
-        return
-    body = reader.body(exchange, direction)
-    if body is None:
-        yield f"  {output.styled('body', dim=True)}  is not there any more"
     elif body:
         yield f"  {output.styled('body', dim=True)}"
         yield from _indented(_readable(body, _encoding(part)))
@@ -159,14 +164,15 @@ def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> I
 
 def _readable(body: bytes, encoding: str | None) -> str:
     """A body for the eye: decoded, JSON laid out, bytes that are no text as escapes."""
-    decoder = Decoder(encoding, 4 * SHOWN_CHARACTERS)
-    plain = decoder.feed(body)
+    plain = Decoder(encoding, _READ_BYTES).feed(body)
     if encoding and not plain:
         plain = body
     try:
-        return json.dumps(json.loads(plain), ensure_ascii=False, indent=2)
+        if len(plain) < _READ_BYTES:
+            return json.dumps(json.loads(plain), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):
-        return plain[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
+        pass
+    return plain[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
 
 
 def _indented(text: str) -> Iterator[str]:
@@ -203,7 +209,7 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
     if direction:
         body = reader.body(exchange, direction)
         if body is None:
-            raise StackError(f"{exchange.get('id')}: there is no recorded body of the {direction}")
+            raise ExtprocError(f"{exchange.get('id')}: there is no recorded body of the {direction}")
         sys.stdout.flush()
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +15,7 @@ from extproc.core.events import Body, CloseReason, Direction, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
+from extproc.errors import JournalError
 from extproc.journal.writer import Journal
 
 MS = 1_000_000
@@ -107,8 +110,19 @@ class Recording:
             self._carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + 50 * number) * MS)))
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
-        if effects:
-            self.journal.submit(effects, None)
+        if not effects:
+            return
+        answer: SimpleQueue[JournalError | None] = SimpleQueue()
+        self.journal.submit(effects, answer.put)
+        error = answer.get(timeout=20)
+        if error is not None:
+            raise error
+
+
+def as_a_crash_leaves_it(directory: Path, copy: Path) -> Path:
+    """A copy of a journal that is being written: what is on disk at this moment, and nobody who writes it."""
+    shutil.copytree(directory, copy)
+    return copy
 
 
 def _raw(fields: Iterable[tuple[str, str | bytes]]) -> list[tuple[str, bytes]]:
