@@ -186,7 +186,8 @@ Script = Callable[[Connection, Head], None]
 
 
 class RawBackend:
-    """A backend that does what scripts say, a thread for each connection. It answers health checks by itself."""
+    """A backend that does what scripts say, a thread for each connection. Health checks and CONNECT it answers by
+    itself."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -225,6 +226,8 @@ class RawBackend:
                 head = connection.read_head()
                 if head.path == "/health":
                     connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                elif head.line.startswith("CONNECT "):
+                    connection.send(b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n")
                 else:
                     self._scripts[head.path.partition("?")[0]](connection, head)
         except (Closed, ConnectionError):
