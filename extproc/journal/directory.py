@@ -87,7 +87,7 @@ class DataDirectory:
 
 
 class FreeSpace:
-    """Whether the file system has room above its floor, asked at most twice a second.
+    """Whether a directory is still there and its file system has room above the floor, asked at most twice a second.
 
     Without a number the floor is the smaller of 256 MiB and 5 % of the file system.
     """
@@ -108,6 +108,8 @@ class FreeSpace:
 
     def _ask(self) -> str | None:
         try:
+            if os.fstat(self._fd).st_nlink == 0:
+                return "the directory has been removed"
             system = os.fstatvfs(self._fd)
         except OSError as error:
             return reason(error)

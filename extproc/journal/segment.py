@@ -170,6 +170,7 @@ class Segment:
         self.append(footer)
         if sync:
             self.sync()
+        self.acknowledge(1)
         os.rename(str(self.name), self.name.stem + CLOSED, src_dir_fd=self._directory, dst_dir_fd=self._directory)
         if sync:
             os.fsync(self._directory)

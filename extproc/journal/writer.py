@@ -84,7 +84,7 @@ class Journal:
         self._flight = Flight()
         self._gaps: dict[tuple[Direction, str], list[int]] = {}
         self._gaps_lock = threading.Lock()
-        self._owed: list[bytes] = []
+        self._owed: dict[str, bytes] = {}
         self._segment: Segment | None = None
         self._number = 0
         self._seq = 0
@@ -199,16 +199,8 @@ class Journal:
             return
         if self._answer_first:
             batch[:] = [_answered(item) for item in batch]
-        records: list[bytes] = []
-        for written, _, spool_error in batch:
-            if spool_error is not None:
-                continue
-            if isinstance(written, bytes):
-                records.append(written)
-            else:
-                records += written
         try:
-            error = self._write(records)
+            error = self._write(_records(batch))
         except Exception as problem:  # noqa: BLE001 - not the disk, so something in the batch
             self._isolate(batch, problem)
             return
@@ -323,7 +315,9 @@ class Journal:
         if self._gaps or self._owed:
             self._report()
         segment = self._segment
-        if segment is not None and (segment.size >= self._segment_bytes or self._clock() // _DAY != self._day):
+        if segment is None or segment.lines == 1:
+            return  # a segment without records is not worth ending
+        if segment.size >= self._segment_bytes or self._clock() // _DAY != self._day:
             self._rotate(segment)
 
     def _rotate(self, old: Segment) -> None:
@@ -387,15 +381,17 @@ class Journal:
         for record in records:
             type, id = type_and_id(record)
             if type == "response" and id in self._flight.had and len(self._owed) < _OWED_RECORDS:
-                self._owed.append(_without_bodies(record))
+                with suppress(msgspec.DecodeError):
+                    self._owed[id] = _without_bodies(record)
 
     def _report(self) -> None:
         """Write what is owed and what was counted while the journal could not be written."""
         with self._gaps_lock:
             gaps, self._gaps = self._gaps, {}
-        owed, self._owed = self._owed, []
-        if self._write(owed + [self._gap_record(*key, *gap) for key, gap in gaps.items()]) is None:
-            for record in owed:
+        # One that its owner has submitted again in the meantime has ended, and is owed no more.
+        owed, self._owed = {id: record for id, record in self._owed.items() if id in self._flight.had}, {}
+        if self._write([*owed.values(), *(self._gap_record(*key, *gap) for key, gap in gaps.items())]) is None:
+            for record in owed.values():
                 self._flight.note(*type_and_id(record))
             return
         self._owed = owed
@@ -418,6 +414,18 @@ class Journal:
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def _records(batch: list[Item]) -> list[bytes]:
+    records: list[bytes] = []
+    for written, _, spool_error in batch:
+        if spool_error is not None:
+            continue
+        if isinstance(written, bytes):
+            records.append(written)
+        else:
+            records += written
+    return records
 
 
 def _tell(done: Done | None, error: JournalError | None) -> None:
