@@ -15,7 +15,6 @@ from extproc.cli.init import shipped
 from extproc.config import SETTINGS, Config
 from extproc.errors import ConfigError
 
-
 # What would be right, in the words of the message.
 URL = "http://HOST:PORT or https://HOST[:PORT], without a path or credentials"
 SEGMENT = "a number of bytes from 4 KiB to 16 GiB, such as 65536 or 64 KiB"

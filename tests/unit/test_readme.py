@@ -36,7 +36,7 @@ def test_the_settings_table_is_that_of_the_code(readme: str) -> None:
 
 def test_the_readme_names_every_command(readme: str) -> None:
     """The table of commands holds all that there are, and no others."""
-    section = readme.split("\n## Commands\n")[1].split("\n## ")[0]
+    section = readme.split("\n## Commands\n")[1].split("\n## ", maxsplit=1)[0]
     assert re.findall(r"(?m)^\| `extproc ([a-z-]+)", section) == list(COMMANDS)
 
 
