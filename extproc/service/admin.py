@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -39,7 +40,8 @@ class Admin:
         try:
             self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES)
         except OSError as error:
-            raise StackError(f"admin_port {self._port}: cannot listen on it: {error.strerror}") from error
+            why = os.strerror(error.errno)  # asyncio's own text repeats the address
+            raise StackError(f"admin_port {self._port}: cannot listen on it: {why}") from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

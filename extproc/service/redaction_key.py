@@ -37,7 +37,7 @@ def _make(data_dir: Path) -> None:
     path = data_dir / NAME
     if path.exists():
         return
-    draft = data_dir / f".{NAME}.{os.getpid()}"
+    draft = data_dir / f".{NAME}.{secrets.token_hex(4)}"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -1,0 +1,159 @@
+"""/healthz and /readyz, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from extproc.errors import StackError
+from extproc.service import admin
+from extproc.service.admin import MAX_CONNECTIONS, MAX_HEAD_BYTES, Admin
+
+WELL = (True, {"workers": [{"worker": 0, "journal": True}]})
+ILL = (False, {"workers": [{"worker": 0, "journal": False}]})
+
+
+async def _ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines[1:])
+    return int(lines[0].split()[1]), headers, body
+
+
+def with_admin(story: Any, readiness: Any = WELL) -> Any:
+    """Run a story against an admin server."""
+
+    async def run() -> Any:
+        server = Admin(0, lambda: readiness)
+        port = await server.start()
+        try:
+            return await story(port)
+        finally:
+            await server.stop()
+
+    return asyncio.run(run())
+
+
+def ask(request: bytes, readiness: Any = WELL) -> tuple[int, dict[str, str], bytes]:
+    """One request and its answer."""
+    answer: tuple[int, dict[str, str], bytes] = with_admin(lambda port: _ask(port, request), readiness)
+    return answer
+
+
+def test_healthz() -> None:
+    """The process runs."""
+    status, headers, body = ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", ILL)
+    assert (status, json.loads(body)) == (200, {"ok": True})
+    assert headers["content-type"] == "application/json"
+    assert int(headers["content-length"]) == len(body)
+
+
+@pytest.mark.parametrize(("readiness", "status"), [(WELL, 200), (ILL, 503)], ids=["well", "ill"])
+def test_readyz_names_the_parts(readiness: Any, status: int) -> None:
+    """200 only when all is well, and the parts in any case."""
+    got, _, body = ask(b"GET /readyz?x=1 HTTP/1.0\r\n\r\n", readiness)
+    assert got == status
+    assert json.loads(body) == {"ready": readiness[0], **readiness[1]}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 404),
+        (b"GET /../healthz HTTP/1.1\r\n\r\n", 404),
+        (b"GET //healthz HTTP/1.1\r\n\r\n", 404),
+        (b"POST /healthz HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", 405),
+        (b"HEAD /readyz HTTP/1.1\r\n\r\n", 405),
+        (b"DELETE /readyz HTTP/1.1\r\n\r\n", 405),
+        (b"GET /healthz\r\n\r\n", 400),
+        (b"GET /healthz HTTP/2\r\n\r\n", 400),
+        (b"GET  /healthz HTTP/1.1\r\n\r\n", 400),
+        (b"\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\xff\xfe", 400),
+        (b"GET /healthz HTTP/1.1\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nx: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_everything_else_is_refused(request_: bytes, status: int) -> None:
+    """Other paths, other methods, what is no HTTP, what is too long; nothing of it comes back."""
+    got, headers, body = ask(request_)
+    assert got == status
+    assert set(json.loads(body)) == {"error"}
+    assert ("allow" in headers) == (status == 405)
+
+
+def test_connections_are_bounded() -> None:
+    """Beyond the limit they are closed; when the idle ones go, there is room again."""
+
+    async def story(port: int) -> None:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert await reader.read() == b""
+        writer.close()
+        for _, each in idle:
+            each.close()
+        for reader, _ in idle:
+            await reader.read()
+        while not (await _closed_or_answer(port)):
+            pass
+
+    with_admin(story)
+
+
+async def _closed_or_answer(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
+
+
+def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may not stay for ever."""
+    monkeypatch.setattr(admin, "SECONDS", 0.05)
+
+    async def story(port: int) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /hea")
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    assert with_admin(story) == b""
+
+
+def test_it_listens_on_loopback_alone() -> None:
+    """Whatever the machine's addresses are."""
+
+    async def run() -> list[str]:
+        server = Admin(0, lambda: WELL)
+        await server.start()
+        assert server._server is not None
+        hosts = [socket.getsockname()[0] for socket in server._server.sockets]
+        await server.stop()
+        return hosts
+
+    assert asyncio.run(run()) == ["127.0.0.1"]
+
+
+def test_a_port_in_use() -> None:
+    """The error names the setting."""
+
+    async def story(port: int) -> None:
+        with pytest.raises(StackError, match=f"admin_port {port}: cannot listen on it: Address already in use"):
+            await Admin(port, lambda: WELL).start()
+
+    with_admin(story)
