@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.commands import invoke
-from support.recorded import START_NS, Recording, as_a_crash_leaves_it
+from support.commands import invoke, on_terminal
+from support.recorded import ESCAPE, START_NS, Recording, as_a_crash_leaves_it
 
 from extproc.journal.recovery import recover
 
@@ -120,3 +120,19 @@ def test_wrong_usage_is_exit_2(data: Path, arguments: list[str]) -> None:
     """One of --at and --at-crash, and a time that is one."""
     data.mkdir()
     assert invoke("inflight", "--data-dir", data, *arguments).exit_code == 2
+
+
+def test_nothing_recorded_reaches_a_terminal_unescaped(data: Path) -> None:
+    """The path and the model of what was in flight are a client's text."""
+    with Recording(data) as recording:
+        recording.add(
+            json.dumps({"model": ESCAPE}, ensure_ascii=False).encode(),
+            answer=None,
+            path="/v1/chat/completions?" + ESCAPE,
+        )
+        for form in ([], ["--json"]):
+            seen = on_terminal("inflight", "--at", "now", "--data-dir", data, *form, cwd=data).decode()
+            assert "chat/completions" in seen
+            assert not set(seen) & {"\x07", "\x9b", "\u202e", "\u2028", "\x7f"}
+            assert "\x1b]" not in seen
+            assert "\x1b[2J" not in seen

@@ -36,6 +36,7 @@ class Backend:
     url: str = ""
     received: list[Received] = field(default_factory=list)
     status: int = 200
+    reason: str | None = None
     answer: bytes = b'{"ok":true}'
     die: bool = False
 
@@ -50,7 +51,7 @@ def backend() -> Iterator[Backend]:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             headers = [(name.lower(), value.encode("latin-1")) for name, value in self.headers.items()]
             state.received.append(Received(self.command, self.path, headers, body))
-            self.send_response(state.status)
+            self.send_response(state.status, state.reason)
             self.send_header("content-length", str(len(state.answer) + (1 if state.die else 0)))
             self.end_headers()
             self.wfile.write(state.answer)
@@ -254,13 +255,14 @@ def test_a_server_that_is_not_there_is_exit_1(data: Path) -> None:
 
 def test_the_answer_is_harmless_on_a_terminal_and_exact_in_a_pipe(data: Path, backend: Backend) -> None:
     """A backend's bytes are data as much as a client's."""
-    backend.answer = ESCAPE.encode() + b"\xff\nnext line"
+    backend.answer, backend.reason = ESCAPE.encode() + b"\xff\nnext line", "Fine \x1b[2J\x9b1m"
     with Recording(data) as recording:
         id = recording.add()
     arguments = ("replay", id, "--to", backend.url, "--data-dir", data)
     assert run(*arguments, cwd=data).stdout == backend.answer
     seen = on_terminal(*arguments, cwd=data)
     assert b"\x1b" not in seen
+    assert b"200 Fine \\x1b[2J\\x9b1m" in seen
     assert b"\\x1b]0;owned" in seen
     assert b"\r\nnext line" in seen
 
