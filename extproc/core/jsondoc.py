@@ -37,6 +37,9 @@ MAX_STEPS = 400_000
 
 _STEPS_PER_MEMBER = 10
 _KEY_BYTES = 256
+_ELEMENT_BYTES = 512
+"""What an element takes beside its values."""
+
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 
@@ -80,6 +83,8 @@ class Summary(msgspec.Struct, gc=False):
     raw: dict[str, bytes]
     duplicate_keys: bool = False
     error: tuple[str, int] | None = None
+    elements: list[Summary] = []
+    """The objects of the array whose elements were asked for, where the document was too long to be held."""
 
     @property
     def parse_error(self) -> str | None:
@@ -145,8 +150,9 @@ def _decode_member(raw: bytes) -> Any:
 class Document:
     """One document: `feed` its bytes in order, then `finish`."""
 
-    def __init__(self, content: frozenset[str], held_bytes: int = HELD_BYTES) -> None:
+    def __init__(self, content: frozenset[str], held_bytes: int = HELD_BYTES, elements_of: str | None = None) -> None:
         self._content = content
+        self._elements_of = elements_of
         self._held_bytes = held_bytes
         self._pieces: list[bytes] = []
         self._size = 0
@@ -179,7 +185,7 @@ class Document:
 
     def _scan(self, document: bytes) -> Scanner:
         start = len(_BOM) if document.startswith(_BOM) else 0
-        scanner = Scanner(self._content, start)
+        scanner = Scanner(self._content, start, self._elements_of)
         scanner.feed(document[start:])
         return scanner
 
@@ -252,11 +258,14 @@ class Scanner:
     """Finds the top-level members of an object in pieces of any size, without decoding what it passes over.
 
     It checks the document's own punctuation and that brackets and strings close, not what is inside of values.
+    Of one content array, `elements_of`, it scans each object in the same way, while they take little memory.
     """
 
-    def __init__(self, content: frozenset[str], position: int = 0) -> None:
+    def __init__(self, content: frozenset[str], position: int = 0, elements_of: str | None = None) -> None:
         self.content_positions: dict[str, tuple[int, int]] = {}
         self._content = content
+        self._elements_of = elements_of
+        self._element: Scanner | None = None
         self._position = position
         self._summary = Summary({}, {})
         self._kept = 0
@@ -282,12 +291,41 @@ class Scanner:
             at = self._next(data, at)
         self._position += len(data)
 
+    def scan_object(self, data: bytes, at: int, position: int) -> int:
+        """Take the bytes from `at` to the end of the object, if it ends here; `data` begins at `position`."""
+        self._position = position
+        while at < len(data) and not self.failed and not self.ended:
+            assert self._next is not None
+            at = self._next(data, at)
+        return at
+
+    @property
+    def ended(self) -> bool:
+        """The object is closed."""
+        return self._next == self._end
+
+    @property
+    def failed(self) -> bool:
+        """What followed cannot be read."""
+        return self._next is None
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the members kept."""
+        return self._kept
+
+    def take_steps(self) -> int:
+        """The steps made since they were last asked for."""
+        steps, self._steps = self._steps, 0
+        return steps
+
     def finish(self) -> Summary:
         """The document is over; a value that was cut off is left out, of content the part seen is sized."""
         if self._next == self._in_literal:
             self._end_value()
         if self._next is not None and self._next not in (self._begin, self._end):
-            if self._next in (self._in_string, self._in_nested) and self._name in self._content:
+            unended = (self._in_string, self._in_nested, self._between_elements, self._in_element)
+            if self._next in unended and self._name in self._content:
                 self._end_value()
             self._fail("cut off", self._position)
         return self._summary
@@ -367,7 +405,8 @@ class Scanner:
             self._array = first == 0x5B
             self._elements = not self._array
             self._depth = 1
-            self._next = self._in_nested
+            between = self._array and self._name == self._elements_of
+            self._next = self._between_elements if between else self._in_nested
         elif first in b",]}:":
             return self._unexpected(data, at)
         else:
@@ -422,6 +461,36 @@ class Scanner:
                     self._end_value()
                     return at
         self._keep(data, start, at)
+        return at
+
+    def _between_elements(self, data: bytes, start: int) -> int:
+        at = _space(data, start)
+        if at < len(data) and data[at] == 0x2C:
+            self._commas += 1
+            at = _space(data, at + 1)
+        self._keep(data, start, at)
+        if at < len(data):
+            self._elements = self._elements or data[at] != 0x5D
+            if data[at] == 0x7B and self._kept < HELD_BYTES and len(self._summary.elements) < MAX_MEMBERS:
+                self._element = Scanner(frozenset())
+                self._next = self._in_element
+            else:
+                self._next = self._in_nested
+        return at
+
+    def _in_element(self, data: bytes, start: int) -> int:
+        element = self._element
+        assert element is not None
+        at = element.scan_object(data, start, self._position)
+        self._keep(data, start, at)
+        self._steps += element.take_steps()
+        if element.failed or self._steps > MAX_STEPS:
+            kind, position = element.finish().error or ("too complex", self._position + at)
+            self._fail(kind, position)
+        elif element.ended:
+            self._kept += element.kept + _ELEMENT_BYTES
+            self._summary.elements.append(element.finish())
+            self._next = self._between_elements
         return at
 
     def _skip_flat(self, data: bytes, at: int) -> int:

@@ -50,6 +50,7 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+_spoken = frozenset({"message", "delta", "text"})
 
 
 class Chat:
@@ -85,9 +86,11 @@ class Chat:
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         self._read(answer, body, failed=False)
-        if isinstance(body.get("choices"), list):
-            return
-        if "choices" in body:
+        choices = body.get("choices")
+        if choices is not None and not (
+            isinstance(choices, list) and all(_spoken & choice.keys() for choice in objects(choices))
+        ):
+            # Too long to be held: what it says was not counted.
             answer.output_chars = None
 
     def _add(self, answer: Answer, chunk: _Chunk) -> bool:

@@ -9,7 +9,7 @@ from extproc.core.dialects.answer import Answer, Dialect
 from extproc.core.dialects.anthropic import Messages
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
 from extproc.core.encoding import Decoder
-from extproc.core.jsondoc import Document
+from extproc.core.jsondoc import Digest, Document, Summary
 from extproc.core.sse import Parser, ServerSentEvent
 
 DIALECTS: dict[str, Dialect] = {
@@ -100,7 +100,8 @@ class ResponseReading:
         else:
             self.wants_chunks = False
             if self._typed_as_json or self._head.lstrip(_BOM + _SPACE).startswith((b"{", b"[")):
-                self._document = Document(self._dialect.content if self._dialect else frozenset())
+                content = self._dialect.content if self._dialect else frozenset()
+                self._document = Document(content, elements_of="choices")
                 self._document.feed(self._head)
         self._head = b""
 
@@ -156,7 +157,9 @@ class ResponseReading:
         held = document.held()
         summary = document.finish()
         self._parse_error = summary.parse_error
-        body = {key: None if isinstance(value, jsondoc.Digest) else value for key, value in summary.values.items()}
+        body = _without_digests(summary)
+        if summary.elements:
+            body["choices"] = [_without_digests(element) for element in summary.elements]
         if summary.error is None:
             self._answer.done = bool(body)
             if held is not None and self._api != "embeddings":
@@ -164,6 +167,10 @@ class ResponseReading:
         self._dialect.document(self._answer, body)
         if self._status is not None and self._status >= 400 and body:
             self._answer.fail(body)
+
+
+def _without_digests(summary: Summary) -> dict[str, Any]:
+    return {key: value for key, value in summary.values.items() if not isinstance(value, Digest)}
 
 
 def is_stream(head: bytes) -> bool | None:
