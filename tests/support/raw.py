@@ -101,6 +101,12 @@ class Connection:
             self._more()
         return self._take(size)
 
+    def read_some(self, most: int) -> bytes:
+        """What is there, at least one byte and at most so many."""
+        if not self._buffer:
+            self._more()
+        return self._take(min(most, len(self._buffer)))
+
     def read_to_end(self) -> bytes:
         """Everything until the peer closes; Closed when it resets."""
         try:
@@ -194,6 +200,8 @@ class RawBackend:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.errors: list[BaseException] = []
+        self.otherwise: Script | None = None
+        """The script of every path that has none of its own."""
         self._scripts: dict[str, Script] = {}
         self._numbers = itertools.count(1)
         threading.Thread(target=self._accept, daemon=True).start()
@@ -229,7 +237,9 @@ class RawBackend:
                 elif head.line.startswith("CONNECT "):
                     connection.send(b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n")
                 else:
-                    self._scripts[head.path.partition("?")[0]](connection, head)
+                    script = self._scripts.get(head.path.partition("?")[0], self.otherwise)
+                    assert script is not None, f"nobody expects {head.line}"
+                    script(connection, head)
         except (Closed, ConnectionError):
             pass
         except BaseException as error:  # noqa: BLE001 - handed over to the test's thread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -163,6 +164,19 @@ def resident_bytes(pid: int) -> int:
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match is not None
     return int(match[1]) * 1024
+
+
+def peak_resident_bytes(pid: int) -> int:
+    """The most memory that a process has had in RAM since `reset_peak`, or since its start."""
+    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
+def reset_peak(pid: int) -> None:
+    """Begin to watch for a new peak, where that is allowed: only root may look into a process that forbids dumps."""
+    with contextlib.suppress(PermissionError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def is_running(pid: int) -> bool:
