@@ -3,7 +3,7 @@
 For each series of the worker that has an `.open` segment, oldest first:
 
 1. What follows the last good line is copied to `<segment>.torn`, synced, and cut off. What stands before that
-   line is never touched. A segment without a good line is removed (its bytes are in `.torn`).
+   line is never touched. A segment without a good line is removed, unless it is the last and has to take orphans.
 2. Each exchange without a terminal record gets an `orphan` record, in the series that it belongs to. Which those
    are stands at the head of the last segment and in its lines, so nothing else has to be read.
 3. The segment gets its footer, marked `recovered`, and its closed name.
@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from extproc.core.record import encode, seal, timestamp
 from extproc.errors import JournalError
-from extproc.journal import lines
+from extproc.journal import lines, segment
 from extproc.journal.directory import SEGMENTS, open_directory, reason
 from extproc.journal.flight import Flight
 from extproc.journal.lines import Series
@@ -100,14 +100,16 @@ class _Recovery:
         names = self._series.names
         for position, name in enumerate(names):
             if name.state == OPEN:
-                self._recover(name, names[position + 1 :], wait)
+                self._recover(name, names[:position], names[position + 1 :], wait)
 
-    def _recover(self, name: Name, later: list[Name], wait: float) -> None:
+    def _recover(self, name: Name, earlier: list[Name], later: list[Name], wait: float) -> None:
         fd = os.open(str(name), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._segments)
         try:
             _lock(fd, name, wait)
             end = self._find_end(name, later)
             self._cut(fd, name, end)
+            if not end.lines and not later:
+                end = self._begin_again(fd, earlier)
             if end.lines:
                 self._finish(fd, name, end, last=not later)
             else:
@@ -140,6 +142,15 @@ class _Recovery:
         os.rename(str(name), name.stem + CLOSED, src_dir_fd=self._segments, dst_dir_fd=self._segments)
         os.fsync(self._segments)
         self._recovered.segments += 1
+
+    def _begin_again(self, fd: int, earlier: list[Name]) -> _End:
+        """The last segment has no line: its worker was killed as it began it. It takes the orphans, if any."""
+        flight = self._in_flight()
+        if not flight.had:
+            return _End()
+        seq = max((self._find_end(name, []).seq for name in earlier[-1:]), default=0)
+        self._append(fd, [segment.header(self._now(), flight.snapshot())], seq)
+        return _End(lines=1, seq=seq + 1)
 
     def _orphans(self) -> list[dict[str, Any]]:
         common = {"at": self._now(), "of_boot": self._series.boot_id, "of_worker": self._series.worker}

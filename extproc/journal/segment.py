@@ -46,10 +46,14 @@ import contextlib
 import fcntl
 import os
 import re
+import socket
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+from extproc import __version__
 
 VERSION = 1
 OPEN = ".jsonl.open"
@@ -91,6 +95,20 @@ class Name:
 
     def __str__(self) -> str:
         return self.stem + self.state
+
+
+def header(at: str, in_flight: Mapping[str, str]) -> dict[str, Any]:
+    """The record that opens a segment."""
+    return {
+        "type": "segment",
+        "version": VERSION,
+        "at": at,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "extproc": __version__,
+        "clock_offset_ms": None,
+        "in_flight": in_flight,
+    }
 
 
 def names(segments: Path | int) -> list[Name]:

@@ -15,8 +15,6 @@ beginning is on disk, without their bodies.
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +25,6 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from extproc import __version__
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Direction
 from extproc.core.record import encode, seal, timestamp
@@ -295,16 +292,7 @@ class Journal:
     def _open_segment(self) -> Segment:
         """The next segment of the series; one number before its own is left for the footer of the last."""
         now, first = self._clock(), self._seq + 2 if self._seq else 1
-        header = {
-            "type": "segment",
-            "version": segments.VERSION,
-            "at": timestamp(now),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "extproc": __version__,
-            "clock_offset_ms": None,
-            "in_flight": self._flight.snapshot(),
-        }
+        header = segments.header(timestamp(now), self._flight.snapshot())
         line = seal(encode(header), self._worker, self._boot_id, first)
         name = Name(self._worker, self._boot_id, self._number + 1, segments.OPEN)
         segment = Segment.create(self._directory.segments, name, line, sync=self._sync)

@@ -42,7 +42,9 @@ def _direction(body: bytes, ended_by: str | None, field: dict[str, str] | None) 
     }
 
 
-def request(number: int, body: bytes = b"{}", *, at: int = START_NS, file: bool = False, type: str = "request") -> bytes:
+def request(
+    number: int, body: bytes = b"{}", *, at: int = START_NS, file: bool = False, type: str = "request"
+) -> bytes:
     """A `request` (or `open`) record."""
     id = id_of(number, at)
     field = {"file": f"bodies/{id}.request"} if file else None
@@ -110,6 +112,7 @@ def abandon(journal: Journal) -> None:
     """Leave the segment as a killed process leaves it: not closed, not locked. The journal is of no use after this."""
     journal._closed = True
     journal._spooler.close(WAIT_SECONDS)
+    journal._wait_for([])  # a rotation that was due is over when the next batch has its turn
     segment, journal._segment = journal._segment, None
     if segment is not None:
         os.close(segment._fd)
