@@ -314,7 +314,11 @@ class Config:
         _url("http://HOST:PORT or https://HOST[:PORT], without a path or credentials", many=True),
         "`up`: the LLM servers, which replace the endpoints of the cluster `llm`. None: two demo backends",
     )
-    envoy_dir: Path = _setting(Path("envoy"), _path(), "`up`: directory of the Envoy configuration")
+    envoy_dir: Path = _setting(
+        Path("envoy"),
+        _path(),
+        "`up`: directory of the Envoy configuration; the shipped files stand in for those it lacks",
+    )
     envoy_concurrency: int = _setting(
         0, _integer(0, 1024), "`up`: Envoy's worker threads. 0: Envoy's own default, one for each core"
     )

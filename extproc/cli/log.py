@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import fnmatch
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,12 +64,19 @@ def _has_status(exchange: Exchange, wanted: str) -> bool:
 def _has_model(exchange: Exchange, wanted: str) -> bool:
     llm = exchange.get("llm") or {}
     names = (llm.get("model"), llm.get("response_model"))
-    return any(fnmatch.fnmatchcase(name, wanted) for name in names if isinstance(name, str))
+    return any(_matches(name, wanted) for name in names if isinstance(name, str))
 
 
 def _has_path(exchange: Exchange, wanted: str) -> bool:
     path = str(exchange.get("path") or "")
-    return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(path.partition("?")[0], wanted)
+    return _matches(path, wanted) or _matches(path.partition("?")[0], wanted)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    """Whether the text is the pattern, in which * stands for any text and ? for any character."""
+    # Not fnmatch: brackets are ordinary characters of a path.
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(expression, text, re.DOTALL) is not None
 
 
 def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:

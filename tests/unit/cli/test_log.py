@@ -73,6 +73,8 @@ def test_exchanges_are_listed_newest_last_and_those_in_flight_left_out(data: Pat
         (["--path", "/v1/models"], [3]),
         (["--path", "/v1/models?all=1"], [3]),
         (["--path", "/v1/chat/*"], [0, 1, 2]),
+        (["--path", "/v1/model[s]"], []),
+        (["--path", "/v1/mod?ls"], [3]),
         (["--since", "2025-11-21T03:13:00Z"], [1, 2, 3]),
         (["--until", "2025-11-21T03:13:00Z"], [0]),
         (["--since", "2025-11-21T03:13:00Z", "--until", "2025-11-21T04:14:30+01:00"], [1, 2]),
