@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from extproc.core.llm import of_request, of_response
 from extproc.core.outcome import decide
 from extproc.core.record import DamagedLine, timestamp
 from extproc.errors import JournalError
@@ -206,6 +207,9 @@ class _Parts:
     def exchange(self) -> Exchange:
         begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
         first = begun or response or orphan
+        llm = of_request(self.request), of_response(self.response)
+        if self.response is not None:
+            response = {**self.response, "llm": llm[1]}
         ended_at = response.get("ended_at") or orphan.get("at")
         request = _direction(begun.get("request"), _REQUEST_FIELDS, self.late, "request")
         if request is not None and request["ended_by"] is None and self.orphan is not None:
@@ -215,7 +219,7 @@ class _Parts:
             "started_at": self.started_at,
             "ended_at": ended_at,
             "duration_ms": response.get("duration_ms", _milliseconds(self.started_at, ended_at)),
-            "outcome": decide(self.response, self.orphan).value if self.over else None,
+            "outcome": decide(response or None, self.orphan).value if self.over else None,
             "method": begun.get("method", response.get("method")),
             "path": begun.get("path", response.get("path")),
             "authority": begun.get("authority"),
@@ -234,7 +238,7 @@ class _Parts:
             "seq": first.get("seq"),
             "request": request,
             "response": _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response"),
-            "llm": _llm(begun.get("llm"), response.get("llm")),
+            "llm": _llm(*llm),
             "protocol": {"late": {}, "duplicate_end_of_stream": 0} | dict(self.protocol or {}),
         }
         bodies = {"request": _body(begun.get("request")), "response": _body(response.get("response"))}

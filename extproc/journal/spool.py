@@ -165,13 +165,18 @@ class _Lane:
         name = f"{effect.id}.{effect.direction.value}"
         file = self._files.get(name)
         if file is None:
-            file = self._files[name] = _File(self._begin(effect.id))
+            file = self._files[name] = _File(self._new(effect.id, name))
             create = os.O_CREAT | os.O_EXCL
         else:
             create = 0
         if file.error is None:
             file.error = self._write(name, b"".join(effect.data), create)
         return file.error
+
+    def _new(self, id: str, name: str) -> JournalError | None:
+        if exchange_of(name) is None:
+            return JournalError(f"{BODIES}: {name!r} is no name of a body")
+        return self._begin(id)
 
     def _write(self, name: str, data: bytes, create: int) -> JournalError | None:
         shortage = self._space.shortage()
@@ -203,8 +208,6 @@ class _Lane:
     def _descriptor(self, name: str, create: int) -> int:
         fd = self._open.pop(name, None)
         if fd is None:
-            if exchange_of(name) is None:
-                raise OSError(0, "the name is not one of ours")
             fd = os.open(name, _APPEND | create, 0o600, dir_fd=self._bodies)
             if len(self._open) >= _OPEN_FILES:
                 self._close(next(iter(self._open)))
