@@ -87,9 +87,9 @@ def test_kill_9_of_a_worker_under_load(tmp_path: Path) -> None:
     with RawBackend() as backend:
         load = Load(backend)
         left = KILLS
+        stack = RunningStack(tmp_path, "--backend", backend.url, "--workers", "2", "--envoy-concurrency", "2")
         while left:
-            arguments = ("--backend", backend.url, "--workers", "2", "--envoy-concurrency", "2")
-            with RunningStack(tmp_path, *arguments) as stack:
+            with stack:
                 load.start(stack.port)
                 try:
                     for _ in range(min(left, KILLS_PER_STACK)):

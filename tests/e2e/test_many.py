@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def path(self) -> str:
-        return f"/many/{self.number}"
+        return f"/v1/chat/completions?number={self.number}"
 
 
 def plan(number: int) -> Plan:
@@ -121,13 +121,16 @@ def ask(plan: Plan, client: Connection) -> None:
 
 def converse(plans: list[Plan], port: int) -> None:
     """One client after another, each on one connection until it leaves."""
-    remaining = iter(plans)
-    for plan in remaining:
-        with Connection.to(port) as client:
+    client: Connection | None = None
+    try:
+        for plan in plans:
+            client = client or Connection.to(port)
             ask(plan, client)
-            while not plan.leaves and (following := next(remaining, None)) is not None:
-                plan = following
-                ask(plan, client)
+            if plan.leaves:
+                client = None
+    finally:
+        if client is not None:
+            client.close()
 
 
 def shares(plans: list[Plan]) -> list[list[Plan]]:
