@@ -55,6 +55,7 @@ class Exchange:
         "_new_trace",
         "_opened",
         "_parent",
+        "_reads_spool",
         "_rejected",
         "_reported",
         "_request",
@@ -105,7 +106,7 @@ class Exchange:
         self._late_bytes: Counter[str] | None = None
         self._duplicate_ends = 0
         self._reported = 0
-        self._opened = self._terminal = self._rejected = self._trailers_after = False
+        self._opened = self._terminal = self._rejected = self._trailers_after = self._reads_spool = False
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
@@ -211,17 +212,11 @@ class Exchange:
     def _begin_request(self) -> None:
         head, new = self._request.head, self._new_trace
         self._trace = under(self._parent, new) or under(head.traceparent, new) or new
-        api = dialects.api_of(head.path or "")
-        if api is not None:
-            reading = dialects.RequestReading(api, head.content_type, head.content_encoding)
-            self._request_reader = RequestReader(reading)
 
     def _begin_response_body(self) -> None:
-        head = self._response.head
-        api = dialects.api_of(self._request.head.path or "")
-        if api is not None:
-            reading = dialects.ResponseReading(api, head.content_type, head.content_encoding, head.status)
-            self._response_reader = ResponseReader(reading)
+        content_type = self._response.head.content_type
+        if content_type is not None and content_type.startswith("text/event-stream"):
+            self._response_reader = self._new_response_reader()  # its tokens have times
 
     def _take(self, half: Half, data: bytes, at: int) -> Sequence[Effect]:
         if not data:
@@ -229,12 +224,42 @@ class Exchange:
         half.last_at = at
         if half is self._response:
             half.first_at = half.first_at or at
-            if self._response_reader is not None:
+            if self._response_reader is not None and not self._reads_spool:
                 self._response_reader.feed(data, at)
-        elif self._request_reader is not None:
-            self._request_reader.feed(data)
         pieces = half.body.feed(data)
-        return [Spool(self.id, half.stream.direction, pieces)] if pieces else NOTHING
+        return self._spool(half, pieces) if pieces else NOTHING
+
+    def _spool(self, half: Half, pieces: list[bytes]) -> Sequence[Effect]:
+        """These bytes will not stand in the record, so what they say has to be read now (see `llm.py`)."""
+        if half is self._request:
+            if self._request_reader is None:
+                self._request_reader = self._new_request_reader()
+            if self._request_reader is not None:
+                for piece in pieces:
+                    self._request_reader.feed(piece)
+        else:
+            if self._response_reader is None:
+                self._response_reader = self._new_response_reader()
+                self._reads_spool = True
+            if self._response_reader is not None and self._reads_spool:
+                for piece in pieces:
+                    self._response_reader.feed(piece, half.last_at)
+        return [Spool(self.id, half.stream.direction, pieces)]
+
+    def _new_request_reader(self) -> RequestReader | None:
+        head = self._request.head
+        api = dialects.api_of(head.path or "")
+        if api is None:
+            return None
+        return RequestReader(dialects.RequestReading(api, head.content_type, head.content_encoding))
+
+    def _new_response_reader(self) -> ResponseReader | None:
+        head = self._response.head
+        api = dialects.api_of(self._request.head.path or "")
+        if api is None:
+            return None
+        reading = dialects.ResponseReading(api, head.content_type, head.content_encoding, head.status)
+        return ResponseReader(reading)
 
     def _open_if_long(self, half: Half, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
         if half is self._request and not self._opened and half.body.length >= self._settings.open_record_bytes:
@@ -262,11 +287,11 @@ class Exchange:
         half.end(ended_by)
         whole, rest, sha256 = half.body.finish()
         body = self._file(half) if whole is None else record.body_field(whole)
+        spool = self._spool(half, rest) if rest else NOTHING
         last = self._end_request if half is self._request else self._end_response
         append = last(at, body, sha256, gate=gate)
         if whole is not None:
             return [append]
-        spool: list[Effect] = [Spool(self.id, half.stream.direction, rest)] if rest else []
         return [*spool, SpoolEnd(self.id, half.stream.direction), append]
 
     def _abort(self, half: Half, reason: CloseReason, at: int) -> Sequence[Effect]:
@@ -298,7 +323,7 @@ class Exchange:
         llm = reader.finish(half.last_at, complete=not half.truncated)
         if llm is not None:
             first = reader.first_token_at
-            if first is None and llm.get("output_chars") and not llm.pop("streamed", False):
+            if first is None and llm.get("output_chars"):
                 first = half.first_at  # an answer in one piece has its first token where its body begins
             llm["ttft_ms"] = None if first is None else self._ms(first)
         self._response_reader = None

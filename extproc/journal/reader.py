@@ -207,7 +207,7 @@ class _Parts:
     def exchange(self) -> Exchange:
         begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
         first = begun or response or orphan
-        llm = of_request(self.request), of_response(self.response)
+        llm = of_request(self.request or self.opened), of_response(self.response)
         if self.response is not None:
             response = {**self.response, "llm": llm[1]}
         ended_at = response.get("ended_at") or orphan.get("at")
