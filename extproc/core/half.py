@@ -51,8 +51,8 @@ class Half:
         short = announced is not None and self.body.length < announced and ended_by != "headers"
         self.truncated |= short or self.stream.state is State.ABORTED
 
-    def fields(self, sha256: str | None) -> dict[str, Any]:
-        """The direction's part of a record, all but the body and its times."""
+    def fields(self, sha256: str | None, body: dict[str, str]) -> dict[str, Any]:
+        """The direction's part of a record, all but its times."""
         fields: dict[str, Any] = {
             "bytes": self.body.length,
             "sha256": sha256,
@@ -61,6 +61,7 @@ class Half:
             "truncated": self.truncated,
             "content_type": self.head.content_type,
             "headers": self.head.fields,
+            "body": body,
         }
         if self.trailers is not None:
             fields["trailers"] = self.trailers.fields

@@ -31,7 +31,7 @@ _encode_ascii = json.JSONEncoder(ensure_ascii=True, separators=(",", ":"), check
 _decode = msgspec.json.Decoder().decode
 
 
-class DamagedLine(ValueError):  # noqa: N818 - it names the line's state, as the reports do
+class DamagedLine(ValueError):
     """A line that is not what was written: cut, changed or not ours. The text says what was seen."""
 
 

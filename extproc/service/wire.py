@@ -84,6 +84,7 @@ _KINDS = {
     "request_trailers": (Kind.REQUEST_TRAILERS, Direction.REQUEST),
     "response_trailers": (Kind.RESPONSE_TRAILERS, Direction.RESPONSE),
 }
+_NUMBERS = frozenset({"response.flags", "response.code"})
 _ONE_MESSAGE = frozenset({BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL})
 _parse = ProcessingRequest.FromString
 
@@ -134,13 +135,10 @@ def _headers(request: ProcessingRequest, part: HttpHeaders, direction: Direction
     headers = _header_list(part.headers)
     if FILTER not in request.attributes:
         return Headers(direction, headers, part.end_of_stream, at)
-    attributes: dict[str, str | int] = {}
-    for name, value in request.attributes[FILTER].fields.items():
-        match value.WhichOneof("kind"):
-            case "string_value":
-                attributes[name] = value.string_value
-            case "number_value":
-                attributes[name] = int(value.number_value)
+    attributes: dict[str, str | int] = {
+        name: int(value.number_value) if name in _NUMBERS else value.string_value
+        for name, value in request.attributes[FILTER].fields.items()
+    }
     return Headers(direction, headers, part.end_of_stream, at, attributes)
 
 
