@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,9 +63,10 @@ class Program:
 
     def _ready_line(self, timeout: float = 30) -> str:
         assert self.process.stdout
-        line = ""
-        if select.select([self.process.stdout], [], [], timeout)[0]:
-            line = self.process.stdout.readline()
+        late = threading.Timer(timeout, self.process.kill)
+        late.start()
+        line = self.process.stdout.readline()
+        late.cancel()
         if not line.startswith("ready "):
             self.stop()
             raise SystemExit(f"{self.command} did not become ready: {line!r}\n{self.log.read_text()[-2000:]}")
