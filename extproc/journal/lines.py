@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, Final
 
 import msgspec
 import zstandard
@@ -83,8 +83,36 @@ def open_segment(directory: Path, name: Name) -> BinaryIO:
 
 def decompressed(file: BinaryIO) -> BinaryIO:
     """A compressed segment's bytes. Closing the result closes the file."""
-    reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return io.BufferedReader(cast("io.RawIOBase", reader), _BUFFER)
+    return io.BufferedReader(_Frame(file), _BUFFER)
+
+
+class _Frame(io.RawIOBase):
+    """One zstd frame, to its very end: a frame that was cut short is damaged even when no line of it is missing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready and not self._frame.eof:
+            compressed = self._file.read(_BUFFER)
+            if not compressed:
+                raise zstandard.ZstdError("the frame is cut off")
+            self._ready = self._frame.decompress(compressed)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        if not count and (self._frame.unused_data or self._file.read(1)):
+            raise zstandard.ZstdError("something follows the frame")
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -434,7 +434,11 @@ def _segment_with_all_of(series: Series, at: datetime) -> int:
     if head is None:
         return 0
     carried = [_started_by_id(id) for id, had in (head.get("in_flight") or {}).items() if had != "response"]
-    return min(position, _begun_before(series, min(carried))) if carried else position
+    if not carried:
+        return position
+    # A second of slack: an id has milliseconds only, and a segment may begin right after the record.
+    oldest = min(carried)
+    return min(position, _begun_before(series, _later(oldest, -1))) if oldest else 0
 
 
 def _begun_before(series: Series, at: str) -> int:

@@ -142,7 +142,7 @@ def ids(records: Sequence[dict[str, Any]]) -> list[str]:
 
 
 class Faults:
-    """System calls that fail on purpose. `calls` holds the names of those made since the start, for the names watched."""
+    """System calls that fail on purpose. `calls` holds the names of those that were made, of the ones watched."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []

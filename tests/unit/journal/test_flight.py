@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from support.journals import id_of, request, response
 
 from extproc.journal.flight import Flight, type_and_id
-from support.journals import id_of, request, response
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from support.journals import id_of, request, response
     ],
 )
 def test_what_is_in_flight(records: list[str], had: dict[str, str]) -> None:
-    """An exchange is in flight from its first record to its terminal one; a request record after that changes nothing."""
+    """An exchange is in flight from its first record to its terminal one, and not again after that."""
     flight = Flight()
     for type in records:
         flight.note(type, "x")

@@ -9,12 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from extproc.core.effects import Append, Spool
-from extproc.core.events import Direction
-from extproc.errors import JournalError
-from extproc.journal import lines, verify
-from extproc.journal.recovery import Recovered, recover
 from support.journals import (
     Faults,
     abandon,
@@ -28,6 +22,12 @@ from support.journals import (
     segments,
     write,
 )
+
+from extproc.core.effects import Append, Spool
+from extproc.core.events import Direction
+from extproc.errors import JournalError
+from extproc.journal import lines, verify
+from extproc.journal.recovery import Recovered, recover
 
 FIRST = "w0-b1-000001"
 

@@ -9,10 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
-from extproc.core.effects import Append, Spool, SpoolEnd
-from extproc.core.events import Direction
-from extproc.journal import spool, verify
 from support.journals import (
     WAIT_SECONDS,
     Faults,
@@ -25,6 +21,10 @@ from support.journals import (
     response,
     write,
 )
+
+from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.events import Direction
+from extproc.journal import spool, verify
 
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.journals import abandon, append, id_of, journal, request, response, segments, write
 
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import seal, unseal
 from extproc.journal import retention, verify
 from extproc.journal.lock import lock_directory
-from support.journals import abandon, append, id_of, journal, request, response, segments, write
 
 
 @pytest.fixture
@@ -80,7 +80,11 @@ FIRST = "segments/w0-b1-000001.jsonl"
             rf"{FIRST}:2: exchange .*: request body: 3 bytes are there, the record says 2",
         ),
         (
-            lambda lines: [lines[0], resealed(lines[1], b'"body":{"text":"{}"}', b'"body":{"file":"../x"}'), *lines[2:]],
+            lambda lines: [
+                lines[0],
+                resealed(lines[1], b'"body":{"text":"{}"}', b'"body":{"file":"../x"}'),
+                *lines[2:],
+            ],
             rf"{FIRST}:2: exchange .*: request body: a record refers to a body by a name that is none",
         ),
     ],

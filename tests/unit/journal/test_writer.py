@@ -15,13 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from extproc.core.effects import Append
-from extproc.core.events import Direction
-from extproc.core.record import encode
-from extproc.errors import JournalError
-from extproc.journal import recovery, verify
-from extproc.journal.writer import Journal
 from support.journals import (
     START_NS,
     WAIT_SECONDS,
@@ -37,6 +30,13 @@ from support.journals import (
     segments,
     write,
 )
+
+from extproc.core.effects import Append
+from extproc.core.events import Direction
+from extproc.core.record import encode
+from extproc.errors import JournalError
+from extproc.journal import recovery, verify
+from extproc.journal.writer import Journal
 
 DAY = 86_400_000_000_000
 

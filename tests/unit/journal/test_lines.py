@@ -1,0 +1,83 @@
+"""Segments as lines, in whatever state they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.journals import append, journal, request, response, segments
+
+from extproc.core.record import encode, seal
+from extproc.journal import lines, retention
+from extproc.journal.segment import Name
+
+NAME = Name(0, "b", 1)
+
+
+def sealed(seq: int, text: str = "x") -> bytes:
+    """A line."""
+    return seal(encode({"type": "x", "text": text}), 0, "b", seq)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "segments").mkdir(mode=0o700)
+    tmp_path.chmod(0o700)
+    return tmp_path
+
+
+def read(data: Path, content: bytes) -> list[tuple[int, int | None, str | None]]:
+    """Line number, sequence number and damage of each line of a segment with that content."""
+    (data / "segments" / str(NAME)).write_bytes(content)
+    return [(line.number, line.record.get("seq"), line.damage) for line in lines.read_lines(data, NAME)]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", []),
+        (sealed(1) + sealed(2), [(1, 1, None), (2, 2, None)]),
+        (sealed(1) + sealed(2)[:-1], [(1, 1, None), (2, None, lines.CUT_OFF)]),
+        (sealed(1) + sealed(2)[:20], [(1, 1, None), (2, None, lines.CUT_OFF)]),
+        (
+            sealed(1)[:-1] + b"\0" + sealed(2) + sealed(3),
+            [(1, None, lines.LOST_LINE_END), (1, 1, None), (1, 2, None), (2, 3, None)],
+        ),
+        (
+            sealed(1)[:-1] + b"\0" + sealed(2)[:-1] + b"\r" + sealed(3),
+            [(1, None, lines.LOST_LINE_END), (1, 1, None), (1, 2, None), (1, 3, None)],
+        ),
+        (b"\n" + sealed(1), [(1, None, "the line does not end with a checksum"), (2, 1, None)]),
+    ],
+)
+def test_lines_and_their_damage(data: Path, content: bytes, expected: list[tuple[int, int | None, str | None]]) -> None:
+    """Whole lines, half a line, a line end that became something else."""
+    assert read(data, content) == expected
+
+
+def test_text_cannot_look_like_a_lost_line_end(data: Path) -> None:
+    """What a client sends is escaped, so a damaged line is not taken apart at a place of its choosing."""
+    forged = sealed(7).decode().strip() + "\x00" + sealed(8).decode()
+    line = bytearray(sealed(1, forged))
+    line[3] ^= 1
+    assert len(read(data, bytes(line))) == 1
+
+
+def test_a_segment_is_found_under_its_new_name(data: Path) -> None:
+    """Listed while it was open, read when it is compressed."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+        (name,) = lines.series(data)[0].names
+    retention.compress(data)
+    assert segments(data) == ["w0-b1-000001.jsonl.zst"]
+    assert [line.record["type"] for line in lines.read_lines(data, name)] == ["segment", "request", "response", "end"]
+    (data / "segments" / segments(data)[0]).unlink()
+    with pytest.raises(FileNotFoundError):
+        list(lines.read_lines(data, name))
+    assert lines.header(data, name) is None
+
+
+def test_garbage_without_an_end_is_read_in_pieces(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line longer than any record costs bounded memory."""
+    monkeypatch.setattr(lines, "_LONGEST_LINE", 1000)
+    assert len(read(data, b"x" * 3500 + b"\n" + sealed(1))) == 5

@@ -1,0 +1,223 @@
+"""Closed segments are compressed and deleted by the rules, with their bodies, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from support.journals import Faults, abandon, append, id_of, journal, records, request, response, segments, write
+
+from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.events import Direction
+from extproc.errors import JournalError
+from extproc.journal import lines, recovery, retention, verify
+from extproc.journal.segment import Name
+
+DAY = 86_400
+NOW = 1_800_000_000 * 10**9
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def findings(data: Path) -> list[str]:
+    """What `verify` says."""
+    return [str(finding) for finding in verify.verify(data)]
+
+
+def aged(data: Path, count: int = 6) -> list[str]:
+    """So many closed segments, each with one exchange and a body file, a day apart, the last written now."""
+    with journal(data, segment_bytes=1) as writer:
+        for number in range(count):
+            append(writer, request(number))
+            assert write(writer, Spool(id_of(number), Direction.RESPONSE, [b"large body"])) is None
+            end = Append(response(number, b"large body", file=True))
+            assert write(writer, SpoolEnd(id_of(number), Direction.RESPONSE), end) is None
+    names = segments(data)
+    for position, name in enumerate(names):
+        # Two segments to an exchange; the last one of all is empty.
+        seconds = NOW // 10**9 - (len(names) - 1 - position) // 2 * DAY
+        os.utime(data / "segments" / name, (seconds, seconds))
+    return names
+
+
+def bodies(data: Path) -> list[str]:
+    """The body files."""
+    return sorted(path.name for path in (data / "bodies").iterdir())
+
+
+def test_compression_keeps_every_byte(data: Path) -> None:
+    """The same lines, the same age, private, and the original gone."""
+    names = aged(data)
+    before = records(data)
+    times = [(data / "segments" / name).stat().st_mtime_ns for name in names]
+    assert retention.compress(data) == [f"{name}.zst" for name in names]
+    assert segments(data) == [f"{name}.zst" for name in names]
+    assert records(data) == before
+    assert [(data / "segments" / name).stat().st_mtime_ns for name in segments(data)] == times
+    assert {stat.S_IMODE((data / "segments" / name).stat().st_mode) for name in segments(data)} == {0o600}
+    assert retention.compress(data) == []
+    assert findings(data) == []
+
+
+def test_an_open_segment_is_left_alone(data: Path) -> None:
+    """Neither compressed nor deleted, however old and however little room there is."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+        assert retention.compress(data) == []
+        assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2).deleted == []
+        abandon(writer)
+    assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2).deleted == []
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "rename", "unlink", "utime"])
+def test_compression_cut_short_is_done_again(data: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """At every step: no line is lost or doubled meanwhile, and the next round ends it."""
+    aged(data, 2)
+    before = records(data)
+    faults = Faults(monkeypatch)
+    for first in range(1, 50):
+        faults.fail(call, first=first)
+        try:
+            retention.compress(data)
+        except (OSError, JournalError):
+            stopped = True
+        else:
+            stopped = False
+        faults.heal()
+        assert records(data) == before
+        assert findings(data) == []
+        retention.compress(data)
+        assert all(name.endswith(".jsonl.zst") for name in segments(data))
+        assert records(data) == before
+        if not stopped:
+            return
+        for name in segments(data):
+            path = data / "segments" / name
+            parsed = Name.parse(name)
+            assert parsed is not None
+            with lines.open_segment(data, parsed) as file:
+                path.with_name(name.removesuffix(".zst")).write_bytes(file.read())
+            path.unlink()
+
+
+def test_by_age(data: Path) -> None:
+    """Older than so many days, with the bodies that belong to them; what is left is whole."""
+    aged(data)
+    retention.apply(data, days=3, segments=0, bytes=0, now_ns=NOW)
+    kept = {record["id"] for record in records(data) if "id" in record}
+    assert bodies(data) == sorted(f"{id}.response" for id in kept)
+    assert 3 <= len(kept) <= 4
+    assert findings(data) == []
+
+
+def test_by_number(data: Path) -> None:
+    """The newest so many stay."""
+    names = aged(data)
+    retention.apply(data, days=0, segments=4, bytes=0, now_ns=NOW)
+    assert segments(data) == names[-4:]
+    assert findings(data) == []
+
+
+def test_by_size_with_bodies(data: Path) -> None:
+    """Bodies count. As much goes as the rule asks for, and no more."""
+    aged(data)
+
+    def size() -> int:
+        return sum(path.stat().st_size for part in ("segments", "bodies") for path in (data / part).iterdir())
+
+    limit = size() // 2
+    largest = max(path.stat().st_size for path in (data / "segments").iterdir()) + len(b"large body")
+    retention.apply(data, days=0, segments=0, bytes=limit, now_ns=NOW)
+    assert limit - largest < size() <= limit
+    assert findings(data) == []
+
+
+def test_no_limits(data: Path) -> None:
+    """Zero is no limit."""
+    names = aged(data)
+    assert retention.apply(data, days=0, segments=0, bytes=0, now_ns=NOW).deleted == []
+    assert segments(data) == names
+
+
+@pytest.mark.parametrize("years", [12, 100])
+def test_a_wrong_clock_does_not_empty_the_journal(data: Path, years: int) -> None:
+    """The newest closed segment stays, even in 2038; a clock that is set back deletes nothing."""
+    names = aged(data)
+    assert retention.apply(data, days=1, segments=0, bytes=0, now_ns=0).deleted == []
+    retention.apply(data, days=1, segments=0, bytes=0, now_ns=NOW + years * 365 * DAY * 10**9)
+    assert segments(data) == names[-1:]
+
+
+def test_the_clock_of_the_rules_is_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting the machine's clock while the sidecar runs makes nothing old."""
+    clock = retention.SteadyClock()
+    monkeypatch.setattr("time.time_ns", lambda: 2**62)
+    assert clock() < 2**61
+
+
+def test_an_exchange_in_flight_keeps_its_beginning(data: Path) -> None:
+    """A segment that holds its request stays, and so does what follows it: a series has no holes."""
+    with journal(data, segment_bytes=1) as writer:
+        append(writer, request(1), response(1), request(2))
+        for number in range(3, 6):
+            append(writer, request(number), response(number))
+        retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+        assert id_of(2) in {record.get("id") for record in records(data)}
+        assert id_of(1) not in {record.get("id") for record in records(data)}
+        assert findings(data) == []
+        append(writer, response(2))
+        append(writer, request(7), response(7))
+    retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+    assert len(segments(data)) == 1
+    assert findings(data) == []
+
+
+def test_the_body_of_an_orphan_goes_with_it(data: Path) -> None:
+    """Also one that no record names, since the sidecar died before it could."""
+    with journal(data) as writer:
+        assert write(writer, Spool(id_of(1), Direction.REQUEST, [b"half"])) is None
+        abandon(writer)
+    recovery.recover(data)
+    with journal(data, boot_id="b2") as writer:
+        append(writer, request(2), response(2))
+    assert bodies(data) == [f"{id_of(1)}.request"]
+    retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+    assert bodies(data) == []
+    assert findings(data) == []
+
+
+def test_a_body_that_a_client_named_is_not_deleted(data: Path) -> None:
+    """Text that looks like a reference to a body file, inside a body, is text."""
+    with journal(data, segment_bytes=1) as writer:
+        assert write(writer, Spool(id_of(9), Direction.REQUEST, [b"keep me"])) is None
+        forged = f'","body":{{"file":"bodies/{id_of(9)}.request"}},"x":"'.encode()
+        append(writer, request(1, forged), response(1, forged))
+        retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+        assert bodies(data) == [f"{id_of(9)}.request"]
+        append(writer, response(9))
+
+
+def test_torn_ends_go_by_age(data: Path) -> None:
+    """They are evidence, and they get old like everything else."""
+    aged(data, 1)
+    torn = data / "segments" / "w0-b0-000001.torn"
+    torn.write_bytes(b"x")
+    os.utime(torn, (NOW // 10**9 - 2 * DAY,) * 2)
+    assert retention.apply(data, days=3, segments=0, bytes=0, now_ns=NOW).deleted == []
+    assert retention.apply(data, days=1, segments=0, bytes=0, now_ns=NOW).deleted == ["w0-b0-000001.torn"]
+
+
+def test_a_round_of_housekeeping(data: Path) -> None:
+    """Deletes, then compresses what is left; without a journal there is nothing to do."""
+    names = aged(data)
+    done = retention.keep_house(data, days=0, segments=4, bytes=0)
+    assert len(done.deleted) == len(names) - 4
+    assert done.compressed == segments(data)
+    assert len(segments(data)) == 4
