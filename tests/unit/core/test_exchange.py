@@ -308,7 +308,7 @@ def messages(direction: Direction) -> dict[str, Event]:
     }
 
 
-MESSAGES = {f"{direction.value}.{name}": event for direction in Direction for name, event in messages(direction).items()}
+MESSAGES = {f"{half.value}.{name}": event for half in Direction for name, event in messages(half).items()}
 
 
 def check_conservation(names: Sequence[str]) -> None:

@@ -11,7 +11,10 @@ import pytest
 from extproc.core import llm
 
 ASK = '{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":1}'
-ANSWER = '{"id":"r","model":"m-1","choices":[{"index":0,"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"n":1}}'
+ANSWER = (
+    '{"id":"r","model":"m-1","choices":[{"index":0,"message":{"content":"Hello"},"finish_reason":"stop"}],'
+    '"usage":{"n":1}}'
+)
 
 
 def record(
