@@ -93,6 +93,8 @@ class Envoy:
 
     async def refuse_connections(self) -> None:
         """Take no new connections, and close those that are there after what runs on them."""
+        if self._process is None:
+            return  # the address that stands in the file is another Envoy's
         with contextlib.suppress(OSError, http.client.HTTPException):
             await self.ask("/healthcheck/fail", "POST")
             await self.ask("/drain_listeners", "POST")

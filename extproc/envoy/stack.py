@@ -31,6 +31,7 @@ from extproc.service.workers import Workers
 _POLL_SECONDS: Final = 0.1
 _STILL_WAITING_SECONDS: Final = 5.0
 _BACKEND_STOP_SECONDS: Final = 3.0
+_HURRY_SECONDS: Final = 0.3
 
 Say = Callable[[str], None]
 
@@ -140,7 +141,12 @@ class Stack:
 
     async def hurry(self) -> None:
         """Wait no longer for the exchanges that run."""
-        await self._workers.stop()
+        # Two signals in quick succession are one to the worker that gets them, so it is told until it has gone.
+        stops: set[asyncio.Task[None]] = set()
+        while not any(stop.done() for stop in stops):
+            stops.add(asyncio.create_task(self._workers.stop()))
+            await asyncio.wait(stops, timeout=_HURRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.gather(*stops)
 
     # Starting ----------------------------------------------------------------------------------------------
 

@@ -16,9 +16,9 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-@pytest.mark.parametrize("path_prefix", ["/v1/chat/completions", "/elsewhere"])
+@pytest.mark.parametrize("prefix", ["/v1/chat/completions?number=", "/elsewhere/"])
 def test_each_token_is_there_before_the_next_one_is_sent(
-    raw_stack: RunningStack, raw_backend: RawBackend, path_prefix: str
+    raw_stack: RunningStack, raw_backend: RawBackend, prefix: str
 ) -> None:
     """The backend sends an event only when the client has the one before: gathering would stop it for good."""
     has_it = threading.Semaphore(0)
@@ -31,7 +31,7 @@ def test_each_token_is_there_before_the_next_one_is_sent(
             assert has_it.acquire(timeout=30), "the client did not get the event"
         connection.send(b"0\r\n\r\n")
 
-    path = raw_backend.on(script, path_prefix)
+    path = raw_backend.on(script, prefix)
     with Connection.to(raw_stack.port) as client:
         body = b'{"model":"m","stream":true}'
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % (path.encode(), len(body)) + body)

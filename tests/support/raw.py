@@ -9,12 +9,15 @@ with RawBackend() as backend:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -195,13 +198,18 @@ class RawBackend:
     """A backend that does what scripts say, a thread for each connection. Health checks and CONNECT it answers by
     itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """With a certificate (and its key, in one file) it speaks TLS."""
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._tls = None if certificate is None else self._context(certificate)
+        self.server_names: list[str | None] = []
+        """The names that clients asked for (SNI)."""
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.errors: list[BaseException] = []
         self.otherwise: Script | None = None
         """The script of every path that has none of its own."""
+        self._open: set[socket.socket] = set()
         self._scripts: dict[str, Script] = {}
         self._numbers = itertools.count(1)
         threading.Thread(target=self._accept, daemon=True).start()
@@ -212,13 +220,29 @@ class RawBackend:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._listener.close()
+        self.stop()
 
-    def on(self, script: Script, prefix: str = "/raw") -> str:
-        """A path of its own for this script."""
-        path = f"{prefix}/{next(self._numbers)}"
+    def stop(self) -> None:
+        """Refuse new connections, and cut those that are there."""
+        # Closing alone does not wake the thread that waits in accept, and the port would stay open for one more.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for sock in list(self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def on(self, script: Script, prefix: str = "/raw/") -> str:
+        """A path of its own for this script: the prefix and a number."""
+        path = f"{prefix}{next(self._numbers)}"
         self._scripts[path] = script
         return path
+
+    def _context(self, certificate: Path) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        context.sni_callback = lambda _socket, name, _context: self.server_names.append(name)
+        return context
 
     def _accept(self) -> None:
         while True:
@@ -226,10 +250,14 @@ class RawBackend:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(Connection(sock),), daemon=True).start()
+            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, sock: socket.socket) -> None:
+        connection = Connection(sock)
+        self._open.add(sock)
         try:
+            if self._tls is not None:
+                connection = Connection(self._tls.wrap_socket(sock, server_side=True))
             while connection.socket.fileno() >= 0:
                 head = connection.read_head()
                 if head.path == "/health":
@@ -237,12 +265,15 @@ class RawBackend:
                 elif head.line.startswith("CONNECT "):
                     connection.send(b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n")
                 else:
-                    script = self._scripts.get(head.path.partition("?")[0], self.otherwise)
+                    script = self._scripts.get(head.path) or self._scripts.get(
+                        head.path.partition("?")[0], self.otherwise
+                    )
                     assert script is not None, f"nobody expects {head.line}"
                     script(connection, head)
-        except (Closed, ConnectionError):
+        except (Closed, ConnectionError, ssl.SSLError):
             pass
         except BaseException as error:  # noqa: BLE001 - handed over to the test's thread
             self.errors.append(error)
         finally:
+            self._open.discard(sock)
             connection.close()

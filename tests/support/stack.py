@@ -38,13 +38,15 @@ def eventually(ask: Callable[[], T | None], what: str) -> T:
 
 
 class RunningStack:
-    """`extproc up` from entering to leaving. `arguments` are further flags, `settings` environment variables."""
+    """`extproc up` from entering to leaving. `arguments` are further flags; `settings` are given in the
+    environment, as are variables in capitals."""
 
     def __init__(self, directory: Path, *arguments: str | Path, **settings: object) -> None:
         self.directory = directory
         self.data_dir = directory / "data"
         self._arguments = [str(argument) for argument in arguments]
-        self._env = {f"EXTPROC_{name.upper()}": str(value) for name, value in settings.items()}
+        names = {name: name if name.isupper() else f"EXTPROC_{name.upper()}" for name in settings}
+        self._env = {names[name]: str(value) for name, value in settings.items()}
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,324 @@
+"""`extproc up` as a program: how it starts, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from support.commands import PROGRAM, run
+from support.raw import Connection, Head, RawBackend
+from support.stack import RunningStack, eventually, is_running
+
+from extproc.envoy import files
+
+FAST = ("--envoy-concurrency", "1")
+FREE_PORTS = ("--port", "0", "--admin-port", "0", "--envoy-admin-port", "0")
+
+
+def everything(stack: RunningStack) -> list[int]:
+    """All processes of a stack."""
+    return [stack.process.pid, *stack.children()]
+
+
+def get(url: str) -> tuple[int, bytes]:
+    """Status and body of a GET."""
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
+    """Exit code 0, nothing left running, every segment closed, and no exchange of its own making."""
+    with RunningStack(tmp_path, "--workers", "2", *FAST) as stack:
+        processes = everything(stack)
+        assert len(processes) == 6, "up, two workers, Envoy, two demo backends"
+        assert get(f"{stack.admin}/readyz")[0] == 200
+        assert get(f"{stack.envoy_admin}/ready")[0] == 200
+        assert stack.exchanges() == []
+        assert stack.stop(number) == 0
+    assert [pid for pid in processes if is_running(pid)] == []
+    assert list((stack.data_dir / "segments").glob("*.open")) == []
+    assert not (stack.data_dir / "run" / "extproc.sock").exists()
+    assert stack.findings() == []
+
+
+def test_the_curl_line_works(tmp_path: Path) -> None:
+    """What it says to try, works, and can be read back with the next line."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        assert stack.process.stdout is not None
+        curl, log = (stack.process.stdout.readline().split(None, 1)[1].strip() for _ in range(2))
+        answer = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=50)
+        assert answer.stdout.endswith(b"data: [DONE]\n\n")
+        shown = run(*log.split()[1:], "--json", cwd=tmp_path)
+        (exchange,) = (json.loads(line) for line in shown.stdout.splitlines())
+        assert (exchange["outcome"], exchange["llm"]["stream"]) == ("ok", True)
+
+
+def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:
+    """After a signal the exchange that runs goes on to its end; the stack refuses new connections meanwhile."""
+    with RawBackend() as backend, RunningStack(tmp_path, "--backend", backend.url, *FAST) as stack:
+        refused: list[bool] = []
+
+        def script(connection: Connection, head: Head) -> None:
+            connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+            stack.process.send_signal(signal.SIGTERM)
+            refused.append(eventually(lambda: not accepts(stack.port), "the end of the listener"))
+            connection.send(b"1\r\nb\r\n0\r\n\r\n")
+
+        path = backend.on(script)
+        with Connection.to(stack.port) as client:
+            client.send(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode())
+            assert client.read_message().body == b"ab"
+        assert stack.stop() == 0
+        assert refused == [True]
+        assert backend.errors == []
+    assert stack.exchange_of(path)["outcome"] == "ok"
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens on this port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("hurry", [False, True])
+def test_what_does_not_end_in_time_is_drained(tmp_path: Path, hurry: bool) -> None:
+    """After drain_seconds, or at once at a second signal, what still runs ends as `proxy_drain`."""
+    drain_seconds = 600 if hurry else 0.5
+    with RawBackend() as backend:
+
+        def script(connection: Connection, head: Head) -> None:
+            connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n")
+            connection.read_to_end()
+
+        path = backend.on(script)
+        stack = RunningStack(tmp_path, "--backend", backend.url, *FAST, drain_seconds=drain_seconds)
+        with stack, Connection.to(stack.port) as client:
+            client.send(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode())
+            client.read_head()
+            assert client.read_chunk() == b"a"
+            stack.process.send_signal(signal.SIGTERM)
+            if hurry:
+                eventually(lambda: not accepts(stack.port), "the end of the listener")
+            assert stack.stop() == 0
+    exchange = stack.exchange_of(path)
+    assert (exchange["outcome"], exchange["response"]["ended_by"]) == ("proxy_drain", "drain")
+    assert exchange["response"]["bytes"] == 1
+    assert stack.findings() == []
+
+
+def test_envoys_death_takes_all_down(tmp_path: Path) -> None:
+    """Exit code 1 and a line that says what has died, and how."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        processes = everything(stack)
+        os.kill(stack.envoy(), signal.SIGKILL)
+        assert stack.process.wait(50) == 1
+    assert "Envoy has ended: killed by SIGKILL" in stack.stderr()
+    assert [pid for pid in processes if is_running(pid)] == []
+
+
+def test_a_worker_that_dies_is_restarted(tmp_path: Path) -> None:
+    """With a line that says so; requests pass again."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        pid = stack.workers()[0]
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
+        assert stack.workers()[0] != pid
+        assert f"worker 0 (pid {pid}) was killed by SIGKILL; starting it again" in stack.stderr()
+
+
+def test_workers_that_die_all_the_time_take_all_down(tmp_path: Path) -> None:
+    """More than five deaths in a minute: exit code 1."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        processes = set(everything(stack))
+        for _ in range(6):
+            pid = eventually(lambda: stack.workers().get(0), "a worker")
+            processes.add(pid)
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: not is_running(pid), "its end")  # type: ignore[misc]
+        assert stack.process.wait(50) == 1
+        assert "died more than 5 times within a minute" in stack.stderr()
+    assert [pid for pid in processes if is_running(pid)] == []
+
+
+def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
+    """`kill -9` of up itself: the children go with it, and the next start finds nothing in its way."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        processes = everything(stack)
+        assert get(f"{stack.url}/v1/models")[0] == 200
+        stack.process.kill()
+        eventually(lambda: not any(is_running(pid) for pid in processes), "the end of all processes")
+    with RunningStack(tmp_path, *FAST) as stack:
+        assert get(f"{stack.url}/v1/models")[0] == 200
+        assert stack.stop() == 0
+        assert stack.findings() == []
+
+
+def test_a_demo_backend_that_dies_is_restarted(tmp_path: Path) -> None:
+    """On the same port, so that Envoy finds it again."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        for pid, line in stack.children().items():
+            if "mock-llm" in line:
+                os.kill(pid, signal.SIGKILL)
+        eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
+        assert stack.stderr().count("demo backend 127.0.0.1:") == 2
+
+
+# What is in the way ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--port", "--admin-port", "--envoy-admin-port"])
+def test_a_port_in_use(tmp_path: Path, flag: str) -> None:
+    """One line that names the port and the flag; Envoy alone would share it without a word."""
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        port = taken.getsockname()[1]
+        ended = run("up", *FREE_PORTS, flag, str(port), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"port {port} " in ended.stderr.decode()
+    assert flag in ended.stderr.decode()
+    assert ended.stderr.count(b"\n") == 1
+
+
+def test_a_directory_in_use(tmp_path: Path) -> None:
+    """A second stack on the same directory is refused, and the first one goes on."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        ended = run("up", *FREE_PORTS, "--data-dir", stack.data_dir, cwd=tmp_path)
+        assert ended.returncode == 1
+        assert f"another sidecar (process {stack.process.pid})" in ended.stderr.decode()
+        assert get(f"{stack.url}/v1/models")[0] == 200
+
+
+def envoy_directory(directory: Path, name: str, old: str, new: str) -> Path:
+    """A configuration directory with one file, the shipped one with one change."""
+    directory.mkdir()
+    text = (files.shipped() / name).read_text(encoding="utf-8")
+    assert old in text
+    (directory / name).write_text(text.replace(old, new))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [("envoy.yaml", "stat_prefix: ingress"), ("routes.yaml", "timeout: 0s"), ("clusters.yaml", "lb_policy:")],
+)
+def test_a_misspelt_field(tmp_path: Path, name: str, old: str) -> None:
+    """Exit code 1 with Envoy's own complaint, in whichever file it is, and nothing left running."""
+    misspelt = old.replace("t", "tt", 1).replace("lb_", "lbb_")
+    directory = envoy_directory(tmp_path / "envoy", name, old, misspelt)
+    ended = run("up", *FREE_PORTS, "--envoy-dir", directory, cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"no such field: '{misspelt.split(':')[0]}'" in " ".join(ended.stderr.decode().split())
+
+
+def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
+    """Exit code 2 with file and line."""
+    directory = envoy_directory(tmp_path / "envoy", "routes.yaml", "resources:", "resources: [")
+    ended = run("up", *FREE_PORTS, "--envoy-dir", directory, cwd=tmp_path)
+    assert ended.returncode == 2
+    assert f"{directory}/routes.yaml:" in ended.stderr.decode()
+
+
+def test_a_long_data_directory(tmp_path: Path) -> None:
+    """A path that no socket can have: the socket is elsewhere, in a directory of our own that goes at the end."""
+    with RunningStack(tmp_path / ("long" * 30), *FAST) as stack:
+        assert get(f"{stack.url}/v1/models")[0] == 200
+        text = (stack.data_dir / "run" / "envoy" / "envoy.yaml").read_text()
+        (pipe,) = [each["path"] for each in files._find(yaml.safe_load(text), "pipe")]
+        assert Path(pipe).parent.stat().st_mode & 0o777 == 0o700
+        assert stack.stop() == 0
+        assert not Path(pipe).parent.exists()
+
+
+def test_waiting_for_a_backend(tmp_path: Path) -> None:
+    """`ready` comes when the backend does, and what it waits for is said meanwhile; a signal ends the waiting."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        with (tmp_path / "stderr").open("wb") as stderr:
+            process = subprocess.Popen(
+                [*PROGRAM, "up", *FREE_PORTS, "--backend", url], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr
+            )
+        eventually(lambda: "still waiting: no backend is healthy" in (tmp_path / "stderr").read_text(), "the line")
+        process.terminate()
+        output, _ = process.communicate(timeout=50)
+    assert (process.returncode, output) == (0, b"")
+
+
+# Backends --------------------------------------------------------------------------------------------------
+
+
+def test_several_backends_share_the_load(tmp_path: Path) -> None:
+    """Each of the named backends gets requests, and the record names the one that answered."""
+    answers: dict[str, int] = {}
+
+    def script(connection: Connection, head: Head) -> None:
+        name = f"127.0.0.1:{connection.socket.getsockname()[1]}"
+        answers[name] = answers.get(name, 0) + 1
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with RawBackend() as one, RawBackend() as two:
+        one.otherwise = two.otherwise = script
+        with RunningStack(tmp_path, "--backend", one.url, "--backend", two.url, *FAST) as stack:
+            eventually(lambda: get(f"{stack.url}/a")[0] == 200 and len(answers) == 2, "both backends")
+            upstreams = [exchange["upstream"] for exchange in stack.exchanges()]
+    assert set(upstreams) == {f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}"}
+
+
+def test_an_https_backend(tmp_path: Path) -> None:
+    """TLS with SNI and the system's authorities, and the backend's own name as host."""
+    certificate = make_certificate(tmp_path)
+    seen: list[tuple[str, str | None]] = []
+
+    def script(connection: Connection, head: Head) -> None:
+        seen.append((head.path, head.get("host")))
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    with RawBackend(certificate) as backend:
+        backend.otherwise = script
+        url = f"https://localhost:{backend.port}"
+        with RunningStack(tmp_path, "--backend", url, *FAST, SSL_CERT_FILE=certificate) as stack:
+            assert get(f"{stack.url}/secure") == (200, b"ok")
+            assert stack.exchange_of("/secure")["upstream"] == f"127.0.0.1:{backend.port}"
+        assert seen == [("/secure", f"localhost:{backend.port}")]
+        assert set(backend.server_names) == {"localhost"}
+
+
+def make_certificate(directory: Path) -> Path:
+    """A self-signed certificate for localhost with its key, in one file."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate with")
+    path = directory / "localhost.pem"
+    subject = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *subject]
+    subprocess.run([*command, "-keyout", directory / "key", "-out", path], check=True, capture_output=True)
+    with path.open("ab") as file:
+        file.write((directory / "key").read_bytes())
+    return path
+
+
+def test_the_admin_port_says_when_the_sidecar_is_not_ready(tmp_path: Path) -> None:
+    """/readyz goes red while a worker is down; /healthz stays."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        os.kill(stack.workers()[0], signal.SIGSTOP)
+        os.kill(stack.workers()[0], signal.SIGKILL)
+        eventually(lambda: get(f"{stack.admin}/readyz")[0] == 503, "not ready")
+        assert get(f"{stack.admin}/healthz")[0] == 200
+        eventually(lambda: get(f"{stack.admin}/readyz")[0] == 200, "ready again")
+        connection = http.client.HTTPConnection("127.0.0.1", int(stack.admin.rpartition(":")[2]), timeout=30)
+        connection.request("POST", "/readyz")
+        assert connection.getresponse().status == 405
+        connection.close()
