@@ -4,8 +4,9 @@ Bytes go in as they arrive and whole events come out, the same ones however the 
 CR or CRLF and nowhere else: U+2028 inside JSON is text. `[DONE]` is data like any other.
 
 Where the specification would drop data this keeps it and says so: an event that the end of the body cut off
-before its blank line is `unterminated`, and of an event longer than the limit the first part of its data is
-kept, marked `truncated`. Memory stays within twice the limit and time is linear, also for one byte at a time.
+before its blank line is `unterminated`, and of an event longer than the limit the beginning of its data and the
+`tail` are kept, marked `truncated`. Memory stays within twice the limit and time is linear, also for one byte at
+a time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import msgspec
 
 LIMIT = 256 * 1024
 """Bytes of data kept of one event, unless a parser is given its own limit."""
+
+TAIL = 8 * 1024
+"""Bytes kept of the end of an event that is longer: servers put totals last."""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -25,6 +29,7 @@ class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
     event: str = "message"
     truncated: bool = False
     unterminated: bool = False
+    tail: bytes = b""
 
 
 class Parser:
@@ -39,6 +44,8 @@ class Parser:
         self._data: list[bytes] = []
         self._data_size = 0
         self._truncated = False
+        self._dropped = b""
+        self._tail = b""
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that these bytes complete."""
@@ -112,24 +119,29 @@ class Parser:
 
     def _hold(self, part: bytes) -> None:
         # Eight bytes more than the limit, so that "data: " and a byte too many are always seen.
-        self._line += part[: self._limit + 8 - len(self._line)]
+        room = self._limit + 8 - len(self._line)
+        self._line += part[:room]
+        if len(part) > room:
+            self._dropped = (self._dropped + part[room:][-TAIL:])[-TAIL:]
 
     def _field(self, line: bytes) -> None:
+        dropped, self._dropped = self._dropped, b""
         if line.startswith(b"data: "):
-            self._add(line[6:])
+            self._add(line[6:], dropped)
             return
         name, _, value = line.partition(b":")
         if name == b"data":
-            self._add(value.removeprefix(b" "))
+            self._add(value.removeprefix(b" "), dropped)
         elif name == b"event":
             self._event = value.removeprefix(b" ")[:256].decode("utf-8", "replace")
 
-    def _add(self, value: bytes) -> None:
-        room = self._limit - self._data_size
+    def _add(self, value: bytes, dropped: bytes) -> None:
+        room = max(self._limit - self._data_size, 0)
         if len(value) > room:
-            value = value[: max(room, 0)]
+            self._tail = (self._tail + value[room:][-TAIL:] + dropped)[-TAIL:]
+            value = value[:room]
             self._truncated = True
-            if room <= 0:
+            if not room:
                 return
         self._data.append(value)
         self._data_size += len(value) + 1
@@ -137,8 +149,9 @@ class Parser:
     def _dispatch(self, events: list[ServerSentEvent], *, unterminated: bool = False) -> None:
         if self._data:
             data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-            events.append(ServerSentEvent(data, self._event or "message", self._truncated, unterminated))
+            events.append(ServerSentEvent(data, self._event or "message", self._truncated, unterminated, self._tail))
             self._data = []
         self._data_size = 0
         self._truncated = False
+        self._tail = b""
         self._event = ""

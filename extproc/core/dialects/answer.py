@@ -75,7 +75,8 @@ class Dialect(Protocol):
 
     `event` takes the type and data of one event, and raises `jsondoc.Malformed` before it has changed anything;
     `lines` takes the data of many untyped events, one a line, or says None when they should come one by one.
-    Both say whether there was output in them. `document` takes the body of an answer that is not a stream.
+    Both say whether there was output in them. `overlong` takes what was kept of an event over the parser's limit,
+    its type, its beginning and its end. `document` takes the body of an answer that is not a stream.
     """
 
     content: frozenset[str]
@@ -83,6 +84,8 @@ class Dialect(Protocol):
     def lines(self, answer: Answer, lines: bytes) -> bool | None: ...
 
     def event(self, answer: Answer, name: str, data: bytes) -> bool: ...
+
+    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None: ...
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None: ...
 

@@ -52,6 +52,9 @@ class Messages:
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
 
+    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
+        """An event that matters is never long."""
+
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         answer.identify(body.get("id"), body.get("model"))
         _merge_usage(answer, body.get("usage"))

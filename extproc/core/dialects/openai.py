@@ -6,6 +6,8 @@ usual types is decoded fully and read for what it has. Both give the same answer
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,6 +86,9 @@ class Chat:
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, body, failed=name == "error")
 
+    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
+        """A chunk that matters is never long."""
+
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         self._read(answer, body, failed=False)
         choices = body.get("choices")
@@ -161,6 +166,9 @@ class Embeddings:
             answer.fail(body)
         return False
 
+    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
+        """Embeddings are not streamed."""
+
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         answer.output_chars = None
         answer.identify(body.get("id"), body.get("model"))
@@ -178,6 +186,8 @@ class _ResponseEvent(msgspec.Struct, gc=False):
 _response_event = msgspec.json.Decoder(_ResponseEvent)
 _NOT_CHARACTERS = ("response.audio.delta", "response.output_audio.delta")
 _TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+# Within a string its quotes would be escaped.
+_USAGE = re.compile(rb'"usage": ?(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
 _CALLS = ("function_call", "custom_tool_call", "mcp_call")
 
 
@@ -199,6 +209,18 @@ class Responses:
         if event.type.endswith(".delta") and event.response is None:
             return event.type not in _NOT_CHARACTERS and answer.count(event.delta)
         return self._read(answer, name, jsondoc.decode(data))
+
+    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
+        """The terminal event repeats the instructions, the tools and the output; the usage stands near its end."""
+        if name not in _TERMINAL:
+            return
+        answer.done = True
+        answer.choice(0, name.removeprefix("response."))
+        for usage in _USAGE.findall(tail)[-1:]:
+            with contextlib.suppress(jsondoc.Malformed):
+                answer.use(jsondoc.decode(usage))
+        if name == "response.failed":
+            answer.fail({})
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         answer.identify(body.get("id"), body.get("model"))

@@ -133,6 +133,7 @@ class ResponseReading:
             return False
         if event.truncated:
             self._note(f"too long at byte {len(event.data)}")
+            self._dialect.overlong(self._answer, event.event, event.data, event.tail)
             return False
         try:
             return self._dialect.event(self._answer, event.event, event.data)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.sse import LIMIT, Parser, ServerSentEvent
+from extproc.core.sse import LIMIT, TAIL, Parser, ServerSentEvent
 
 
 def parse(*pieces: bytes) -> list[ServerSentEvent]:
@@ -18,9 +18,9 @@ def parse(*pieces: bytes) -> list[ServerSentEvent]:
     return [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
 
 
-def message(data: bytes, event: str = "message", **marks: bool) -> ServerSentEvent:
+def message(data: bytes, event: str = "message", *, unterminated: bool = False) -> ServerSentEvent:
     """An event as it is expected."""
-    return ServerSentEvent(data, event, **marks)
+    return ServerSentEvent(data, event, unterminated=unterminated)
 
 
 GRAMMAR = {
@@ -104,7 +104,19 @@ def test_a_line_without_end_is_capped(step: int) -> None:
     """Of an event over the limit the first bytes are kept and marked; the next event is whole."""
     body = b"data: " + b"x" * (LIMIT + 50_000) + b"\n\ndata: next\n\n"
     pieces = [body[at : at + step] for at in range(0, len(body), step)]
-    assert parse(*pieces) == [message(b"x" * LIMIT, truncated=True), message(b"next")]
+    first, second = parse(*pieces)
+    assert (first.data, first.truncated, second) == (b"x" * LIMIT, True, message(b"next"))
+
+
+@pytest.mark.parametrize("step", [1000, 65536, LIMIT + 7, 10**7])
+@pytest.mark.parametrize("excess", [1, 9, 5000, 50_000])
+def test_the_tail_of_a_long_event(step: int, excess: int) -> None:
+    """Of what an event is longer the end is kept, and nothing of another event or line."""
+    line = random.Random(1).randbytes(LIMIT + excess).hex().encode()[: LIMIT + excess]
+    body = b": " + line[::-1] + b"\ndata: " + line + b"\n\ndata: next\n\n"
+    first, second = parse(*[body[at : at + step] for at in range(0, len(body), step)])
+    assert first == ServerSentEvent(line[:LIMIT], truncated=True, tail=line[LIMIT:][-TAIL:])
+    assert second == message(b"next")
 
 
 def test_many_lines_are_capped_together() -> None:

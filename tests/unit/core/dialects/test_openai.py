@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from extproc.core.dialects import ResponseReading
 from extproc.core.dialects.answer import Answer
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
 
@@ -84,3 +87,24 @@ def test_embeddings_count_no_characters() -> None:
     answer = Answer()
     Embeddings().document(answer, {"data": [{"embedding": [1]}], "model": "m", "usage": {"prompt_tokens": 1}})
     assert (answer.output_chars, answer.usage) == (None, {"prompt_tokens": 1})
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+def test_a_terminal_event_too_long_to_be_held(status: str) -> None:
+    """The end and the usage are known although the event repeats more than is held."""
+    usage = {"input_tokens": 7, "input_tokens_details": {"cached_tokens": 0}, "output_tokens": 9}
+    output = [{"content": [{"text": 'x "usage": {"input_tokens": 1} ' * 20_000}]}]
+    event = {"type": f"response.{status}", "response": {"output": output, "usage": usage, "user": None, "metadata": {}}}
+    reading = ResponseReading("responses", "text/event-stream", None, 200)
+    reading.feed(f"event: response.{status}\ndata: {json.dumps(event)}\n\n".encode(), 1)
+    found = reading.finish(complete=True)
+    assert found is not None
+    assert (found["done"], found["usage"], found["finish_reasons"]) == (True, usage, [status])
+    assert (found["error"] is not None) == (status == "failed")
+    assert found["parse_error"] == "event 0: too long at byte 262144"
+
+
+@given(st.binary(), st.sampled_from([b"", b'"usage":', b'"usage": {"a":']))
+def test_any_tail(tail: bytes, head: bytes) -> None:
+    """No tail raises anything."""
+    Responses().overlong(Answer(), "response.completed", b"", head + tail + b"}}")
