@@ -21,6 +21,7 @@ def sealed(seq: int, text: str = "x") -> bytes:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory with room for segments."""
     (tmp_path / "segments").mkdir(mode=0o700)
     tmp_path.chmod(0o700)
     return tmp_path

@@ -26,6 +26,7 @@ with lock_directory(Path(sys.argv[1])):
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     tmp_path.chmod(0o700)
     return tmp_path
 

@@ -41,6 +41,7 @@ FIELDS = (
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path
@@ -304,7 +305,8 @@ def test_lines_that_are_void(data: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """What was written again in the next segment comes once."""
     with journal(data) as writer:
         append(writer, request(1))
-        real, failed = os.fdatasync, []
+        real = os.fdatasync
+        failed: list[int] = []
 
         def fails_once(fd: int) -> None:
             if not failed:
@@ -463,7 +465,8 @@ def test_following_past_a_segment_that_was_set_aside(data: Path, monkeypatch: py
         follower = Follower(data)
         try:
             follower.wait_for(0)
-            real, failed = os.fdatasync, []
+            real = os.fdatasync
+            failed: list[int] = []
 
             def fails_once(fd: int) -> None:
                 if not failed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,16 @@ from extproc.core.effects import Append, Spool
 from extproc.core.events import Direction
 from extproc.errors import JournalError
 from extproc.journal import lines, verify
+from extproc.journal.lines import Line
 from extproc.journal.recovery import Recovered, recover
+from extproc.journal.segment import Name
 
 FIRST = "w0-b1-000001"
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path
@@ -44,9 +47,9 @@ def findings(data: Path) -> list[str]:
     return [str(finding) for finding in verify.verify(data)]
 
 
-def killed(data: Path, *written: bytes, **settings: int) -> Path:
+def killed(data: Path, *written: bytes, segment_bytes: int = 1 << 20) -> Path:
     """A journal that was killed after these records; its last segment."""
-    with journal(data, **settings) as writer:
+    with journal(data, segment_bytes=segment_bytes) as writer:
         append(writer, *written)
         abandon(writer)
     return data / "segments" / segments(data)[-1]
@@ -88,7 +91,12 @@ def test_a_request_in_a_closed_segment_is_not_forgotten(data: Path, monkeypatch:
     last = killed(data, request(1), request(2), response(2), request(3), segment_bytes=1)
     read: list[str] = []
     real = lines.read_lines
-    monkeypatch.setattr(lines, "read_lines", lambda d, name: read.append(str(name)) or real(d, name))
+
+    def watched(directory: Path, name: Name) -> Iterator[Line]:
+        read.append(str(name))
+        return real(directory, name)
+
+    monkeypatch.setattr(lines, "read_lines", watched)
     assert recover(data).orphans == [id_of(1), id_of(3)]
     assert set(read) == {last.name}
     assert findings(data) == []
@@ -119,7 +127,7 @@ def test_a_torn_tail_is_set_aside(data: Path, tail: bytes) -> None:
 
 
 def test_a_segment_cut_at_every_byte_of_its_last_4_kib(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`verify` finds every cut of a closed segment; recovery of an open one keeps every whole line, and adds the rest."""
+    """`verify` finds every cut of a closed segment; recovery of an open one keeps every whole line."""
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, lambda fd: None)
     with journal(data) as writer:

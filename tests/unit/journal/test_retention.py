@@ -21,6 +21,7 @@ NOW = 1_800_000_000 * 10**9
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path

@@ -17,6 +17,7 @@ NAME = Name(0, "0193c0de", 7, segment.OPEN)
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:
+    """A handle on an empty directory."""
     fd = os.open(tmp_path, os.O_RDONLY)
     yield fd
     os.close(fd)

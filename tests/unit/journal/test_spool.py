@@ -31,6 +31,7 @@ REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path
@@ -108,6 +109,7 @@ def test_a_body_file_never_stands_without_a_record(data: Path, faults: Faults) -
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """A disk with faults, and a journal that tries again soon."""
     monkeypatch.setattr("extproc.journal.writer._RETRY_SECONDS", 0.01)
     return Faults(monkeypatch)
 
@@ -121,7 +123,7 @@ def test_the_file_is_synced_before_the_record(data: Path, monkeypatch: pytest.Mo
             real = getattr(os, call)
 
             def watched(fd: int, real: object = real) -> None:
-                names.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+                names.append(Path(f"/proc/self/fd/{fd}").readlink().name)
                 real(fd)  # type: ignore[operator]
 
             monkeypatch.setattr(os, call, watched)
@@ -137,7 +139,7 @@ def test_a_failed_spool_is_that_exchange_s_own_trouble(data: Path, monkeypatch: 
     real = getattr(os, call)
 
     def broken(fd: int, *rest: bytes) -> object:
-        if id_of(1) in os.readlink(f"/proc/self/fd/{fd}"):
+        if id_of(1) in str(Path(f"/proc/self/fd/{fd}").readlink()):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return real(fd, *rest)
 
@@ -165,8 +167,8 @@ def test_more_bodies_than_files_may_be_open(data: Path, monkeypatch: pytest.Monk
         for piece in (b"a", b"b", b"c"):
             for number in range(40):
                 assert write(writer, Spool(id_of(number), REQUEST, [piece * number])) is None
-            held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-            assert sum("/bodies/" in name for name in held) <= 2 * 4 + 4
+            held = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+            assert sum("/bodies/" in name for name in held) <= 2 * 4  # lanes
         for number in range(40):
             whole = b"a" * number + b"b" * number + b"c" * number
             end = Append(request(number, whole, file=True))

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.journals import append, id_of, journal, request, response, segments
 
 from extproc.journal import lines, recovery, tail
+from extproc.journal.lines import Line
 from extproc.journal.tail import Tail
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path
+
+
+def until_quiet(following: Iterator[Line | None]) -> list[Line]:
+    """The lines that are there at this moment."""
+    found: list[Line] = []
+    while (line := next(following)) is not None:
+        found.append(line)
+    return found
 
 
 def test_each_line_once_however_it_arrives(data: Path) -> None:
@@ -61,10 +72,10 @@ def test_what_was_rewritten_behind_the_reader_is_not_given_again(data: Path) -> 
     (series,) = lines.series(data)
     source = Tail(series, follow=True)
     following = iter(source)
-    first = list(iter(following.__next__, None))
-    assert [line.record.get("seq") for line in first if line and line.damage is None] == [1, 2]
+    first = until_quiet(following)
+    assert [line.record.get("seq") for line in first if line.damage is None] == [1, 2]
     os.truncate(path, len(good))
     recovery.recover(data)
     source.refresh(lines.series(data)[0])
-    rest = list(iter(following.__next__, None))
-    assert [line.record["type"] for line in rest if line and line.damage is None] == ["orphan", "end"]
+    rest = until_quiet(following)
+    assert [line.record["type"] for line in rest if line.damage is None] == ["orphan", "end"]

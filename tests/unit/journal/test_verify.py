@@ -18,6 +18,7 @@ from extproc.journal.lock import lock_directory
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
     path = tmp_path / "data"
     path.mkdir(mode=0o700)
     return path
