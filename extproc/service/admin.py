@@ -40,7 +40,7 @@ class Admin:
         try:
             self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES)
         except OSError as error:
-            why = os.strerror(error.errno)  # asyncio's own text repeats the address
+            why = os.strerror(error.errno or 0)  # asyncio's own text repeats the address
             raise StackError(f"admin_port {self._port}: cannot listen on it: {why}") from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port

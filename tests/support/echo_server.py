@@ -1,0 +1,50 @@
+"""A transport in a process of its own, to look at from outside: `python echo_server.py completion_queue|aio ADDRESS`.
+
+Echoes, prints `ready ADDRESS`, ends on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterable
+
+from extproc.core.events import CloseReason
+from extproc.service import aio, completion_queue
+from extproc.service.health import Health
+from extproc.service.transport import Endpoint, Server
+
+
+class _Echo:
+    def __init__(self, _metadata: Iterable[tuple[str, str | bytes]], _send: Callable[[bytes], None]) -> None:
+        pass
+
+    def receive(self, message: bytes) -> bytes:
+        """The message itself."""
+        return message
+
+    def closed(self, reason: CloseReason) -> None:
+        """Nothing to do."""
+
+
+class _NoTimers:
+    in_flight = 0
+
+    def tick(self) -> None:
+        """Nothing to do."""
+
+    def drain(self) -> None:
+        """Nothing to do."""
+
+
+def main(transport: str, address: str) -> None:
+    """Serve until SIGTERM."""
+    module = {"completion_queue": completion_queue, "aio": aio}[transport]
+    server: Server = module.Server(Endpoint(address), _Echo, _NoTimers(), Health({}))
+    signal.signal(signal.SIGTERM, lambda *_: server.stop(0.0))
+    print(f"ready {server.start()}", flush=True)
+    server.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

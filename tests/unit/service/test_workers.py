@@ -1,0 +1,314 @@
+"""The supervisor: starting, restarting, giving up, stopping."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from support.messages import head
+from support.transports import Talk, connected
+
+from extproc.config import Config
+from extproc.errors import ConfigError, JournalError, StackError
+from extproc.journal.reader import scan
+from extproc.service import workers as workers_
+from extproc.service.workers import MAX_DEATHS, Workers
+
+HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """One worker that does not wait for the disk."""
+    return Config(data_dir=tmp_path / "data", durability="write", drain_seconds=0.5, free_space_floor_bytes=0)
+
+
+async def until(what: Callable[[], Any]) -> None:
+    """Wait until it is so."""
+    while not what():  # noqa: ASYNC110 - processes and files raise no events
+        await asyncio.sleep(0.01)
+
+
+def running_process(pid: int) -> bool:
+    """Whether the process exists and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.asynccontextmanager
+async def started(config: Config) -> AsyncIterator[tuple[Workers, list[str]]]:
+    """Workers that run, and the lines for the operator. Stopped at the end, and really gone."""
+    lines: list[str] = []
+    workers = Workers(config, lines.append)
+    await workers.start()
+    try:
+        yield workers, lines
+    finally:
+        pids = [pid for pid in workers.pids if pid is not None]
+        await workers.stop()
+        assert not any(map(running_process, pids))
+
+
+def story(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a test's coroutine."""
+    asyncio.run(run())
+
+
+def answers(address: str) -> bool:
+    """Whether a worker answers at the address as an ext_proc server does."""
+    with connected(address) as channel:
+        talk = Talk(channel)
+        reply = talk.ask(HEADERS)
+        talk.cancel()
+        return bool(reply)
+
+
+def test_all_listen_when_start_returns(config: Config) -> None:
+    """One process and one address each; the data directory is made, and not for others."""
+
+    async def run() -> None:
+        async with started(dataclasses.replace(config, workers=3)) as (workers, lines):
+            run_directory = config.data_dir / "run"
+            assert workers.addresses == [f"unix:{run_directory}/extproc.sock{end}" for end in ("", ".1", ".2")]
+            assert len(set(workers.pids)) == 3
+            for address in workers.addresses:
+                assert await asyncio.to_thread(answers, address)
+            assert config.data_dir.stat().st_mode & 0o027 == 0
+            assert lines == []
+
+    story(run)
+
+
+def test_readiness_is_every_part_of_every_worker(config: Config) -> None:
+    """Each is named; one worker that is down is enough."""
+
+    async def run() -> None:
+        async with started(dataclasses.replace(config, workers=2)) as (workers, _):
+            await until(lambda: all("journal" in worker for worker in workers.readiness()[1]["workers"]))
+            well = {"up": True, "accepting": True, "journal": True}
+            assert workers.readiness() == (True, {"workers": [{"worker": 0, **well}, {"worker": 1, **well}]})
+            pid = workers.pids[1]
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not workers.readiness()[0])
+            await until(lambda: workers.readiness()[0])
+
+    story(run)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_worker_that_dies_is_started_again(config: Config, number: signal.Signals) -> None:
+    """A line says which and why; the address is the same; the others do not notice."""
+
+    async def run() -> None:
+        async with started(dataclasses.replace(config, workers=2)) as (workers, lines):
+            zero, one = workers.pids
+            assert one is not None
+            os.kill(one, number)
+            await until(lambda: workers.pids[1] not in {None, one} and workers.readiness()[1]["workers"][1]["up"])
+            assert lines == [f"worker 1 (pid {one}) was killed by {number.name}; starting it again"]
+            assert workers.pids[0] == zero
+            assert await asyncio.to_thread(answers, workers.addresses[1])
+
+    story(run)
+
+
+def test_a_worker_that_ends_by_itself_is_started_again(config: Config) -> None:
+    """Exit code 0 is a death too, when nobody asked for it."""
+
+    async def run() -> None:
+        async with started(config) as (workers, lines):
+            (pid,) = workers.pids
+            assert pid is not None
+            os.kill(pid, signal.SIGTERM)
+            await until(lambda: workers.pids[0] not in {None, pid})
+            assert lines == [f"worker 0 (pid {pid}) ended with exit code 0; starting it again"]
+
+    story(run)
+
+
+def test_workers_that_die_too_often(config: Config) -> None:
+    """Five deaths in a minute are borne; the sixth takes everything down, with the last reason."""
+
+    async def run() -> None:
+        async with started(config) as (workers, lines):
+            pids: set[int] = set()
+            pid = None
+            for _ in range(MAX_DEATHS + 1):
+                await until(lambda: workers.pids[0] not in {None, *pids} and workers.readiness()[0])
+                pid = workers.pids[0]
+                assert pid is not None
+                pids.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            with pytest.raises(StackError, match=rf"died more than 5 times within a minute.*pid {pid}.*SIGKILL"):
+                await workers.wait()
+            assert len(lines) == MAX_DEATHS
+
+    story(run)
+
+
+def test_a_worker_that_cannot_start(config: Config) -> None:
+    """`start` raises what the worker said, with its class; nothing is left running, and the lock is free."""
+
+    async def run() -> None:
+        in_the_way = config.data_dir.parent / "sock.1"
+        in_the_way.touch()
+        wrong = dataclasses.replace(config, workers=2, listen=f"unix:{config.data_dir.parent}/sock")
+        workers = Workers(wrong)
+        with pytest.raises(ConfigError, match=r"sock\.1 exists and is no socket"):
+            await workers.start()
+        assert workers.pids == [None, None]
+        async with started(config):
+            pass
+
+    story(run)
+
+
+def test_a_second_sidecar_is_refused(config: Config) -> None:
+    """The message names the directory and the process; the first one is not disturbed."""
+
+    async def run() -> None:
+        async with started(config) as (workers, _):
+            with pytest.raises(JournalError, match=rf"data: another sidecar \(process {os.getpid()}\)"):
+                await Workers(config).start()
+            assert await asyncio.to_thread(answers, workers.addresses[0])
+
+    story(run)
+
+
+def test_a_sidecar_may_follow_another(config: Config) -> None:
+    """Also one that was killed: its sockets, its lock and its open segments are in nobody's way."""
+
+    async def run() -> None:
+        for _ in range(2):
+            async with started(config) as (workers, lines):
+                assert await asyncio.to_thread(answers, workers.addresses[0])
+                assert lines == []
+
+    story(run)
+
+
+def _ended_by(data_dir: Path) -> list[str | None]:
+    records = (line.record for line in scan([data_dir]))
+    return [record["closed"] for record in records if record["type"] == "response"]
+
+
+def test_stop_waits_for_what_runs(config: Config) -> None:
+    """The exchange that ends within drain_seconds ends by itself; only then does the worker."""
+
+    async def run() -> None:
+        patient = dataclasses.replace(config, drain_seconds=3600.0)
+        async with started(patient) as (workers, _):
+            with connected(workers.addresses[0]) as channel:
+                talk = Talk(channel)
+                await asyncio.to_thread(talk.ask, HEADERS)
+                stopping = asyncio.create_task(workers.stop())
+                await until(lambda: not workers.readiness()[0])
+                talk.half_close()
+                assert await asyncio.to_thread(talk.status) == grpc.StatusCode.OK
+            await stopping
+
+    story(run)
+    assert _ended_by(config.data_dir) == ["closed"]
+
+
+def test_a_second_stop_waits_no_longer(config: Config) -> None:
+    """And what ran is on disk all the same, ended by the drain."""
+
+    async def run() -> None:
+        patient = dataclasses.replace(config, drain_seconds=3600.0)
+        async with started(patient) as (workers, _):
+            with connected(workers.addresses[0]) as channel:
+                talk = Talk(channel)
+                await asyncio.to_thread(talk.ask, HEADERS)
+                stopping = asyncio.create_task(workers.stop())
+                await until(lambda: not workers.readiness()[0])
+                await workers.stop()
+                await stopping
+                assert await asyncio.to_thread(talk.status) == grpc.StatusCode.UNAVAILABLE
+
+    story(run)
+    assert _ended_by(config.data_dir) == ["drain"]
+
+
+def test_a_worker_that_does_not_end_is_killed(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After drain_seconds and a few more."""
+    monkeypatch.setattr(workers_, "LAST_SECONDS", 0.2)
+
+    async def run() -> None:
+        async with started(dataclasses.replace(config, drain_seconds=0.0)) as (workers, _):
+            (pid,) = workers.pids
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+
+    story(run)
+
+
+SUPERVISOR = """
+import asyncio, sys
+from extproc.config import Config
+from extproc.service.workers import Workers
+
+async def main():
+    workers = Workers(Config.from_json(sys.argv[1]))
+    await workers.start()
+    print(*workers.pids, flush=True)
+    await workers.wait()
+
+asyncio.run(main())
+"""
+
+
+def test_workers_end_with_their_supervisor(config: Config) -> None:
+    """It is killed with no chance to say anything; they write down what runs, and go."""
+    patient = dataclasses.replace(config, workers=2, drain_seconds=3600.0)
+    process = subprocess.Popen([sys.executable, "-c", SUPERVISOR, patient.to_json()], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pids = [int(pid) for pid in process.stdout.readline().split()]
+    with connected(patient.address(0)) as channel:
+        talk = Talk(channel)
+        talk.ask(HEADERS)
+        process.kill()
+        process.communicate()
+        assert talk.status() == grpc.StatusCode.UNAVAILABLE
+
+        async def run() -> None:
+            await until(lambda: not any(map(running_process, pids)))
+            async with started(config):
+                pass
+
+        story(run)
+    assert _ended_by(config.data_dir) == ["drain"]
+
+
+def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is tried again; nothing else suffers."""
+    monkeypatch.setattr(workers_, "HOUSEKEEPING_SECONDS", 0.01)
+    rounds: list[dict[str, int]] = []
+
+    def keep_house(_directory: Path, **rules: int) -> None:
+        rounds.append(rules)
+        if len(rounds) == 1:
+            raise OSError("no such luck")
+
+    monkeypatch.setattr("extproc.journal.retention.keep_house", keep_house)
+
+    async def run() -> None:
+        async with started(config) as (_, lines):
+            await until(lambda: len(rounds) >= 2)
+            assert lines == [f"housekeeping of {config.data_dir} failed, and will be tried again: no such luck"]
+
+    story(run)
+    assert rounds[0] == {"days": 30, "segments": 0, "bytes": 20 * 1024**3}
