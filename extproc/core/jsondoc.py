@@ -35,6 +35,8 @@ MAX_DEPTH = 200
 MAX_STEPS = 400_000
 """Brackets and long strings that one scan looks at, a fraction of a second of work, before it gives up."""
 
+NOT_UTF8 = "not UTF-8"
+
 _STEPS_PER_MEMBER = 10
 _KEY_BYTES = 256
 _ELEMENT_BYTES = 512
@@ -111,11 +113,22 @@ def decode(raw: bytes) -> Any:
         return _decode_tolerantly(raw)
 
 
+def decode_leniently(raw: bytes) -> Any:
+    """As `decode`, but bytes that are not UTF-8 are replaced and a BOM is skipped."""
+    raw = raw.removeprefix(_BOM)
+    try:
+        return decode(raw)
+    except Malformed as problem:
+        if problem.kind != NOT_UTF8:
+            raise
+    return decode(raw.decode("utf-8", "replace").encode())
+
+
 def _decode_tolerantly(raw: bytes) -> Any:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise Malformed("not UTF-8", problem.start) from None
+        raise Malformed(NOT_UTF8, problem.start) from None
     try:
         return json.loads(text)
     except json.JSONDecodeError as problem:

@@ -37,7 +37,7 @@ def assemble(
     if is_stream(decoded):
         return _STREAMS[api](_events(decoded))
     try:
-        document = jsondoc.decode(decoded)
+        document = jsondoc.decode_leniently(decoded)
     except jsondoc.Malformed:
         return None
     return _DOCUMENTS[api](document) if isinstance(document, dict) else None
@@ -47,7 +47,7 @@ def _events(body: bytes) -> Iterator[Event]:
     parser = Parser(limit=len(body))
     for event in [*parser.feed(body), *parser.finish()]:
         try:
-            data = jsondoc.decode(event.data)
+            data = jsondoc.decode_leniently(event.data)
         except jsondoc.Malformed:
             continue
         if isinstance(data, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from extproc.core import jsondoc
@@ -44,6 +45,7 @@ class ResponseReading:
         self._typed_as_json = _is_json(content_type)
         self._decoder = Decoder(content_encoding)
         self._head = b""
+        self._begun = False
         self._parser: Parser | None = None
         self._document: Document | None = None
         self._answer = Answer()
@@ -61,7 +63,7 @@ class ResponseReading:
                 self._stream(piece)
             elif self._document is not None:
                 self._document.feed(piece)
-            else:
+            elif not self._begun:
                 self._begin(piece)
 
     def finish(self, complete: bool) -> dict[str, Any] | None:
@@ -94,6 +96,7 @@ class ResponseReading:
         stream = is_stream(self._head)
         if stream is None:
             return
+        self._begun = True
         if stream:
             self._parser = Parser()
             self._stream(self._head)
@@ -163,11 +166,22 @@ class ResponseReading:
             body["choices"] = [_without_digests(element) for element in summary.elements]
         if summary.error is None:
             self._answer.done = bool(body)
-            if held is not None and self._api != "embeddings":
-                body = jsondoc.decode(held)
+            if body and held is not None and self._api != "embeddings":
+                body = self._decoded(held) or body
         self._dialect.document(self._answer, body)
         if self._status is not None and self._status >= 400 and body:
             self._answer.fail(body)
+
+    def _decoded(self, held: bytes) -> Any:
+        """The whole body. Its top level is fine, but bytes deep inside may not be text."""
+        document = held.removeprefix(_BOM)
+        try:
+            return jsondoc.decode(document)
+        except jsondoc.Malformed as problem:
+            self._parse_error = f"{problem.kind} at byte {len(held) - len(document) + problem.at}"
+        with contextlib.suppress(jsondoc.Malformed):
+            return jsondoc.decode_leniently(document)
+        return None
 
 
 def _without_digests(summary: Summary) -> dict[str, Any]:

@@ -125,6 +125,18 @@ def test_no_answer(api: str | None, body: bytes) -> None:
     assert assemble(api, "application/json", None, body) is None
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'\xef\xbb\xbf{"choices":[{"message":{"content":"a\xff"}}]}',
+        b'\xef\xbb\xbfdata: {"choices":[{"index":0,"delta":{"content":"a\xff"}}]}\n\n',
+    ],
+)
+def test_bytes_that_are_no_text(body: bytes) -> None:
+    """Bytes that are not UTF-8 are replaced, and a BOM is skipped."""
+    assert assemble("chat.completions", None, None, body) == [{"content": "a\ufffd"}]
+
+
 def test_long_streams_are_linear() -> None:
     """Joining a hundred thousand tokens takes no quadratic time."""
     found = chat(*[{"content": "word "}] * 100_000)

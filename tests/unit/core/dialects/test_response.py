@@ -114,10 +114,31 @@ def test_text_is_no_parse_error(body: bytes) -> None:
     assert "parse_error" not in found
 
 
+def test_text_that_goes_on_like_json() -> None:
+    """What a body is, its beginning says, wherever it is cut."""
+    for at in range(1, 20):
+        assert "parse_error" not in read(b"limit "[:at], b"limit "[at:], b"[no], {not json}", content_type="text/plain")
+
+
 @pytest.mark.parametrize(("body", "problem"), [(b"nope", "not an object at byte 0"), (b'{"id":', "cut off at byte 6")])
 def test_json_that_is_none(body: bytes, problem: str) -> None:
     """A body that claims to be JSON and is not is noted."""
     assert read(body, content_type=JSON)["parse_error"] == problem
+
+
+def test_a_document_with_bytes_that_are_no_text() -> None:
+    """Bytes that are not UTF-8 within an answer are noted, and the answer is read all the same."""
+    body = b'\xef\xbb\xbf{"choices":[{"index":0,"message":{"content":"a\xff"},"finish_reason":"stop"}],"id":"c"}'
+    found = read(body, content_type=JSON)
+    assert (found["output_chars"], found["finish_reasons"], found["response_id"]) == (2, ["stop"], "c")
+    assert found["parse_error"] == "not UTF-8 at byte 49"
+
+
+@pytest.mark.parametrize("body", [b" " * 5000, b"{}", b"\xef\xbb\xbf", b"\xef\xbb\xbf{}", b"\xef"])
+def test_a_document_of_nothing(body: bytes) -> None:
+    """An empty body, of whatever kind of emptiness, is no fault."""
+    found = read(body, content_type=JSON)
+    assert (found["output_chars"], found["error"]) == (0, None)
 
 
 def test_an_error_status_is_an_error() -> None:
