@@ -268,7 +268,7 @@ class Exchange:
 
     def _open_if_long(self, half: Half, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
         if half is self._request and not self._opened and half.body.length >= self._settings.open_record_bytes:
-            return [*effects, *self.open_record(at)]
+            return [*self.open_record(at), *effects]  # a body file never comes before a record of its exchange
         return effects
 
     def _count_late(self, half: Half, kind: str, data: bytes | None = None) -> Sequence[Effect]:

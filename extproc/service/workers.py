@@ -26,7 +26,7 @@ from typing import Any
 from extproc import errors
 from extproc.config import Config
 from extproc.errors import ExtprocError, StackError
-from extproc.journal import retention
+from extproc.journal import recovery, retention
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
 
@@ -81,6 +81,8 @@ class Workers:
             raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
         redaction_key.load(data_dir)  # made once, before several workers want to
         self._lock.enter_context(lock_directory(data_dir))
+        # Of all workers there ever were: of fewer workers than last time, none would look after the others' series.
+        await asyncio.to_thread(recovery.recover, data_dir)
         starts = (worker.start() for worker in self._workers)
         failures = [each for each in await asyncio.gather(*starts, return_exceptions=True) if each is not None]
         if failures:

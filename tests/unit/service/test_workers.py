@@ -19,8 +19,11 @@ from support.messages import head
 from support.transports import Talk, connected
 
 from extproc.config import Config
+from extproc.core.effects import Append
+from extproc.core.record import encode
 from extproc.errors import ConfigError, JournalError, StackError
 from extproc.journal.reader import scan
+from extproc.journal.writer import Journal
 from extproc.service import workers as workers_
 from extproc.service.workers import MAX_DEATHS, Workers
 
@@ -203,6 +206,23 @@ def test_a_sidecar_may_follow_another(config: Config) -> None:
 def _ended_by(data_dir: Path) -> list[str | None]:
     records = (line.record for line in scan([data_dir]))
     return [record["closed"] for record in records if record["type"] == "response"]
+
+
+def test_a_worker_that_there_is_no_longer_is_recovered_too(config: Config) -> None:
+    """Four workers last time, one now: what the others left open is closed all the same."""
+    config.data_dir.mkdir(mode=0o750)
+    gone = Journal(config.data_dir, worker=3, boot_id="dead", durability="write")
+    gone.start()
+    gone.submit([Append(encode({"type": "request", "id": "unfinished"}))], None)
+    gone.close(10.0)
+
+    async def run() -> None:
+        async with started(config):
+            pass
+
+    story(run)
+    orphans = [line.record["id"] for line in scan([config.data_dir]) if line.record["type"] == "orphan"]
+    assert orphans == ["unfinished"]
 
 
 def test_stop_waits_for_what_runs(config: Config) -> None:
