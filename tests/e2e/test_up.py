@@ -140,6 +140,16 @@ def test_a_worker_that_dies_is_restarted(tmp_path: Path) -> None:
         assert f"worker 0 (pid {pid}) was killed by SIGKILL; starting it again" in stack.stderr()
 
 
+def test_a_worker_that_dies_costs_only_what_runs_on_it(tmp_path: Path) -> None:
+    """One client, one request after another: at most the one under way fails, with two workers and with one."""
+    for workers in ("2", "1"):
+        with RunningStack(tmp_path / workers, "--workers", workers, *FAST) as stack:
+            os.kill(stack.workers()[0], signal.SIGKILL)
+            statuses = [get(f"{stack.url}/v1/models")[0] for _ in range(50)]
+            assert statuses.count(200) >= 49, statuses
+            eventually(lambda stack=stack: 0 in stack.workers(), "the new worker")  # type: ignore[misc]
+
+
 def test_workers_that_die_all_the_time_take_all_down(tmp_path: Path) -> None:
     """More than five deaths in a minute: exit code 1."""
     with RunningStack(tmp_path, *FAST) as stack:
