@@ -34,8 +34,8 @@ HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 RESOLUTION = 0.05
 """Seconds by which a timer can be late, and within which a stop or a change of health is noticed."""
 
-LAST_WORDS = 10.0
-"""Seconds that cancelled streams get to hear of it. Only a gate that stays shut needs them (it may for 8)."""
+LAST_WORDS = 3.0
+"""Seconds that cancelled streams get to hear of it. Only a gate that stays shut needs them: a stuck disk."""
 
 log = logging.getLogger("extproc.service")
 

@@ -1,4 +1,6 @@
-"""Streams that come and go leave no memory behind (grpc#43360 is how one loses it).
+"""A transport under strain, looked at from outside: memory, and file descriptors.
+
+Streams that come and go leave no memory behind (grpc#43360 is how one loses it).
 
 The allocators keep a few megabytes more or less between two looks. grpc.aio itself loses some 200 bytes for each
 stream that is reset, also with the smallest handler there is.
@@ -8,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ from typing import Any
 import grpc.aio
 import pytest
 from support import echo_server
+from support.transports import SECONDS, Talk, connected
 
 from extproc.service.transport import PROCESS
 
@@ -73,3 +78,21 @@ def test_cancelled_streams_leave_nothing(echo: EchoServer, streams: int) -> None
     asyncio.run(_churn(echo.address, streams))
     lost_by_grpc = 400 * streams if echo.transport == "aio" else 0
     assert echo.memory() - before < 8_000_000 + lost_by_grpc
+
+
+def test_file_descriptors_run_out(echo: EchoServer) -> None:
+    """It stops accepting, keeps what it has, and accepts again when there is room."""
+    host, _, port = echo.address.rpartition(":")
+    with connected(echo.address) as channel:
+        before = Talk(channel)
+        assert before.ask(b"hello") == b"hello"
+        resource.prlimit(echo.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        many = [socket.create_connection((host, int(port)), SECONDS) for _ in range(200)]
+        assert before.ask(b"hello") == b"hello"
+        for each in many:
+            each.close()
+        with connected(echo.address) as another:
+            after = Talk(another)
+            assert after.ask(b"hello") == b"hello"
+            after.half_close()
+        before.half_close()
