@@ -7,6 +7,7 @@ is for loopback only: every prompt crosses this connection in the clear.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import ssl
@@ -62,7 +63,7 @@ def _transport(name: str) -> Callable[[Endpoint, NewProcessor, Timers, Health], 
 def _make_room(path: Path) -> None:
     try:
         path.parent.parent.mkdir(parents=True, exist_ok=True)
-        if not path.parent.exists():
+        with contextlib.suppress(FileExistsError):  # the user's, or another worker's of ours
             path.parent.mkdir(0o750)
             path.parent.chmod(0o750)  # whatever the umask took away
         if not stat.S_ISSOCK(path.lstat().st_mode):

@@ -25,7 +25,7 @@ from typing import Any
 
 from extproc import errors
 from extproc.config import Config
-from extproc.errors import ExtprocError, StackError
+from extproc.errors import ExtprocError, JournalError, StackError
 from extproc.journal import recovery, retention
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
@@ -51,6 +51,7 @@ class Workers:
         self._workers = [_Worker(config, index) for index in range(config.workers)]
         self._deaths: deque[float] = deque()
         self._lock = contextlib.ExitStack()
+        self._locked = False
         self._watches: list[asyncio.Task[None]] = []
         self._fallen: asyncio.Future[None] | None = None
         self._stopping = False
@@ -81,8 +82,13 @@ class Workers:
             raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
         redaction_key.load(data_dir)  # made once, before several workers want to
         self._lock.enter_context(lock_directory(data_dir))
+        self._locked = True
         # Of all workers there ever were: of fewer workers than last time, none would look after the others' series.
-        await asyncio.to_thread(recovery.recover, data_dir)
+        try:
+            await asyncio.to_thread(recovery.recover, data_dir)
+        except JournalError:
+            self._lock.close()
+            raise
         starts = (worker.start() for worker in self._workers)
         failures = [each for each in await asyncio.gather(*starts, return_exceptions=True) if each is not None]
         if failures:
@@ -107,9 +113,18 @@ class Workers:
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
+        if self._locked:
+            await self._recover_what_is_left()
         self._lock.close()
         if self._fallen is not None and self._fallen.done():
             self._fallen.exception()  # looked at, so that asyncio does not complain
+
+    async def _recover_what_is_left(self) -> None:
+        """A worker that died just before the end, or did not finish, left exchanges open; nobody else closes them."""
+        try:
+            await asyncio.to_thread(recovery.recover, self._config.data_dir)
+        except JournalError as error:
+            self._say(f"left to the next start: {error}")
 
     async def _watch(self, worker: _Worker) -> None:
         """Start the worker again whenever it ends, until it ends too often or is meant to."""

@@ -23,10 +23,12 @@ from extproc.core.effects import Append
 from extproc.core.record import encode
 from extproc.errors import ConfigError, JournalError, StackError
 from extproc.journal.reader import scan
+from extproc.journal.verify import verify
 from extproc.journal.writer import Journal
 from extproc.service import workers as workers_
 from extproc.service.workers import MAX_DEATHS, Workers
 
+WHOLE_REQUEST = head("request", end=True, __method="GET", __path="/v1/models").SerializeToString()
 HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
 
 
@@ -223,6 +225,23 @@ def test_a_worker_that_there_is_no_longer_is_recovered_too(config: Config) -> No
     story(run)
     orphans = [line.record["id"] for line in scan([config.data_dir]) if line.record["type"] == "orphan"]
     assert orphans == ["unfinished"]
+
+
+def test_a_worker_that_dies_just_before_the_end_leaves_nothing_open(config: Config) -> None:
+    """It is not started again to close its exchanges, so the supervisor does that itself."""
+
+    async def run() -> None:
+        async with started(config) as (workers, _):
+            with connected(workers.addresses[0]) as channel:
+                await asyncio.to_thread(Talk(channel).ask, WHOLE_REQUEST)
+                (pid,) = workers.pids
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                await workers.stop()
+
+    story(run)
+    assert list(verify(config.data_dir)) == []
+    assert [line.record["type"] for line in scan([config.data_dir])][:3] == ["segment", "request", "orphan"]
 
 
 def test_stop_waits_for_what_runs(config: Config) -> None:
