@@ -52,6 +52,7 @@ class Workers:
         self._deaths: deque[float] = deque()
         self._lock = contextlib.ExitStack()
         self._locked = False
+        self._ending = asyncio.Lock()
         self._watches: list[asyncio.Task[None]] = []
         self._fallen: asyncio.Future[None] | None = None
         self._stopping = False
@@ -113,9 +114,11 @@ class Workers:
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
-        if self._locked:
-            await self._recover_what_is_left()
-        self._lock.close()
+        async with self._ending:  # of two calls, neither gives the directory away while the other recovers
+            if self._locked:
+                await self._recover_what_is_left()
+            self._locked = False
+            self._lock.close()
         if self._fallen is not None and self._fallen.done():
             self._fallen.exception()  # looked at, so that asyncio does not complain
 
