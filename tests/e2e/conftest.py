@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def raw_stack(tmp_path_factory: pytest.TempPathFactory, shared_raw_backend: RawB
         yield stack
         assert stack.stop() == 0
         assert stack.findings() == []
+    shutil.rmtree(stack.data_dir)  # gigabytes
 
 
 @pytest.fixture
