@@ -26,7 +26,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up test install lint bench proto lock clean
+.PHONY: help up test install lint bench kill-cycles soak fuzz proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -34,6 +34,7 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
+	@echo 'make kill-cycles, soak, fuzz   the long forms of tests: 1,000 kills, 500,000 exchanges, 20,000 examples each'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
 	@echo 'make clean     remove .venv and everything else that make has made; data/ stays'
@@ -56,6 +57,18 @@ lint: $(DEVELOPMENT)
 
 bench: $(PACKAGE)
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+# The long forms of tests of which `make test` runs a short one.
+TEST_LONG = $(BIN)/python -m pytest -o timeout=0 $(ARGS)
+
+kill-cycles: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=1000 $(TEST_LONG) tests/e2e/test_kill.py tests/unit/journal/test_writer.py -k kill
+
+soak: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
+
+fuzz: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py
 
 proto: $(DEVELOPMENT)
 	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)

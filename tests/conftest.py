@@ -19,7 +19,9 @@ settings.register_profile(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("extproc")
+# `make fuzz`: new examples each time, and many of them.
+settings.register_profile("fuzz", settings.get_profile("extproc"), derandomize=False, max_examples=20_000)
+settings.load_profile(os.environ.get("EXTPROC_TEST_PROFILE", "extproc"))
 
 
 def pytest_report_header() -> str:
