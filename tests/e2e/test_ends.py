@@ -188,6 +188,8 @@ def test_an_early_refusal(raw_stack: RunningStack, raw_backend: RawBackend) -> N
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode())
         client.send(chunk(b"first"))
         assert client.read_message().head.status == 429
+    # The answer ends first; the record of the request comes when Envoy lets go of it.
+    eventually(lambda: raw_stack.exchange_of(path)["request"], "the request's record")
     exchange = raw_stack.exchange_of(path)
     assert (exchange["status"], exchange["request"]["bytes"], exchange["response"]["bytes"]) == (429, 5, 4)
 
