@@ -155,7 +155,7 @@ class Exchange:
         began = self._request.stream.began or self._response.stream.began
         if began and not self._terminal:
             effects.append(self._terminal_record(at, reason, gate=False))
-        elif self.late_count > self._reported or self._trailers_after:
+        elif not self._rejected and (self.late_count > self._reported or self._trailers_after):
             effects.append(Append(record.encode(self._late_record(at)), gate=False))
         return effects
 

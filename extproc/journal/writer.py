@@ -27,7 +27,7 @@ import msgspec
 
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Direction
-from extproc.core.record import encode, seal, timestamp
+from extproc.core.record import encode, seal, timestamp, without_body
 from extproc.errors import JournalError
 from extproc.journal import segment as segments
 from extproc.journal.directory import DataDirectory, FreeSpace, reason
@@ -370,7 +370,7 @@ class Journal:
             type, id = type_and_id(record)
             if type == "response" and id in self._flight.had and len(self._owed) < _OWED_RECORDS:
                 with suppress(msgspec.DecodeError):
-                    self._owed[id] = _without_bodies(record)
+                    self._owed[id] = without_body(record)
 
     def _report(self) -> None:
         """Write what is owed and what was counted while the journal could not be written."""
@@ -428,10 +428,3 @@ def _answered(item: Item) -> Item:
     written, done, error = item
     _tell(done, error)
     return written, None, error
-
-
-def _without_bodies(record: bytes) -> bytes:
-    fields = msgspec.json.decode(record)
-    if isinstance(fields.get("response"), dict):
-        fields["response"] |= {"body": None, "truncated": True}
-    return encode(fields)
