@@ -117,18 +117,19 @@ def verdicts(rounds: Sequence[Round], sync_ms: float) -> list[str]:
 def notes(rounds: Sequence[Round]) -> list[str]:
     """What the table does not show but its reader may doubt."""
 
-    def each(number: str, shown: str) -> str:
+    def each(number: str, shown: str, kinds: str = "none noop_aio noop_queue go extproc") -> str:
         return ", ".join(
-            f"({letter}) " + shown.format(statistics.median(numbers[letter][number] for numbers in rounds))
-            for letter in rounds[0]
-            if rounds[0][letter][number]
+            f"({target.letter}) " + shown.format(statistics.median(one[target.letter][number] for one in rounds))
+            for target in TARGETS
+            if target.letter in rounds[0] and target.kind in kinds.split()
         )
 
+    servers = "noop_aio noop_queue go extproc"
     return [
-        f"- ext_proc messages a request: {each('messages', '{:.2f}')}",
-        f"- ext_proc messages an SSE chunk: {each('chunk_messages', '{:.2f}')}",
-        f"- CPU of the recorder's supervisor, us a request: {each('supervisor_us', '{:.1f}')}",
-        f"- CPU an SSE chunk at most chunks/s, us: {each('most_server_us', '{:.0f}')}",
+        f"- ext_proc messages a request: {each('messages', '{:.2f}', servers)}",
+        f"- ext_proc messages an SSE chunk: {each('chunk_messages', '{:.2f}', servers)}",
+        f"- CPU of the recorder's supervisor, us a request: {each('supervisor_us', '{:.1f}', 'extproc')}",
+        f"- CPU an SSE chunk at most chunks/s, us: {each('most_server_us', '{:.0f}', servers)}",
         f"- cores that the backend took for requests: {each('backend_share', '{:.2f}')}",
         f"- cores that backend and client took at most chunks/s: {each('most_traffic_share', '{:.2f}')}",
     ]
