@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ settings.register_profile(
 # `make fuzz`: new examples each time, and many of them.
 settings.register_profile("fuzz", settings.get_profile("extproc"), derandomize=False, max_examples=20_000)
 settings.load_profile(os.environ.get("EXTPROC_TEST_PROFILE", "extproc"))
+
+# A shell that runs this in the background has SIGINT ignored, which every program that a test starts would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:
