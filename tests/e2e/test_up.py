@@ -141,11 +141,11 @@ def test_a_worker_that_dies_is_restarted(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_costs_only_what_runs_on_it(tmp_path: Path) -> None:
-    """One request after another, through one thread of Envoy's: its one connection to that worker costs one at most."""
-    with RunningStack(tmp_path, "--workers", "2", "--envoy-concurrency", "1", *FAST) as stack:
+    """The request under way, and at most the one that finds it gone; the others go to the other worker."""
+    with RunningStack(tmp_path, "--workers", "2", *FAST) as stack:
         os.kill(stack.workers()[0], signal.SIGKILL)
         statuses = [get(f"{stack.url}/v1/models")[0] for _ in range(50)]
-        assert statuses.count(200) >= 49, statuses
+        assert statuses.count(200) >= 48, statuses
 
 
 def test_the_only_worker_that_dies_is_waited_for(tmp_path: Path) -> None:
