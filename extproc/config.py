@@ -173,6 +173,13 @@ def _url(wanted: str, *, many: bool = False, optional: bool = False) -> Kind:
     return Kind(parse, wanted, many=many, optional=optional)
 
 
+def _address() -> Kind:
+    def parse(text: str) -> str:
+        return str(ipaddress.ip_address(text))
+
+    return Kind(parse, "an IP address, such as 127.0.0.1 or ::1")
+
+
 def _names(wanted: str, pattern: str, *, lower: bool) -> Kind:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -304,7 +311,12 @@ class Config:
     max_streams: int = _setting(100_000, _integer(1, 10_000_000), "Exchanges at once, for each worker")
     port: int = _setting(8000, _integer(0, 65535), "`up`: port of Envoy's listener. 0: any free one")
     admin_port: int = _setting(
-        9464, _integer(0, 65535), "Port of `/healthz` and `/readyz`, on loopback. 0: any free one"
+        9464, _integer(0, 65535), "Port of `/healthz`, `/readyz` and `/metrics`. 0: any free one"
+    )
+    admin_host: str = _setting(
+        "127.0.0.1",
+        _address(),
+        "Address of that port. Anything but loopback only in a network that is private to the deployment",
     )
     envoy_admin_port: int = _setting(
         9901, _integer(0, 65535), "`up`: port of Envoy's own admin interface, on loopback. 0: any free one"
@@ -325,7 +337,24 @@ class Config:
     otlp: str | None = _setting(
         None,
         _url("http://HOST:PORT or https://HOST[:PORT], such as http://127.0.0.1:4317", optional=True),
-        "OTLP/gRPC collector for Envoy's and our spans. Not used yet",
+        "OTLP/gRPC collector for Envoy's and our spans. `OTEL_EXPORTER_OTLP_ENDPOINT` stands in where this is not set",
+        "none: no spans",
+    )
+    jaeger_url: str = _setting(
+        "http://127.0.0.1:16686",
+        _url("http://HOST:PORT or https://HOST[:PORT]"),
+        "Where a person opens Jaeger, for the link in `extproc show`",
+    )
+    metric_models: tuple[str, ...] = _setting(
+        (),
+        _names("names of models, such as gpt-oss-120b", r"[^\s,]{1,200}", lower=False),
+        "Models that always have a label of their own in the metrics. Of all others the first 50 seen get one, "
+        "the rest are `other`",
+    )
+    log_format: Literal["auto", "json", "text"] = _setting(
+        "auto",
+        _choice("auto", "json", "text"),
+        "The operators' log on stderr: JSON lines or text; `auto` is text on a terminal and JSON elsewhere",
     )
 
     def address(self, worker: int = 0) -> str:
@@ -356,7 +385,7 @@ class Config:
         fields = json.loads(text)
         for name in ("data_dir", "envoy_dir", "tls_certificate", "tls_private_key", "tls_client_ca"):
             fields[name] = None if fields[name] is None else Path(fields[name])
-        for name in ("redact_headers", "redact_query", "backends"):
+        for name in ("redact_headers", "redact_query", "backends", "metric_models"):
             fields[name] = tuple(fields[name])
         return Config(**fields)
 
