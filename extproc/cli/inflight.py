@@ -12,7 +12,7 @@ import click
 from extproc.cli import options, output, view
 from extproc.core.outcome import Outcome
 from extproc.journal import lines, reader, segment
-from extproc.journal.reader import Exchange
+from extproc.journal.join import Exchange
 
 TOGETHER: Final = timedelta(seconds=10)
 """Workers that are found dead within this time died of the same thing."""

@@ -16,7 +16,7 @@ from extproc.cli import options, output, view
 from extproc.cli.view import IN_FLIGHT
 from extproc.core.outcome import Outcome
 from extproc.journal import reader
-from extproc.journal.reader import Exchange
+from extproc.journal.join import Exchange
 
 _LONGEST = timedelta(hours=1)
 """How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""

@@ -13,7 +13,7 @@ import click
 
 from extproc.errors import ConfigError, ExtprocError
 from extproc.journal import reader
-from extproc.journal.reader import Exchange
+from extproc.journal.join import Exchange
 
 Decorated = Callable[..., Any]
 

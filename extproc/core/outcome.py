@@ -52,7 +52,7 @@ _STREAMED_BY_CHOICE = frozenset({"chat.completions", "completions"})
 _TERMINAL_EVENT = frozenset({"responses", "messages"})
 
 
-def decide(response: Record | None, orphan: Record | None) -> Outcome:
+def decide(response: Record | None, orphan: Record | None, access: Record | None = None) -> Outcome:
     """The outcome of one exchange from its `response` and `orphan` records, each where there is one."""
     if response is None:
         return Outcome.SIDECAR_RESTART_ORPHAN if orphan is not None else Outcome.UNKNOWN

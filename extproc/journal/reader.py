@@ -1,11 +1,12 @@
 """What the journal holds, read beside a running sidecar or long after it: lines, and exchanges made of them.
 
-An exchange is what its records say together: `request` or `open`, then `response` or `orphan`, then perhaps `late`.
-They are joined by id as they are met. Damaged lines are passed over here; `verify.py` is who names them.
+What an exchange is, and how its records say it together, is in `join.py`. Records are joined by id as they are met,
+across the segments of all workers. Damaged lines are passed over here; `verify.py` is who names them.
 
 Exchanges come newest last, by the time at which they started, as far as that is possible without keeping them all:
-an exchange is held back until a thousand later ones have ended. What is in memory is those, and the ones in flight.
-An exchange in flight has `outcome` and `ended_at` null, and comes last; with `follow` it comes when it has ended.
+an exchange is held back until a thousand later ones have ended and its access entry has come or is not expected any
+more. What is in memory is those, never more than four thousand, and the ones in flight. An exchange in flight has
+`outcome` and `ended_at` null, and comes last; with `follow` it comes when it has ended.
 """
 
 from __future__ import annotations
@@ -14,53 +15,33 @@ import base64
 import heapq
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from extproc.core.llm import of_request, of_response
-from extproc.core.outcome import decide
 from extproc.core.record import DamagedLine, timestamp
 from extproc.errors import JournalError
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.flight import type_and_id
+from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, Record, later, started_by_id
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import OPEN, Name
 from extproc.journal.spool import exchange_of
 from extproc.journal.tail import Tail
 
-Record = Mapping[str, Any]
-
 _WINDOW: Final = 1000
+_LIMIT: Final = 4 * _WINDOW
 _REMEMBERED: Final = 10_000
 _POLL_SECONDS: Final = 0.2
-_REQUEST_WAIT_SECONDS: Final = 1.0
-"""How long an exchange that has ended is held back, when following, for a request record that comes after."""
+_PATIENCE_SECONDS: Final = 1.5
+"""How long an exchange that has ended is held back, when following, for a request record or an access entry."""
 _CLOCK_SLACK_SECONDS: Final = 60
 _FIRST_RECORD_SECONDS: Final = 60
 """An exchange has its first record within this time; clocks agree within the one above."""
 _HEAD_BYTES: Final = 160
-_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-
-
-class Exchange(dict[str, Any]):
-    """One exchange with the fields of `extproc log --json`. `bodies` are the body fields of its records."""
-
-    __slots__ = ("bodies", "directory")
-
-    def __init__(self, fields: Mapping[str, Any], directory: Path, bodies: Mapping[str, Any]) -> None:
-        super().__init__(fields)
-        self.directory = directory
-        self.bodies = bodies
-
-    @property
-    def in_flight(self) -> bool:
-        """It has no terminal record yet."""
-        return self["outcome"] is None
 
 
 # Reading -----------------------------------------------------------------------------------------------------
@@ -118,9 +99,13 @@ def find(directories: Sequence[Path], id_or_prefix: str) -> list[Exchange]:
     everything = [series for directory in directories for series in lines.series(directory)]
     # An id that is none of ours by its form, or that came long after its time, takes a second look everywhere.
     for times in (_times_of(prefix), (0.0, math.inf)):
-        found = [exchange for series in everything for exchange in _find(series, prefix, *times)]
-        if found:
-            return found
+        found: dict[str, Parts] = {}
+        for series in everything:
+            _find(series, prefix, times, found)
+        begun = [parts for parts in found.values() if parts.began]
+        if begun:
+            now = timestamp(time.time_ns())
+            return [parts.exchange(now) for parts in begun]
     return []
 
 
@@ -128,7 +113,7 @@ def body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
     """The exact bytes of one direction's body as far as they were recorded; None when they were not."""
     if not isinstance(exchange, Exchange):
         return None
-    field = exchange.bodies.get(direction)
+    field = exchange.body(direction)
     return None if field is None else body_bytes(field, exchange.directory)
 
 
@@ -155,134 +140,7 @@ def body_path(field: Mapping[str, Any], directory: Path) -> Path:
     return directory / BODIES / name
 
 
-# The join ----------------------------------------------------------------------------------------------------
-
-
-class _Parts:
-    """The records of one exchange that were met so far."""
-
-    __slots__ = ("directory", "ended_at", "id", "late", "opened", "orphan", "protocol", "request", "response")
-
-    def __init__(self, id: str, directory: Path) -> None:
-        self.id = id
-        self.directory = directory
-        self.opened: Record | None = None
-        self.request: Record | None = None
-        self.response: Record | None = None
-        self.orphan: Record | None = None
-        self.late: Record | None = None
-        self.protocol: Record | None = None
-        self.ended_at = 0.0
-        """When its terminal record was met, on the monotonic clock."""
-
-    def add(self, record: Record) -> bool:
-        """Take a record in. True when it is the one that ends the exchange."""
-        self.protocol = record.get("protocol") or self.protocol
-        match record["type"]:
-            case "open":
-                self.opened = record if self.opened is None or "request" in record else self.opened
-            case "request":
-                self.request = self.request or record
-            case "late":
-                self.late = record
-            case "response" if not self.over:
-                self.response = record
-                return True
-            case "orphan" if not self.over:
-                self.orphan = record
-                return True
-        return False
-
-    @property
-    def over(self) -> bool:
-        return self.response is not None or self.orphan is not None
-
-    @property
-    def started_at(self) -> str:
-        for record in (self.request, self.opened, self.response):
-            if record is not None and "started_at" in record:
-                return str(record["started_at"])
-        return _started_by_id(self.id) or str((self.orphan or self.opened or {}).get("at", ""))
-
-    def exchange(self) -> Exchange:
-        begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
-        first = begun or response or orphan
-        llm = of_request(self.request or self.opened), of_response(self.response)
-        if self.response is not None:
-            response = {**self.response, "llm": llm[1]}
-        ended_at = response.get("ended_at") or orphan.get("at")
-        request = _direction(begun.get("request"), _REQUEST_FIELDS, self.late, "request")
-        if request is not None and request["ended_by"] is None and self.orphan is not None:
-            request["ended_by"] = "orphan"
-        fields = {
-            "id": self.id,
-            "started_at": self.started_at,
-            "ended_at": ended_at,
-            "duration_ms": response.get("duration_ms", _milliseconds(self.started_at, ended_at)),
-            "outcome": decide(response or None, self.orphan).value if self.over else None,
-            "method": begun.get("method", response.get("method")),
-            "path": begun.get("path", response.get("path")),
-            "authority": begun.get("authority"),
-            "client": begun.get("client"),
-            "status": response.get("status"),
-            "upstream": response.get("upstream"),
-            "cluster": response.get("cluster"),
-            "route": response.get("route"),
-            "response_flags": response.get("response_flags"),
-            "response_code_details": response.get("response_code_details"),
-            "request_id": begun.get("request_id"),
-            "trace_id": begun.get("trace_id"),
-            "span_id": begun.get("span_id"),
-            "worker": first.get("worker"),
-            "boot_id": first.get("boot_id"),
-            "seq": first.get("seq"),
-            "request": request,
-            "response": _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response"),
-            "llm": _llm(*llm),
-            "protocol": {"late": {}, "duplicate_end_of_stream": 0} | dict(self.protocol or {}),
-        }
-        bodies = {"request": _body(begun.get("request")), "response": _body(response.get("response"))}
-        return Exchange(fields, self.directory, bodies)
-
-
-_REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
-_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, "first_byte_ms", "last_byte_ms")
-_LLM_FIELDS: Final = (
-    "api",
-    "model",
-    "stream",
-    "params",
-    "response_model",
-    "response_id",
-    "finish_reasons",
-    "usage",
-    "ttft_ms",
-    "output_chars",
-    "fingerprint",
-)
-
-
-def _direction(part: Any, names: Sequence[str], late: Record | None, direction: str) -> dict[str, Any] | None:
-    if not isinstance(part, dict):
-        return None
-    fields = {name: part.get(name) for name in names}
-    trailers = part.get("trailers") or ((late or {}).get("trailers") or {}).get(direction)
-    return fields | ({"trailers": trailers} if trailers else {})
-
-
-def _llm(request: Any, response: Any) -> dict[str, Any] | None:
-    if not request and not response:
-        return None
-    both = {**(request or {}), **(response or {})}
-    fields = {name: both.get(name) for name in _LLM_FIELDS}
-    errors = [part["parse_error"] for part in (request, response) if part and part.get("parse_error")]
-    if both.get("error"):
-        fields["error"] = both["error"]
-    return fields | ({"parse_error": "; ".join(errors)} if errors else {})
-
-
-def _body(part: Any) -> Any:
-    return part.get("body") if isinstance(part, dict) else None
+# In order ----------------------------------------------------------------------------------------------------
 
 
 class _Window:
@@ -291,10 +149,13 @@ class _Window:
     def __init__(self, since: str | None, until: str | None, *, inclusive: bool = False) -> None:
         self._since = since or ""
         self._until = f"{until}~" if until and inclusive else until or "~"
-        self._long_past = _later(until, _FIRST_RECORD_SECONDS) if until else "~"
-        self._by_id: dict[str, _Parts] = {}
+        self._long_past = later(until, _FIRST_RECORD_SECONDS) if until else "~"
+        self._by_id: dict[str, Parts] = {}
         self._ended: list[tuple[str, str]] = []
+        self._ended_at: dict[str, float] = {}
         self._gone: dict[str, None] = {}
+        self._now = ""
+        """The time of the latest record of an exchange: how late it is in the journal."""
 
     def past(self, record: Record) -> bool:
         """Whether nothing that is asked for can come any more."""
@@ -305,34 +166,38 @@ class _Window:
     def take(self, directory: Path, record: Record) -> Iterator[Exchange]:
         """Take one record in, and give out what must not be held back any longer."""
         self.add(directory, record)
-        if len(self._ended) > _WINDOW:
+        while len(self._ended) > _WINDOW and (len(self._ended) > _LIMIT or self._settled(self._ended[0][1])):
             yield from self._give(heapq.heappop(self._ended)[1])
 
     def add(self, directory: Path, record: Record) -> None:
         """Take one record in."""
         id, type = record.get("id"), record["type"]
-        if not isinstance(id, str) or type not in _JOINED or id in self._gone:
+        if not isinstance(id, str) or type not in JOINED:
+            return
+        self._now = max(self._now, str(record["at"]))
+        if id in self._gone:
             return
         parts = self._by_id.get(id)
         if parts is None:
-            if type == "late":
+            if type not in BEGINNING:
                 return
-            parts = _Parts(id, directory)
+            parts = Parts(id, directory)
             if "started_at" in record and not self._wanted(str(record["started_at"])):
                 return
             self._by_id[id] = parts
         if parts.add(record):
-            parts.ended_at = time.monotonic()
+            self._ended_at[id] = time.monotonic()
             heapq.heappush(self._ended, (parts.started_at, id))
 
     def settled(self) -> Iterator[Exchange]:
-        """What has ended and needs no waiting for its request record."""
+        """What has ended and has waited long enough for a request record, or an access entry, that comes after."""
         waiting: list[tuple[str, str]] = []
-        now = time.monotonic()
+        until = time.monotonic() - _PATIENCE_SECONDS
         while self._ended:
             entry = heapq.heappop(self._ended)
             parts = self._by_id[entry[1]]
-            if parts.response and not parts.request and now - parts.ended_at < _REQUEST_WAIT_SECONDS:
+            whole = parts.complete and (parts.request is not None or parts.response is None)
+            if not whole and self._ended_at[entry[1]] > until:
                 waiting.append(entry)
             else:
                 yield from self._give(entry[1])
@@ -345,19 +210,22 @@ class _Window:
         for parts in sorted(self._by_id.values(), key=lambda parts: parts.started_at):
             yield from self._give(parts.id)
 
+    def _settled(self, id: str) -> bool:
+        """Whether the access entry of an exchange that has ended is here, or has had its time to come."""
+        parts = self._by_id[id]
+        return parts.complete or self._now > later(parts.ended_at or "", ACCESS_SECONDS)
+
     def _wanted(self, started_at: str) -> bool:
         return self._since <= started_at < self._until
 
     def _give(self, id: str) -> Iterator[Exchange]:
         parts = self._by_id.pop(id)
+        self._ended_at.pop(id, None)
         self._gone[id] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
         if self._wanted(parts.started_at):
-            yield parts.exchange()
-
-
-_JOINED: Final = frozenset({"request", "open", "response", "orphan", "late"})
+            yield parts.exchange(timestamp(time.time_ns()))
 
 
 def _merged(tails: Iterable[Tail]) -> Iterator[tuple[Path, Record]]:
@@ -433,12 +301,12 @@ def _segment_with_all_of(series: Series, at: datetime) -> int:
     head = lines.header(series.directory, series.names[position])
     if head is None:
         return 0
-    carried = [_started_by_id(id) for id, had in (head.get("in_flight") or {}).items() if had != "response"]
+    carried = [started_by_id(id) for id, had in (head.get("in_flight") or {}).items() if had != "response"]
     if not carried:
         return position
     # A second of slack: an id has milliseconds only, and a segment may begin right after the record.
     oldest = min(carried)
-    return min(position, _begun_before(series, _later(oldest, -1))) if oldest else 0
+    return min(position, _begun_before(series, later(oldest, -1))) if oldest else 0
 
 
 def _begun_before(series: Series, at: str) -> int:
@@ -461,8 +329,9 @@ def _written_until(directory: Path, name: Name) -> float:
         return time.time()
 
 
-def _find(series: Series, prefix: str, earliest: float, latest: float) -> list[Exchange]:
-    found: dict[str, _Parts] = {}
+def _find(series: Series, prefix: str, times: tuple[float, float], found: dict[str, Parts]) -> None:
+    """Add what one series has of the exchanges whose id begins so; an access record may be in another one."""
+    earliest, latest = times
     for name in series.names:
         if _written_until(series.directory, name) < earliest - _CLOCK_SLACK_SECONDS:
             continue
@@ -470,8 +339,10 @@ def _find(series: Series, prefix: str, earliest: float, latest: float) -> list[E
             break
         for record in _records_with(series, name, prefix):
             id = str(record["id"])
-            found.setdefault(id, _Parts(id, series.directory)).add(record)
-    return [parts.exchange() for parts in found.values() if parts.over or parts.request or parts.opened]
+            parts = found.setdefault(id, Parts(id, series.directory))
+            if record["type"] in BEGINNING:
+                parts.directory = series.directory  # where its bodies are
+            parts.add(record)
 
 
 def _records_with(series: Series, name: Name, prefix: str) -> Iterator[Record]:
@@ -482,7 +353,7 @@ def _records_with(series: Series, name: Name, prefix: str) -> Iterator[Record]:
             for raw in lines.raw_lines(file):
                 if needle in raw[:_HEAD_BYTES] and type_and_id(raw)[1].encode().startswith(needle):
                     for line in lines.parse(name, 0, 0, raw):
-                        if line.record.get("type") in _JOINED and str(line.record["id"]).startswith(prefix):
+                        if line.record.get("type") in JOINED and str(line.record["id"]).startswith(prefix):
                             yield line.record
     except (DamagedLine, FileNotFoundError):
         return
@@ -508,29 +379,8 @@ def _times_of(prefix: str) -> tuple[float, float]:
         return 0.0, math.inf
 
 
-def _started_by_id(id: str) -> str:
-    started, _ = _times_of(id)
-    if _UUID7.fullmatch(id) is None:
-        return ""
-    return timestamp(int(started * 1000) * 1_000_000)
-
-
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
-def _milliseconds(started_at: str, ended_at: str | None) -> float | None:
-    if not started_at or not ended_at:
-        return None
-    try:
-        span = datetime.fromisoformat(ended_at) - datetime.fromisoformat(started_at)
-    except ValueError:
-        return None
-    return max(0.0, round(span.total_seconds() * 1000, 3))
-
-
-def _later(at: str, seconds: int) -> str:
-    return _text(datetime.fromisoformat(at) + timedelta(seconds=seconds)) or ""
 
 
 def _reaches(exchange: Exchange, first: str) -> bool:

@@ -65,6 +65,19 @@ def response(number: int, body: bytes = b"ok", *, at: int = START_NS, file: bool
     return encode(fields | rest | {"protocol": protocol} | more)
 
 
+def access(number: int | None, *, at: int = START_NS, **more: Any) -> bytes:
+    """Envoy's access entry of an exchange that ended after a second, come a quarter of a second later."""
+    fields = {
+        "type": "access",
+        "id": None if number is None else id_of(number, at),
+        "at": timestamp(at + 1_250_000_000),
+    }
+    rest = {"started_at": timestamp(at), "duration_ms": 1000.0, "method": "POST", "path": "/x", "status": 200}
+    said = {"response_flags": [], "response_code_details": "via_upstream", "upstream": "127.0.0.1:8001"}
+    counted = {"cluster": "llm", "route": "all", "attempts": 1, "request_bytes": 2, "response_bytes": 2}
+    return encode(fields | rest | said | counted | more)
+
+
 class Waiter:
     """Takes the place of a reply that waits: the answers of the journal, in the order in which they came."""
 

@@ -14,6 +14,7 @@ from support.journals import (
     START_NS,
     WAIT_SECONDS,
     abandon,
+    access,
     append,
     id_of,
     journal,
@@ -28,14 +29,15 @@ from extproc.core.events import Direction
 from extproc.core.record import encode, unseal
 from extproc.errors import JournalError
 from extproc.journal import reader, recovery, retention
-from extproc.journal.reader import Exchange
+from extproc.journal.join import Exchange
 
 SECOND = 1_000_000_000
 START = datetime.fromtimestamp(START_NS // SECOND, UTC)
 
 FIELDS = (
     "id started_at ended_at duration_ms outcome method path authority client status upstream cluster route "
-    "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol"
+    "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol "
+    "grpc_status parent_span_id held best_effort attempts access_log envoy integrity"
 )
 
 
@@ -481,3 +483,45 @@ def test_following_past_a_segment_that_was_set_aside(data: Path, monkeypatch: py
         finally:
             seen = follower.stop()
     assert seen == [0, 1, 2]
+
+
+# Envoy's access entries --------------------------------------------------------------------------------------
+
+
+def test_an_access_entry_of_another_worker(data: Path) -> None:
+    """It is joined across the segments of the workers, by the list, by id, and when following."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+    with journal(data, worker=1, boot_id="other") as writer:
+        append(writer, access(1, response_flags=["DC"]))
+    for found in (read(data), reader.find([data], id_of(1)[:-2])):
+        assert [(exchange["access_log"], exchange["response_flags"]) for exchange in found] == [("received", ["DC"])]
+    followed = reader.exchanges([data], follow=True)
+    assert next(iter(followed))["access_log"] == "received"
+
+
+def test_entries_without_an_exchange_make_none(data: Path) -> None:
+    """Neither one that names no exchange nor one that names an exchange of which nothing is recorded."""
+    with journal(data) as writer:
+        append(writer, access(None), access(7), request(1), response(1))
+    assert numbers(read(data)) == [1]
+    assert reader.find([data], id_of(7)) == []
+    assert list(reader.in_flight([data], START, START + timedelta(days=1))) == read(data)
+
+
+def test_an_exchange_waits_for_its_entry(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More exchanges than are held back for order end before the entry comes; it is still joined."""
+    monkeypatch.setattr(reader, "_WINDOW", 3)
+    with journal(data) as writer:
+        append(writer, *(record for number in range(1, 11) for record in (request(number), response(number))))
+        append(writer, *(access(number) for number in range(1, 11)))
+    assert {exchange["access_log"] for exchange in read(data)} == {"received"}
+
+
+def test_an_entry_that_never_comes_holds_nothing_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its time by the records, or beyond what memory may hold, an exchange comes without it."""
+    monkeypatch.setattr(reader, "_WINDOW", 2)
+    monkeypatch.setattr(reader, "_LIMIT", 4)
+    with journal(data) as writer:
+        append(writer, *(record for number in range(1, 30) for record in timed(number)))
+    assert numbers(read(data)) == list(range(1, 30))

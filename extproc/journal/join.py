@@ -1,0 +1,282 @@
+"""Records that belong together, as the one exchange that `extproc log --json` shows.
+
+    parts = Parts(id, directory)
+    parts.add(record)            # in any order; True for the record that ends it
+    parts.exchange(now)          # what they say together
+
+The word on an exchange comes from two sides: what passed, from our own records, and why it ended, from Envoy's
+access entry, which follows within its flush interval, perhaps in another worker's segment. What Envoy says of the
+upstream, the flags and the details is taken before what it said in mid-exchange. Where an entry has not come
+`ACCESS_SECONDS` after the end, none will: `access_log` is `missing`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.core.llm import of_request, of_response
+from extproc.core.outcome import decide
+from extproc.core.record import timestamp
+
+Record = Mapping[str, Any]
+
+ACCESS_SECONDS: Final = 5
+"""How long after its end an exchange waits for Envoy's access entry."""
+
+JOINED: Final = frozenset({"request", "open", "response", "orphan", "late", "access"})
+"""The types of records that belong to an exchange; an `access` record only where it names one."""
+
+BEGINNING: Final = frozenset({"request", "open", "response", "orphan"})
+"""Those that may be the first of an exchange. A `late` or `access` record without any of them is of none."""
+
+_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+class Exchange(dict[str, Any]):
+    """One exchange with the fields of `extproc log --json`. `records`: what they were made of, by type."""
+
+    __slots__ = ("directory", "records")
+
+    def __init__(self, fields: Mapping[str, Any], directory: Path, records: Mapping[str, Record]) -> None:
+        super().__init__(fields)
+        self.directory = directory
+        self.records = records
+
+    @property
+    def in_flight(self) -> bool:
+        """It has no terminal record yet."""
+        return self["outcome"] is None
+
+    def body(self, direction: str) -> Mapping[str, Any] | None:
+        """What its record says of a direction's body: the text, the bytes, or the name of a file."""
+        record = self.records.get(direction) or (self.records.get("open") if direction == "request" else None)
+        part = (record or {}).get(direction)
+        field = part.get("body") if isinstance(part, dict) else None
+        return field if isinstance(field, dict) else None
+
+
+class Parts:
+    """The records of one exchange that were met so far."""
+
+    __slots__ = ("access", "directory", "id", "late", "opened", "orphan", "protocol", "request", "response")
+
+    def __init__(self, id: str, directory: Path) -> None:
+        self.id = id
+        self.directory = directory
+        self.opened: Record | None = None
+        self.request: Record | None = None
+        self.response: Record | None = None
+        self.orphan: Record | None = None
+        self.late: Record | None = None
+        self.access: Record | None = None
+        self.protocol: Record | None = None
+
+    def add(self, record: Record) -> bool:
+        """Take a record in. True when it is the one that ends the exchange."""
+        self.protocol = record.get("protocol") or self.protocol
+        match record["type"]:
+            case "open":
+                self.opened = record if self.opened is None or "request" in record else self.opened
+            case "request":
+                self.request = self.request or record
+            case "late":
+                self.late = record
+            case "access":
+                self.access = self.access or record
+            case "response" if not self.over:
+                self.response = record
+                return True
+            case "orphan" if not self.over:
+                self.orphan = record
+                return True
+        return False
+
+    @property
+    def over(self) -> bool:
+        """It has its terminal record."""
+        return self.response is not None or self.orphan is not None
+
+    @property
+    def complete(self) -> bool:
+        """Nothing is expected any more."""
+        return self.over and self.access is not None
+
+    @property
+    def began(self) -> bool:
+        """There is a record of its own, not only what others say of it."""
+        return self.over or self.request is not None or self.opened is not None
+
+    @property
+    def started_at(self) -> str:
+        for record in (self.request, self.opened, self.response):
+            if record is not None and "started_at" in record:
+                return str(record["started_at"])
+        return started_by_id(self.id) or str((self.orphan or self.opened or {}).get("at", ""))
+
+    @property
+    def ended_at(self) -> str | None:
+        """When it ended, by its terminal record; None while it is in flight."""
+        ended_at = self.response.get("ended_at") if self.response is not None else (self.orphan or {}).get("at")
+        return None if ended_at is None else str(ended_at)
+
+    def exchange(self, now: str | None = None) -> Exchange:
+        """What the records say together. `now`, RFC 3339: an entry that has not come yet may still be expected."""
+        begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
+        first = begun or response or orphan
+        access = self.access or {}
+        llm = of_request(self.request or self.opened), of_response(self.response)
+        if self.response is not None:
+            response = {**self.response, "llm": llm[1]}
+        ended_at = self.ended_at
+        request = _direction(begun.get("request"), _REQUEST_FIELDS, self.late, "request")
+        if request is not None and request["ended_by"] is None and self.orphan is not None:
+            request["ended_by"] = "orphan"
+        answer = _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response")
+        fields = {
+            "id": self.id,
+            "started_at": self.started_at,
+            "ended_at": ended_at,
+            "duration_ms": response.get("duration_ms", _milliseconds(self.started_at, ended_at)),
+            "outcome": decide(response or None, self.orphan, self.access).value if self.over else None,
+            "method": begun.get("method", response.get("method")),
+            "path": begun.get("path", response.get("path")),
+            "authority": begun.get("authority"),
+            "client": begun.get("client"),
+            "status": response.get("status"),
+            "upstream": access.get("upstream") or response.get("upstream"),
+            "cluster": access.get("cluster") or response.get("cluster"),
+            "route": access.get("route") or response.get("route"),
+            "response_flags": access.get("response_flags", response.get("response_flags")),
+            "response_code_details": access.get("response_code_details") or response.get("response_code_details"),
+            "request_id": begun.get("request_id"),
+            "trace_id": begun.get("trace_id"),
+            "span_id": begun.get("span_id"),
+            "worker": first.get("worker"),
+            "boot_id": first.get("boot_id"),
+            "seq": first.get("seq"),
+            "request": request,
+            "response": answer,
+            "llm": _llm(*llm),
+            "protocol": {"late": {}, "duplicate_end_of_stream": 0} | dict(self.protocol or {}),
+            "grpc_status": response.get("grpc_status"),
+            "parent_span_id": begun.get("parent_span_id"),
+            "held": begun.get("held"),
+            "best_effort": begun.get("best_effort"),
+            "attempts": access.get("attempts"),
+            "access_log": self._access_log(ended_at, now),
+            "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
+            "integrity": _integrity(request, answer, access),
+        }
+        return Exchange(fields, self.directory, self._records())
+
+    def _access_log(self, ended_at: str | None, now: str | None) -> str:
+        if self.access is not None:
+            return "received"
+        late = ended_at is not None and (now is None or now > later(ended_at, ACCESS_SECONDS))
+        return "missing" if late else "pending"
+
+    def _records(self) -> dict[str, Record]:
+        every = (self.request, self.opened, self.response, self.orphan, self.late, self.access)
+        return {str(record["type"]): record for record in every if record is not None}
+
+
+_REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
+_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, "first_byte_ms", "last_byte_ms")
+_LLM_FIELDS: Final = (
+    "api",
+    "model",
+    "stream",
+    "params",
+    "response_model",
+    "response_id",
+    "finish_reasons",
+    "usage",
+    "ttft_ms",
+    "output_chars",
+    "fingerprint",
+)
+_ENVOY_FIELDS: Final = (
+    "started_at",
+    "duration_ms",
+    "times_ms",
+    "request_bytes",
+    "response_bytes",
+    "request_headers_bytes",
+    "response_headers_bytes",
+    "protocol",
+    "peer",
+    "tls",
+    "connection_termination_details",
+    "upstream_failure",
+)
+_WHOLE: Final = frozenset({"headers", "end_of_stream", "content_length", "trailers"})
+
+
+def _direction(part: Any, names: Sequence[str], late: Record | None, direction: str) -> dict[str, Any] | None:
+    if not isinstance(part, dict):
+        return None
+    fields = {name: part.get(name) for name in names}
+    trailers = part.get("trailers") or ((late or {}).get("trailers") or {}).get(direction)
+    return fields | ({"trailers": trailers} if trailers else {})
+
+
+def _llm(request: Any, response: Any) -> dict[str, Any] | None:
+    if not request and not response:
+        return None
+    both = {**(request or {}), **(response or {})}
+    fields = {name: both.get(name) for name in _LLM_FIELDS}
+    errors = [part["parse_error"] for part in (request, response) if part and part.get("parse_error")]
+    if both.get("error"):
+        fields["error"] = both["error"]
+    return fields | ({"parse_error": "; ".join(errors)} if errors else {})
+
+
+def _integrity(request: Any, response: Any, access: Record) -> list[dict[str, Any]]:
+    """Where Envoy has counted other bytes than we have digested.
+
+    Only directions that ended whole can be compared, and an answer only where nothing broke on its way: of one that
+    was cut off, Envoy counts what left for the client, and we what came from the backend.
+    """
+    findings = []
+    for direction, part, envoy in (
+        ("request", request, access.get("request_bytes")),
+        ("response", response, None if access.get("response_flags") else access.get("response_bytes")),
+    ):
+        if part is None or envoy is None or part["ended_by"] not in _WHOLE or part["truncated"]:
+            continue
+        if part["bytes"] != envoy:
+            findings.append({"direction": direction, "envoy": envoy, "recorded": part["bytes"]})
+    return findings
+
+
+# Times ---------------------------------------------------------------------------------------------------------
+
+
+def started_by_id(id: str) -> str:
+    """When an exchange began, RFC 3339, by its id: a UUIDv7 begins with its milliseconds. Empty for another id."""
+    if _UUID7.fullmatch(id) is None:
+        return ""
+    return timestamp(int(id.replace("-", "")[:12], 16) * 1_000_000)
+
+
+def later(at: str, seconds: float) -> str:
+    """A moment so much later, as text that sorts; the same text where it is no moment."""
+    try:
+        moment = datetime.fromisoformat(at) + timedelta(seconds=seconds)
+    except (ValueError, OverflowError):
+        return at
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def _milliseconds(started_at: str, ended_at: str | None) -> float | None:
+    if not started_at or not ended_at:
+        return None
+    try:
+        span = datetime.fromisoformat(ended_at) - datetime.fromisoformat(started_at)
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, round(span.total_seconds() * 1000, 3))

@@ -1,0 +1,143 @@
+"""What the records of one exchange say together."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.journals import START_NS, access, id_of, request, response
+
+from extproc.core.record import encode, timestamp
+from extproc.journal.join import ACCESS_SECONDS, Exchange, Parts, later, started_by_id
+
+END = timestamp(START_NS + 1_000_000_000)
+
+
+def joined(*records: bytes, now: str | None = None) -> Exchange:
+    """The exchange of these records."""
+    parts = Parts(id_of(1), Path("data"))
+    for record in records:
+        parts.add(json.loads(record))
+    return parts.exchange(now)
+
+
+def orphan() -> bytes:
+    """The record that recovery writes."""
+    return encode({"type": "orphan", "id": id_of(1), "at": END, "had": "request"})
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_access_entry_may_come_at_any_place(order: tuple[int, ...]) -> None:
+    """Its facts are there whatever came first."""
+    records = (request(1), response(1), access(1, attempts=2))
+    exchange = joined(*(records[index] for index in order))
+    assert (exchange["upstream"], exchange["cluster"], exchange["route"]) == ("127.0.0.1:8001", "llm", "all")
+    assert (exchange["attempts"], exchange["access_log"], exchange["outcome"]) == (2, "received", "ok")
+    assert exchange["envoy"]["duration_ms"] == 1000.0
+    assert exchange["integrity"] == []
+    assert set(exchange.records) == {"request", "response", "access"}
+
+
+def test_envoys_last_word_stands_before_what_it_said_in_between() -> None:
+    """A flag that came with the response headers gives way to those of the end; so do details and upstream."""
+    first = {"response_flags": ["UH"], "response_code_details": "via_upstream", "upstream": "a:1", "cluster": "x"}
+    last = {"response_flags": ["UC"], "response_code_details": "upstream_reset_after_response_started{x}"}
+    exchange = joined(request(1), response(1, **first), access(1, **last, upstream="b:2", cluster=None))
+    assert exchange["response_flags"] == ["UC"]
+    assert exchange["response_code_details"] == "upstream_reset_after_response_started{x}"
+    assert (exchange["upstream"], exchange["cluster"]) == ("b:2", "x")
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (END, "pending"),
+        (later(END, ACCESS_SECONDS), "pending"),
+        (later(END, ACCESS_SECONDS + 1), "missing"),
+        (None, "missing"),
+    ],
+)
+def test_an_entry_that_does_not_come(now: str | None, expected: str) -> None:
+    """For a while it may still be under way; after that the record says that it is missing."""
+    exchange = joined(request(1), response(1), now=now)
+    assert (exchange["access_log"], exchange["envoy"], exchange["attempts"]) == (expected, None, None)
+
+
+def test_an_exchange_in_flight_expects_its_entry() -> None:
+    """However long it takes."""
+    assert joined(request(1), now="2999-01-01T00:00:00.000000Z")["access_log"] == "pending"
+
+
+def test_an_orphan_has_an_entry_too() -> None:
+    """Envoy tells of the exchange whose sidecar died; that it is an orphan stays."""
+    exchange = joined(request(1), orphan(), access(1, response_flags=["UAEX"]))
+    assert (exchange["outcome"], exchange["response_flags"]) == ("sidecar_restart_orphan", ["UAEX"])
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [
+        ({"request_bytes": 2, "response_bytes": 2}, []),
+        ({"request_bytes": 3}, [{"direction": "request", "envoy": 3, "recorded": 2}]),
+        ({"response_bytes": 0}, [{"direction": "response", "envoy": 0, "recorded": 2}]),
+        ({"request_bytes": None, "response_bytes": None}, []),
+        # Of an answer that broke, Envoy counts what left for the client and we what came from the backend.
+        ({"response_bytes": 0, "response_flags": ["DC"]}, []),
+    ],
+)
+def test_bytes_that_differ_are_a_finding(counted: dict[str, Any], expected: list[dict[str, Any]]) -> None:
+    """Envoy's count is held against ours, direction by direction."""
+    assert joined(request(1), response(1), access(1, **counted))["integrity"] == expected
+
+
+def test_a_request_that_was_cut_off_is_not_compared() -> None:
+    """What Envoy has read and what it has shown us differ there by nature."""
+    cut = json.loads(request(1))
+    cut["request"] |= {"ended_by": "cancelled", "truncated": True}
+    assert joined(encode(cut), response(1), access(1, request_bytes=99))["integrity"] == []
+
+
+@pytest.mark.parametrize(
+    ("records", "began", "over", "complete"),
+    [
+        ([], False, False, False),
+        ([access(1)], False, False, False),
+        ([request(1)], True, False, False),
+        ([request(1), access(1)], True, False, False),
+        ([request(1), response(1)], True, True, False),
+        ([response(1), access(1)], True, True, True),
+        ([orphan(), access(1)], True, True, True),
+    ],
+)
+def test_how_far_it_has_come(records: list[bytes], began: bool, over: bool, complete: bool) -> None:
+    """Begun with a record of its own, over with a terminal one, complete with Envoy's entry as well."""
+    parts = Parts(id_of(1), Path("data"))
+    for record in records:
+        parts.add(json.loads(record))
+    assert (parts.began, parts.over, parts.complete) == (began, over, complete)
+
+
+def test_only_the_first_terminal_record_ends_it() -> None:
+    """A second one, whatever it says, changes nothing."""
+    parts = Parts(id_of(1), Path("data"))
+    assert [parts.add(json.loads(record)) for record in (response(1), response(1, status=500), orphan())] == [
+        True,
+        False,
+        False,
+    ]
+    assert (parts.exchange()["status"], parts.exchange()["outcome"]) == (200, "ok")
+
+
+@pytest.mark.parametrize(("id", "expected"), [(id_of(1), timestamp(START_NS)), ("x", ""), ("", ""), (id_of(1)[:8], "")])
+def test_the_time_in_an_id(id: str, expected: str) -> None:
+    """A UUIDv7 tells its millisecond; anything else tells nothing."""
+    assert started_by_id(id) == expected
+
+
+@pytest.mark.parametrize("at", ["", "yesterday", "9999-12-31T23:59:59Z"])
+def test_no_moment_is_later_than_what_is_none(at: str) -> None:
+    """Damaged times stay as they are."""
+    assert later(at, 5) == at
