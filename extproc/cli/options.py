@@ -54,6 +54,18 @@ def existing(data_dirs: Sequence[Path], config_path: Path | None) -> list[Path]:
     return directories
 
 
+def jaeger_url(config_path: Path | None) -> str:
+    """Where Jaeger is. A mistake in settings that nobody named is no reason to show nothing: then the default."""
+    from extproc import config
+
+    try:
+        return config.load(config_path).jaeger_url
+    except ConfigError:
+        if config_path is not None:
+            raise
+        return config.Config().jaeger_url
+
+
 def one(id: str, directories: Sequence[Path]) -> Exchange:
     """The one exchange whose id begins so. ExtprocError when there is none, or more than one."""
     found = {exchange["id"]: exchange for exchange in reader.find(directories, id.strip())}

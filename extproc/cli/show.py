@@ -16,6 +16,7 @@ from extproc.core.encoding import Decoder
 from extproc.core.record import body_field
 from extproc.errors import ExtprocError, JournalError
 from extproc.journal import reader
+from extproc.journal.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
 """More of a body than this is of no use on a screen: `--body` writes all of it."""
@@ -57,7 +58,7 @@ def _encoding(part: Mapping[str, Any]) -> str | None:
 # For a person ----------------------------------------------------------------------------------------------
 
 
-def describe(exchange: view.Exchange) -> Iterator[str]:
+def describe(exchange: Exchange, jaeger_url: str) -> Iterator[str]:
     """The lines of the page, escaped and coloured."""
     state = view.outcome(exchange)
     title = f"{exchange.get('method') or '?'} {exchange.get('path') or '?'}"
@@ -67,7 +68,7 @@ def describe(exchange: view.Exchange) -> Iterator[str]:
     colour = view.colour(state)
     yield f"{output.styled(output.escape(f'{answer}  {state}'), fg=colour)}: {view.MEANING.get(state, '')}"
     yield ""
-    yield from _pairs(_about(exchange))
+    yield from _pairs(_about(exchange, jaeger_url))
     llm = exchange.get("llm")
     if llm:
         yield from _section("LLM")
@@ -78,9 +79,13 @@ def describe(exchange: view.Exchange) -> Iterator[str]:
     if any(protocol.values()):
         yield from _section("Protocol: messages after the end")
         yield from _pairs(protocol.items())
+    envoy = exchange.get("envoy")
+    if envoy:
+        yield from _section("Envoy's access log")
+        yield from _pairs(envoy.items())
 
 
-def _about(exchange: view.Exchange) -> Iterator[tuple[str, Any]]:
+def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
     started = exchange.get("started_at")
     yield "id", exchange.get("id")
     yield "started", f"{view.local_time(started)} ({started})"
@@ -92,11 +97,27 @@ def _about(exchange: view.Exchange) -> Iterator[tuple[str, Any]]:
     yield "route", exchange.get("route")
     yield "flags", " ".join(map(str, exchange.get("response_flags") or ()))
     yield "details", exchange.get("response_code_details")
+    yield "attempts", exchange.get("attempts")
+    yield "access log", "missing" if exchange.get("access_log") == "missing" else None
+    yield "integrity", [_finding(finding) for finding in exchange.get("integrity") or ()]
     yield "request id", exchange.get("request_id")
     yield "trace", exchange.get("trace_id")
     yield "span", exchange.get("span_id")
+    yield "jaeger", f"{jaeger_url}/trace/{exchange.get('trace_id')}" if _is_sampled(exchange) else None
     worker, boot, seq = (exchange.get(name) for name in ("worker", "boot_id", "seq"))
     yield "recorded", f"worker {worker}, boot {boot}, line {seq}"
+
+
+def _is_sampled(exchange: Exchange) -> bool:
+    """Whether there is a span of it, by the flags of its trace context."""
+    record = exchange.records.get("request") or exchange.records.get("open") or {}
+    flags = record.get("trace_flags")
+    return isinstance(flags, int) and bool(flags & 1)
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    direction, envoy, recorded = (finding.get(name) for name in ("direction", "envoy", "recorded"))
+    return f"{direction}: Envoy counted {envoy} bytes, {recorded} were recorded"
 
 
 def _times(exchange: view.Exchange) -> str:
@@ -216,5 +237,5 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
     elif as_json:
         click.echo(output.json_line(complete(exchange)))
     else:
-        for line in describe(exchange):
+        for line in describe(exchange, options.jaeger_url(config_path)):
             sys.stdout.write(line + "\n")

@@ -30,7 +30,7 @@ MEANING: Final[Mapping[str, str]] = {
     Outcome.REJECTED_BY_POLICY: "the sidecar refused the request",
     Outcome.SIDECAR_RESTART_ORPHAN: "it was in flight when the sidecar died",
     Outcome.PROXY_DRAIN: "it was still running when the sidecar was stopped",
-    Outcome.UNKNOWN: "it was cut off; by the client, the backend or Envoy, the sidecar alone cannot tell",
+    Outcome.UNKNOWN: "it was cut off; without Envoy's access entry there is no telling by whom",
     IN_FLIGHT: "it has not ended",
 }
 

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from support.commands import PROGRAM
 
 from extproc.journal import reader, verify
-from extproc.journal.reader import Exchange
+from extproc.journal.join import Exchange
 
 T = TypeVar("T")
 

@@ -231,3 +231,29 @@ def test_json_and_body_exclude_each_other(data: Path) -> None:
     """Exit 2."""
     data.mkdir()
     assert invoke("show", "x", "--json", "--body", "request", "--data-dir", data).exit_code == 2
+
+
+def test_the_link_to_jaeger(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a trace that was sampled, at the address of the settings."""
+    sampled = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with Recording(data) as recording:
+        ids = [recording.add(headers=[("traceparent", each)]) for each in (sampled, sampled[:-1] + "0")]
+    link = "/trace/0af7651916cd43dd8448eb211c80319c"
+    assert f"http://127.0.0.1:16686{link}" in shown(data, ids[0])
+    assert link not in shown(data, ids[1])
+    monkeypatch.setenv("EXTPROC_JAEGER_URL", "https://jaeger.example")
+    assert f"https://jaeger.example{link}" in shown(data, ids[0])
+    monkeypatch.setenv("EXTPROC_PORT", "none")
+    assert f"http://127.0.0.1:16686{link}" in shown(data, ids[0])
+
+
+def test_what_envoy_says(data: Path) -> None:
+    """Attempts, its own times and counts, and where those differ from ours."""
+    with Recording(data) as recording:
+        id = recording.add()
+        recording.add_access(id, attempts=3, duration_ms=12.5, request_bytes=1, response_bytes=len(ANSWER))
+    text = shown(data, id)
+    assert "attempts       3\n" in text
+    assert f"request: Envoy counted 1 bytes, {len(CHAT)} were recorded" in text
+    assert "Envoy's access log\n" in text
+    assert "duration_ms    12.5\n" in text
