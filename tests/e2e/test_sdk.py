@@ -17,6 +17,7 @@ from support.commands import run
 from support.stack import RunningStack
 
 from extproc.journal import reader
+from extproc.journal.join import Exchange
 
 HELLO: Any = [{"role": "user", "content": "Tell me about the runway, and spell naïve \N{CRAB}"}]
 TOOL: Any = {
@@ -124,7 +125,7 @@ def claude(demo_stack: RunningStack, watching: Watching) -> Iterator[anthropic.A
         yield client
 
 
-def recorded(stack: RunningStack, seen: Seen) -> reader.Exchange:
+def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     """The record of what a client saw, its bytes compared both ways."""
     exchange = stack.exchange(seen.id)
     assert exchange["outcome"] == "ok"
@@ -137,7 +138,7 @@ def recorded(stack: RunningStack, seen: Seen) -> reader.Exchange:
     return exchange
 
 
-def output(stack: RunningStack, exchange: reader.Exchange) -> list[dict[str, Any]]:
+def output(stack: RunningStack, exchange: Exchange) -> list[dict[str, Any]]:
     """The assembled answer, as `extproc show --json` has it."""
     shown = run("show", exchange["id"], "--json", "--data-dir", stack.data_dir, cwd=stack.directory)
     assert shown.returncode == 0, shown.stderr

@@ -13,7 +13,8 @@ from support.transports import MakeServer, Running, Talk, connected
 from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.config import Config
 from extproc.journal import verify
-from extproc.journal.join import Exchange, exchanges, scan
+from extproc.journal.join import Exchange
+from extproc.journal.reader import exchanges, scan
 from extproc.journal.writer import Journal
 from extproc.service.health import Health
 from extproc.service.processor import Recorder
