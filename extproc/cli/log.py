@@ -12,7 +12,9 @@ from typing import Any
 
 import click
 
-from extproc.cli import options, output, view
+from extproc.cli import options, output, tally, view
+from extproc.cli.output import Column
+from extproc.cli.tally import KEYS
 from extproc.cli.view import IN_FLIGHT
 from extproc.core.outcome import Outcome
 from extproc.journal import reader
@@ -133,6 +135,7 @@ def _print_lines(lines: Iterable[str], *, at_once: bool) -> int:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--all", "everything", is_flag=True, help="Exchanges in flight, too.")
 @click.option("--follow", "-f", is_flag=True, help="Go on, and print each exchange as it ends.")
+@click.option("--by", "key", type=click.Choice(list(KEYS)), help="Count them: errors and latency for each value.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--format", "form", type=click.Choice(["openresty"]), help="'[time] | uri | raw body', a line each.")
 @options.journal_directories
@@ -147,6 +150,7 @@ def command(
     limit: int | None,
     everything: bool,
     follow: bool,
+    key: str | None,
     as_json: bool,
     form: str | None,
     data_dirs: Sequence[Path],
@@ -166,11 +170,14 @@ def command(
       extproc log --status 5xx --status none --since 03:00
       extproc log --model 'llama*' --limit 20 --json
       extproc log --follow --outcome upstream_error_status
+      extproc log --since 1h --by upstream
     """
     if as_json and form:
         raise click.UsageError("--json and --format exclude each other.")
     if follow and limit is not None:
         raise click.UsageError("--follow and --limit exclude each other.")
+    if key and (follow or form):
+        raise click.UsageError("--by excludes --follow and --format.")
     everything = everything or IN_FLIGHT in outcomes
     directories = options.existing(data_dirs, config_path)
     wanted = tests(outcomes, statuses, models, paths, ids)
@@ -183,6 +190,9 @@ def command(
     else:
         found = reader.exchanges(directories, since=since, until=until)
         chosen = _last(output.chosen(found, matches), limit)
+    if key:
+        _print_counts(key, chosen, as_json=as_json)
+        return
     try:
         count = _print(chosen, as_json=as_json, form=form, follow=follow)
     except KeyboardInterrupt:
@@ -200,6 +210,14 @@ def _print(exchanges: Iterable[Exchange], *, as_json: bool, form: str | None, fo
         return _print_lines(_openresty_lines(exchanges), at_once=follow)
     rows = (view.row(exchange, local=output.is_terminal()) for exchange in exchanges)
     return output.table(view.COLUMNS, rows, at_once=follow)
+
+
+def _print_counts(key: str, exchanges: Iterable[Exchange], *, as_json: bool) -> None:
+    tallies = tally.by(key, exchanges)
+    if as_json:
+        _print_lines(map(output.json_line, tally.fields(key, tallies)), at_once=False)
+    else:
+        output.table((Column(key, 12), *tally.COLUMNS), tally.rows(tallies, local=output.is_terminal()))
 
 
 def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:

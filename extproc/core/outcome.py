@@ -34,6 +34,25 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+_CLASSES = {
+    Outcome.OK: "ok",
+    Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL: "ok",
+    Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE: "client",
+    Outcome.CLIENT_CANCEL_MID_STREAM: "client",
+    Outcome.UPSTREAM_ERROR_STATUS: "upstream",
+    Outcome.UPSTREAM_ERROR_FRAME: "upstream",
+    Outcome.UPSTREAM_RESET_BEFORE_HEADERS: "upstream",
+    Outcome.UPSTREAM_RESET_MID_STREAM: "upstream",
+    Outcome.UPSTREAM_TRUNCATED: "upstream",
+    Outcome.UPSTREAM_TIMEOUT: "upstream",
+    Outcome.UPSTREAM_CONNECT_FAIL: "upstream",
+    Outcome.LOCAL_REPLY: "local",
+    Outcome.REJECTED_BY_POLICY: "local",
+    Outcome.SIDECAR_RESTART_ORPHAN: "sidecar",
+    Outcome.PROXY_DRAIN: "sidecar",
+    Outcome.UNKNOWN: "unknown",
+}
+
 Record = Mapping[str, Any]
 
 _FROM_UPSTREAM = "via_upstream"
@@ -65,6 +84,11 @@ def decide(response: Record | None, orphan: Record | None, access: Record | None
     if details and details != _FROM_UPSTREAM:
         return _local_reply(details)
     return _complete(response, answer)
+
+
+def outcome_class(outcome: Outcome) -> str:
+    """Whose doing it was: `ok`, `client`, `upstream`, `local`, `sidecar` or `unknown`. For labels and counts."""
+    return _CLASSES[outcome]
 
 
 def _cut_off(response: Record, answer: Record | None) -> Outcome:

@@ -1,0 +1,114 @@
+"""Exchanges counted by something that they have in common: what `extproc log --by` prints."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from extproc.cli import view
+from extproc.cli.output import Cell, Column, Row
+from extproc.core.outcome import Outcome, outcome_class
+
+NONE: Final = "-"
+"""Stands for exchanges that have none: no model, no backend reached."""
+
+_INNOCENT: Final = frozenset({"ok", "client"})
+"""Classes of outcomes that are nobody's error, or the client's own choice."""
+
+
+def _client(exchange: view.Exchange) -> str | None:
+    client = exchange.get("client")
+    return None if client is None else str(client).rpartition(":")[0] or str(client)
+
+
+KEYS: Final[Mapping[str, Callable[[view.Exchange], str | None]]] = {
+    "upstream": lambda exchange: exchange.get("upstream"),
+    "model": lambda exchange: view.model(exchange) or None,
+    "route": lambda exchange: exchange.get("route"),
+    "outcome": view.outcome,
+    "client": _client,  # its address: the port is another one for each connection
+}
+
+COLUMNS: Final = (
+    Column("exchanges", 9, right=True, fixed=True),
+    Column("share", 6, right=True, fixed=True),
+    Column("errors", 6, right=True, fixed=True),
+    Column("of them", 7, right=True, from_width=90),
+    Column("p50", 8, right=True, fixed=True),
+    Column("p90", 8, right=True, from_width=90),
+    Column("p99", 8, right=True, fixed=True),
+    Column("first token", 11, right=True, from_width=110),
+)
+
+
+class Tally:
+    """The exchanges of one key: how many, how many errors, how long they took."""
+
+    __slots__ = ("count", "durations", "errors", "first_tokens")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.errors = 0
+        self.durations = array("d")
+        self.first_tokens = array("d")
+
+    def add(self, exchange: view.Exchange) -> None:
+        """Take one exchange in."""
+        self.count += 1
+        outcome = exchange.get("outcome")
+        if outcome is not None and outcome_class(Outcome(outcome)) not in _INNOCENT:
+            self.errors += 1
+        _append(self.durations, exchange.get("duration_ms"))
+        _append(self.first_tokens, (exchange.get("llm") or {}).get("ttft_ms"))
+
+
+def by(name: str, exchanges: Iterable[view.Exchange]) -> dict[str, Tally]:
+    """One tally for each value of the key, the one with the most exchanges first."""
+    tallies: dict[str, Tally] = {}
+    key = KEYS[name]
+    for exchange in exchanges:
+        tallies.setdefault(str(key(exchange) or NONE), Tally()).add(exchange)
+    return dict(sorted(tallies.items(), key=lambda item: (-item[1].count, item[0])))
+
+
+def fields(name: str, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
+    """Each tally as an object; times in milliseconds."""
+    for value, tally in tallies.items():
+        yield {
+            name: None if value == NONE else value,
+            "exchanges": tally.count,
+            "errors": tally.errors,
+            "duration_ms": {f"p{percent}": percentile(tally.durations, percent) for percent in (50, 90, 99)},
+            "ttft_ms": {f"p{percent}": percentile(tally.first_tokens, percent) for percent in (50, 90, 99)},
+        }
+
+
+def rows(tallies: Mapping[str, Tally], *, local: bool) -> Iterator[Row]:
+    """Each tally as a line of a table whose first column is the key. `local`: with units, for a person."""
+    total = sum(tally.count for tally in tallies.values())
+    for value, tally in tallies.items():
+        times = [percentile(tally.durations, percent) for percent in (50, 90, 99)]
+        times.append(percentile(tally.first_tokens, 50))
+        shown = [view.duration(time) if local else ("" if time is None else str(time)) for time in times]
+        yield (
+            value,
+            str(tally.count),
+            f"{100 * tally.count / total:.1f}%",
+            Cell(str(tally.errors), "red" if tally.errors else ""),
+            f"{100 * tally.errors / tally.count:.1f}%",
+            *shown,
+        )
+
+
+def percentile(values: array[float], percent: int) -> float | None:
+    """The value that `percent` % of the values do not exceed (nearest rank); None of none."""
+    if not values:
+        return None
+    rank = -(-len(values) * percent // 100)
+    return sorted(values)[max(rank, 1) - 1]
+
+
+def _append(values: array[float], value: Any) -> None:
+    if isinstance(value, int | float):
+        values.append(value)
