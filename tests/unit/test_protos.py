@@ -12,21 +12,24 @@ import datetime
 import subprocess
 import sys
 import typing
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import betterproto2
 import pytest
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.data.accesslog import v3 as entries
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as filters
+from envoy_data_plane.envoy.service.accesslog import v3 as access_logs
 from envoy_data_plane.envoy.service.ext_proc import v3 as service
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.google.protobuf import Struct
-from google.protobuf import json_format, message_factory, struct_pb2, unknown_fields
+from google.protobuf import json_format, message_factory, struct_pb2, unknown_fields, wrappers_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from extproc._proto import ext_proc_pb2
+from extproc._proto import access_log_pb2, ext_proc_pb2
 
 PROTOS = Path(__file__).parents[2] / "protos"
 GENERATED = Path(ext_proc_pb2.__file__).parent
@@ -34,8 +37,22 @@ GENERATED = Path(ext_proc_pb2.__file__).parent
 Field = Any
 """A FieldDescriptor. Its stubs make optional what is certain once the type of the field is known."""
 
-MESSAGES: list[Descriptor] = list(ext_proc_pb2.DESCRIPTOR.message_types_by_name.values())
-ENUMS: list[EnumDescriptor] = [enum for message in MESSAGES for enum in message.enum_types]
+FILES: list[Any] = [ext_proc_pb2.DESCRIPTOR, access_log_pb2.DESCRIPTOR]
+
+
+def with_nested(messages: Iterable[Descriptor]) -> Iterator[Descriptor]:
+    """These messages and those declared in them; the entries of maps are no messages of their own."""
+    for message in messages:
+        if not message.GetOptions().map_entry:
+            yield message
+            yield from with_nested(message.nested_types)
+
+
+MESSAGES: list[Descriptor] = [each for file in FILES for each in with_nested(file.message_types_by_name.values())]
+ENUMS: list[EnumDescriptor] = [
+    *(enum for message in MESSAGES for enum in message.enum_types),
+    *(enum for file in FILES for enum in file.enum_types_by_name.values()),
+]
 MEMBERS: list[Field] = [member for message in MESSAGES for group in message.oneofs for member in group.fields]
 
 KINDS = {
@@ -45,9 +62,11 @@ KINDS = {
     FieldDescriptor.TYPE_MESSAGE: betterproto2.TYPE_MESSAGE,
     FieldDescriptor.TYPE_STRING: betterproto2.TYPE_STRING,
     FieldDescriptor.TYPE_UINT32: betterproto2.TYPE_UINT32,
+    FieldDescriptor.TYPE_UINT64: betterproto2.TYPE_UINT64,
 }
 
 DETAILS: dict[str, Any] = {"text": "Grüße", "number": -1.5, "list": [True, None, {"deep": {}}]}
+MOMENT = datetime.datetime(2026, 11, 21, 3, 12, tzinfo=datetime.UTC)
 DURATION = datetime.timedelta(seconds=3, microseconds=250_000)
 
 
@@ -59,7 +78,9 @@ def by_name(descriptor: Any) -> str:
 def envoys(descriptor: Descriptor | EnumDescriptor) -> Any:
     """Envoy's class for a message or an enum of ours, which has the same name, joined when nested."""
     name = by_name(descriptor)
-    found = [getattr(module, name.replace(".", ""), None) for module in (service, filters, core, types)]
+    wanted = name.replace(".", "").lower()  # the other compiler writes HTTPAccessLogEntry as HttpAccessLogEntry
+    modules = (service, filters, core, types, access_logs, entries)
+    found = [getattr(module, each) for module in modules for each in dir(module) if each.lower() == wanted]
     if name == "HttpStatus.StatusCode":  # ours is nested, so that its values need no prefix
         return types.StatusCode
     return next(filter(None, found))
@@ -101,7 +122,7 @@ def filled(message: Descriptor, member: Field | None = None) -> tuple[Message, A
 def value(field: Field) -> tuple[Any, Any]:
     """A value that is not the field's default: for our constructor, and for Envoy's."""
     if is_map(field):
-        ours, theirs = message_value(field.message_type.fields_by_name["value"].message_type)
+        ours, theirs = value(field.message_type.fields_by_name["value"])
         return {"name.space": ours}, {"name.space": theirs}
     match field.type:
         case FieldDescriptor.TYPE_MESSAGE:
@@ -129,6 +150,10 @@ def message_value(message: Descriptor) -> tuple[Any, Any]:
             return struct, Struct.from_dict(DETAILS)
         case "google.protobuf.Duration":
             return DURATION, DURATION
+        case "google.protobuf.Timestamp":
+            return MOMENT, MOMENT
+        case "google.protobuf.UInt32Value":
+            return wrappers_pb2.UInt32Value(value=7), 7
         case _:
             return filled(message)
 
@@ -138,7 +163,10 @@ def plain(message: Message) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, content in message.ListFields():
         if is_map(field):
-            found[field.name] = {key: plain_message(content[key]) for key in content}
+            found[field.name] = {
+                key: plain_message(content[key]) if isinstance(content[key], Message) else content[key]
+                for key in content
+            }
         elif field.message_type is None:
             found[field.name] = list(content) if field.is_repeated else content
         elif field.is_repeated:
@@ -155,6 +183,10 @@ def plain_message(message: Message) -> Any:
             return json_format.MessageToDict(message)
         case "google.protobuf.Duration":
             return message.ToTimedelta()  # type: ignore[attr-defined]
+        case "google.protobuf.Timestamp":
+            return message.ToDatetime(datetime.UTC)  # type: ignore[attr-defined]
+        case "google.protobuf.UInt32Value":
+            return message.value  # type: ignore[attr-defined]
         case _:
             return plain(message)
 
@@ -220,7 +252,8 @@ def test_fields_are_envoys(message: Descriptor) -> None:
             assert theirs.map_meta is not None, field.full_name
             key, content = field.message_type.fields
             assert [KINDS[key.type], KINDS[content.type]] == [each.proto_type for each in theirs.map_meta]
-            assert content.message_type.name in named(hints[field.name]), field.full_name
+            if content.message_type is not None:
+                assert content.message_type.name in named(hints[field.name]), field.full_name
             continue
         assert theirs.map_meta is None, field.full_name
         assert KINDS[field.type] == theirs.proto_type, field.full_name
