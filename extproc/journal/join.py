@@ -207,7 +207,7 @@ _ENVOY_FIELDS: Final = (
     "response_bytes",
     "request_headers_bytes",
     "response_headers_bytes",
-    "protocol",
+    "http_version",
     "peer",
     "tls",
     "connection_termination_details",

@@ -29,6 +29,7 @@ from extproc.core.events import CloseReason
 from extproc.errors import StackError
 from extproc.service.health import SERVICE_UNKNOWN, Health, service_of
 from extproc.service.transport import (
+    ACCESS_LOG,
     HEALTH_CHECK,
     HEALTH_WATCH,
     LAST_WORDS,
@@ -61,7 +62,9 @@ class Server:
         self._timers = timers
         self._health = health
         self._server: grpc.aio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._stop_at: float | None = None
+        self._hurry = False
         self._was_quiet = False
 
     def start(self) -> str:
@@ -75,6 +78,7 @@ class Server:
 
     def stop(self, grace: float) -> None:
         at = monotonic() + grace
+        self._hurry = self._stop_at is not None
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
 
     async def _start(self) -> str:
@@ -96,6 +100,7 @@ class Server:
         return _Handlers(
             {
                 PROCESS: grpc.stream_stream_rpc_method_handler(self._process),
+                ACCESS_LOG: grpc.stream_unary_rpc_method_handler(self._take_access_log),
                 HEALTH_CHECK: grpc.unary_unary_rpc_method_handler(self._check),
                 HEALTH_WATCH: grpc.unary_stream_rpc_method_handler(self._watch),
             }
@@ -111,6 +116,9 @@ class Server:
         await self._tick_until(lambda: self._quiet() or monotonic() >= (self._stop_at or 0.0))
         self._timers.drain()
         self.cancelling = True
+        for task in tuple(self._tasks):
+            task.cancel()
+        await self._tick_until(lambda: self._hurry or not self._timers.access_log.outstanding())
         await server.stop(grace=None)
         await refusing
         give_up = monotonic() + LAST_WORDS
@@ -139,6 +147,9 @@ class Server:
             self.complaints.failed("a stream was refused", error)
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         stream.begin(processor)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         reason = CloseReason.CANCELLED
         try:
             while True:
@@ -161,7 +172,23 @@ class Server:
         finally:
             if reason is CloseReason.CANCELLED and self.cancelling:
                 reason = CloseReason.DRAIN
+            self._tasks.discard(task)
             stream.end(reason)
+
+    async def _take_access_log(self, messages: Any, _context: _Context) -> bytes:
+        access_log = self._timers.access_log
+        self.open += 1
+        access_log.streams += 1
+        try:
+            async for message in messages:
+                try:
+                    access_log.receive(message)
+                except Exception as error:  # noqa: BLE001 - what is odd in an entry never ends the stream
+                    self.complaints.failed("entries of the access log were lost", error)
+        finally:
+            self.open -= 1
+            access_log.streams -= 1
+        return b""
 
     async def _check(self, request: bytes, context: _Context) -> bytes:
         if service_of(request) is None:

@@ -33,6 +33,7 @@ from extproc.errors import StackError
 from extproc.service import health as health_
 from extproc.service.health import Health
 from extproc.service.transport import (
+    ACCESS_LOG,
     HEALTH_CHECK,
     HEALTH_WATCH,
     LAST_WORDS,
@@ -57,6 +58,7 @@ _PRIVATE = (
     "Server.cancel_all_calls",
     "Server.destroy",
     "Call.start_server_batch",
+    "Call.cancel",
     "CallDetails.method",
     "RequestCallEvent.call",
     "RequestCallEvent.call_details",
@@ -120,6 +122,8 @@ class Server:
         self.lost: deque[_Stream] = deque()
         self.health = health
         self.watches: set[_Watch] = set()
+        self.streams: set[_Stream] = set()
+        self.access_log = timers.access_log
         self._endpoint = endpoint
         self._max_streams = endpoint.max_streams
         self._timers = timers
@@ -129,6 +133,7 @@ class Server:
         self._on_call = self._accept
         self._due = 0.0
         self._stop_at: float | None = None
+        self._hurry = False
         self._refusing = False
         self._shut_down = False
         self._was_quiet = False
@@ -152,6 +157,7 @@ class Server:
 
     def stop(self, grace: float) -> None:
         at = monotonic() + grace
+        self._hurry = self._stop_at is not None
         self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
 
     def run(self) -> None:
@@ -162,6 +168,9 @@ class Server:
         self._turn_until(lambda: self._quiet() or monotonic() >= (self._stop_at or 0.0))
         self._timers.drain()
         self.cancelling = True
+        for stream in tuple(self.streams):
+            stream.cancel()
+        self._turn_until(lambda: self._hurry or not self.access_log.outstanding())
         self._server.cancel_all_calls()
         give_up = monotonic() + LAST_WORDS
         self._turn_until(lambda: (self._shut_down and not self.open) or monotonic() >= give_up)
@@ -216,6 +225,8 @@ class Server:
             self.reject(event.call, cygrpc.StatusCode.resource_exhausted, b"too many streams")
         elif method == _PROCESS:
             _Stream(self, event)
+        elif method == _ACCESS_LOG:
+            _AccessLog(self, event.call)
         elif method == _HEALTH_CHECK:
             _Check(self, event.call)
         elif method == _HEALTH_WATCH:
@@ -230,7 +241,8 @@ class Server:
         call.start_server_batch(operations, _ignore)
 
 
-_PROCESS, _HEALTH_CHECK, _HEALTH_WATCH = PROCESS.encode(), HEALTH_CHECK.encode(), HEALTH_WATCH.encode()
+_PROCESS, _ACCESS_LOG = PROCESS.encode(), ACCESS_LOG.encode()
+_HEALTH_CHECK, _HEALTH_WATCH = HEALTH_CHECK.encode(), HEALTH_WATCH.encode()
 
 
 def _ignore(_event: Any) -> None:
@@ -258,6 +270,7 @@ class _Stream:
         self._processor = processor
         self._receive: Any = processor.receive
         server.open += 1
+        server.streams.add(self)
         self._start((_ReceiveMessage(0),), self._on_message)
 
     def send(self, reply: bytes) -> None:
@@ -312,6 +325,10 @@ class _Stream:
         else:
             self._end(CloseReason.CANCELLED)
 
+    def cancel(self) -> None:
+        """Cut the stream off. What is outstanding on it comes back empty, and the processor hears of it then."""
+        self._start.__self__.cancel()
+
     def fail(self) -> None:
         """End with an error status, so that Envoy fails the request; a clean end would let it pass unrecorded."""
         self._on_message = None
@@ -330,12 +347,47 @@ class _Stream:
         processor, self._processor = self._processor, None
         self._receive = None
         self._server.open -= 1
+        self._server.streams.discard(self)
         if processor is None:
             return
         try:
             processor.closed(reason)
         except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             self._server.complaints.failed("the end of a stream was not recorded", error)
+
+
+class _AccessLog:
+    """One stream of Envoy's access log. It goes on for as long as the connection."""
+
+    __slots__ = ("_call", "_server")
+
+    def __init__(self, server: Server, call: Any) -> None:
+        self._server = server
+        self._call = call
+        server.open += 1
+        server.access_log.streams += 1
+        call.start_server_batch((_ReceiveMessage(0),), self._on_message)
+
+    def _on_message(self, event: Any) -> None:
+        message = event.batch_operations[-1].message()
+        if message is None:
+            self._over()
+            return
+        try:
+            self._server.access_log.receive(message)
+        except Exception as error:  # noqa: BLE001 - what is odd in an entry never ends the loop
+            self._server.complaints.failed("entries of the access log were lost", error)
+        self._call.start_server_batch((_ReceiveMessage(0),), self._on_message)
+
+    def _over(self) -> None:
+        self._server.open -= 1
+        self._server.access_log.streams -= 1
+        operations = (
+            _SendInitialMetadata(None, 0),
+            _SendMessage(b"", 0),
+            _SendStatus(None, cygrpc.StatusCode.ok, b"", 0),
+        )
+        self._call.start_server_batch(operations, _ignore)
 
 
 class _Check:

@@ -23,6 +23,7 @@ from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
 from extproc.errors import JournalError
 from extproc.service import ids, wire
+from extproc.service.accesslog import AccessLog
 from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
@@ -51,8 +52,10 @@ class Recorder:
         """Requests and answers that passed without a record."""
         self.refused = 0
         """Requests that were refused because they could not be recorded."""
+        redactor = Redactor(redaction_key, config.redact_headers, config.redact_query)
+        self.access_log = AccessLog(journal, redactor)
         self._settings = Settings(
-            Redactor(redaction_key, config.redact_headers, config.redact_query),
+            redactor,
             config.inline_body_bytes,
             config.open_record_bytes,
         )
@@ -112,6 +115,7 @@ class Recorder:
 
     def end(self, exchange: Exchange, reason: CloseReason) -> None:
         self.in_flight -= 1
+        self.access_log.expect(exchange.id)
         self._submit(exchange.close(CloseReason.DRAIN if self._draining else reason, monotonic_ns()))
 
     def hold(self, announced: int | None) -> int:

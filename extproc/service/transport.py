@@ -6,12 +6,12 @@ comes back, and says once that the stream is over. It parses nothing but health 
     server = Server(endpoint, processors, timers, health)
     address = server.start()        # listening; the address as bound, so port 0 becomes a number
     server.run()                    # the loop; returns when a stop is complete
-    server.stop(grace)              # from any thread or signal handler; a second call can only shorten the
-    wait
+    server.stop(grace)              # from any thread or signal handler; a second call: wait for nothing more
 
 The end has one order, in both transports: health says NOT_SERVING, no new streams are taken, the exchanges in
 flight get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so that Envoy
-fails them closed), and `run` returns when the last processor has heard that its stream is over.
+fails them closed), Envoy's access log has its last entries delivered, and `run` returns when the last processor
+has heard that its stream is over.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import grpc
 from extproc.core.events import CloseReason
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+ACCESS_LOG = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 
@@ -58,11 +59,27 @@ class NewProcessor(Protocol):
     def __call__(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None], /) -> Processor: ...
 
 
+class AccessLog(Protocol):
+    """What takes the messages of Envoy's access log, as `accesslog.py` implements it."""
+
+    streams: int
+    """Open streams: the transport counts them here."""
+
+    def receive(self, message: bytes) -> None: ...
+
+    def outstanding(self) -> bool:
+        """Whether an entry is still worth waiting for before the end."""
+        ...
+
+
 class Timers(Protocol):
     """What a transport's loop does for the recorder besides streams: `tick` every RESOLUTION seconds."""
 
     @property
     def in_flight(self) -> int: ...
+
+    @property
+    def access_log(self) -> AccessLog: ...
 
     def tick(self) -> None: ...
 

@@ -27,8 +27,20 @@ class _Echo:
         """Nothing to do."""
 
 
+class _NoAccessLog:
+    streams = 0
+
+    def receive(self, message: bytes) -> None:
+        """Nothing to do."""
+
+    def outstanding(self) -> bool:
+        """Nothing is waited for."""
+        return False
+
+
 class _NoTimers:
     in_flight = 0
+    access_log = _NoAccessLog()
 
     def tick(self) -> None:
         """Nothing to do."""

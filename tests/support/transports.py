@@ -21,6 +21,25 @@ MakeServer = Callable[..., Server]
 Channel = Any  # grpc's stubs ask for serialisers, and these tests send bytes
 
 
+class FakeAccessLog:
+    """What takes the messages of Envoy's access log. One that says `odd` raises."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self.messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self.expects_more = False
+
+    def receive(self, message: bytes) -> None:
+        """Called by the loop."""
+        if message == b"odd":
+            raise LookupError(message)
+        self.messages.put(message)
+
+    def outstanding(self) -> bool:
+        """Called by the loop, at the end."""
+        return self.expects_more
+
+
 class Fake:
     """The recorder and the journal of a transport under test. Everything that happens is in `events`, in order."""
 
@@ -32,6 +51,7 @@ class Fake:
         self.gates: queue.SimpleQueue[Callable[[bytes], None]] = queue.SimpleQueue()
         self.ticks = threading.Semaphore(0)
         self.processors: list[FakeProcessor] = []
+        self.access_log = FakeAccessLog()
         self.health = Health({"journal": lambda: self.journal_writable})
 
     def processor(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]) -> FakeProcessor:
