@@ -56,33 +56,44 @@ _CLASSES = {
 Record = Mapping[str, Any]
 
 _FROM_UPSTREAM = "via_upstream"
-_LOCAL_REPLIES = (
-    # The start of Envoy's response_code_details, most particular first (envoy/stream_info/stream_info.h).
+_WHY = (
+    # The start of Envoy's response_code_details, most particular first (envoy/stream_info/stream_info.h). Before an
+    # answer has begun they stand for an answer of Envoy's own; afterwards, with the same words, for the cut.
     ("upstream_reset_before_response_started{connection_timeout", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{remote_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{local_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started", Outcome.UPSTREAM_RESET_BEFORE_HEADERS),
+    ("upstream_reset_after_response_started", Outcome.UPSTREAM_RESET_MID_STREAM),
     ("upstream_response_timeout", Outcome.UPSTREAM_TIMEOUT),
     ("upstream_per_try_timeout", Outcome.UPSTREAM_TIMEOUT),
+    ("upstream_per_try_idle_timeout", Outcome.UPSTREAM_TIMEOUT),
     ("response_timeout", Outcome.UPSTREAM_TIMEOUT),
+    ("stream_idle_timeout", Outcome.UPSTREAM_TIMEOUT),
+    ("upstream_max_stream_duration_reached", Outcome.UPSTREAM_TIMEOUT),
+    ("max_duration_timeout", Outcome.UPSTREAM_TIMEOUT),
 )
+_REQUEST_TIMEOUT = 408
+"""Envoy's status where the same limit was met by a request that did not come to its end: nobody upstream is slow."""
+_CLIENT_LEFT = frozenset({"DC", "DR", "DPE"})
+_CLIENT_LEFT_DETAILS = ("downstream_remote_disconnect", "http2.remote_", "http3.remote_", "codec_error:")
+_PROXY_LEFT_DETAILS = ("downstream_local_disconnect", "drained")
 _STREAMED_BY_CHOICE = frozenset({"chat.completions", "completions"})
 _TERMINAL_EVENT = frozenset({"responses", "messages"})
 
 
 def decide(response: Record | None, orphan: Record | None, access: Record | None = None) -> Outcome:
-    """The outcome of one exchange from its `response` and `orphan` records, each where there is one."""
+    """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one."""
     if response is None:
         return Outcome.SIDECAR_RESTART_ORPHAN if orphan is not None else Outcome.UNKNOWN
     if response.get("rejected"):
         return Outcome.REJECTED_BY_POLICY
     answer = response.get("response")
     if answer is None or answer.get("ended_by") in {"closed", "cancelled", "drain"}:
-        return _cut_off(response, answer)
+        return _cut_off(response, answer, access or {})
     details = response.get("response_code_details")
     if details and details != _FROM_UPSTREAM:
-        return _local_reply(details)
+        return _local_reply(details, response.get("status"))
     return _complete(response, answer)
 
 
@@ -91,7 +102,7 @@ def outcome_class(outcome: Outcome) -> str:
     return _CLASSES[outcome]
 
 
-def _cut_off(response: Record, answer: Record | None) -> Outcome:
+def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome:
     llm = response.get("llm") or {}
     if llm.get("error"):
         return Outcome.UPSTREAM_ERROR_FRAME
@@ -99,14 +110,37 @@ def _cut_off(response: Record, answer: Record | None) -> Outcome:
         return Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL
     if response.get("closed") == "drain":
         return Outcome.PROXY_DRAIN
-    return Outcome.UNKNOWN  # the client, the backend or Envoy: only Envoy's access log knows
+    return _as_envoy_says(answer, access)
 
 
-def _local_reply(details: str) -> Outcome:
-    for start, outcome in _LOCAL_REPLIES:
-        if details.startswith(start):
-            return outcome
-    return Outcome.LOCAL_REPLY
+def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
+    """Who cut it off: the client, the backend or Envoy. Only Envoy's access log knows."""
+    details = access.get("response_code_details") or ""
+    if not _CLIENT_LEFT.isdisjoint(access.get("response_flags") or ()) or details.startswith(_CLIENT_LEFT_DETAILS):
+        began = answer is not None and answer.get("bytes")
+        return Outcome.CLIENT_CANCEL_MID_STREAM if began else Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
+    if details.startswith(_PROXY_LEFT_DETAILS):
+        return Outcome.PROXY_DRAIN
+    why = _reason(details)
+    if why is Outcome.UPSTREAM_RESET_MID_STREAM and answer is not None and _announced(answer):
+        return Outcome.UPSTREAM_TRUNCATED
+    if why is None and answer is None and details:
+        return Outcome.LOCAL_REPLY  # of which we were not shown a thing
+    return why or Outcome.UNKNOWN
+
+
+def _announced(answer: Record) -> bool:
+    """Whether the answer said how long it would be."""
+    return any(header[0] == "content-length" for header in answer.get("headers") or () if header)
+
+
+def _local_reply(details: str, status: int | None) -> Outcome:
+    why = _reason(details)
+    return Outcome.LOCAL_REPLY if why is None or status == _REQUEST_TIMEOUT else why
+
+
+def _reason(details: str) -> Outcome | None:
+    return next((outcome for start, outcome in _WHY if details.startswith(start)), None)
 
 
 def _complete(response: Record, answer: Record) -> Outcome:

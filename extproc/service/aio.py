@@ -118,6 +118,8 @@ class Server:
         self.cancelling = True
         for task in tuple(self._tasks):
             task.cancel()
+        give_up = monotonic() + LAST_WORDS
+        await self._tick_until(lambda: self._hurry or not self._tasks or monotonic() >= give_up)
         await self._tick_until(lambda: self._hurry or not self._timers.access_log.outstanding())
         await server.stop(grace=None)
         await refusing

@@ -170,6 +170,8 @@ class Server:
         self.cancelling = True
         for stream in tuple(self.streams):
             stream.cancel()
+        give_up = monotonic() + LAST_WORDS
+        self._turn_until(lambda: self._hurry or not self.streams or monotonic() >= give_up)
         self._turn_until(lambda: self._hurry or not self.access_log.outstanding())
         self._server.cancel_all_calls()
         give_up = monotonic() + LAST_WORDS

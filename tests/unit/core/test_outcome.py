@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from extproc.core.outcome import Outcome, decide
+from extproc.core.outcome import Outcome, decide, outcome_class
 
 
 def answer(status: int = 200, ended_by: str | None = "end_of_stream", **more: Any) -> dict[str, Any]:
@@ -70,3 +72,106 @@ def test_an_exchange_that_recovery_closed_is_an_orphan() -> None:
     """The sidecar died under it; without even that record it is still running, or was never ended."""
     assert decide(None, {"type": "orphan"}) is Outcome.SIDECAR_RESTART_ORPHAN
     assert decide(None, None) is Outcome.UNKNOWN
+
+
+# With Envoy's access entry -----------------------------------------------------------------------------------
+
+NO_ANSWER: dict[str, Any] = {"status": None, "response": None, "closed": "cancelled"}
+HALF: dict[str, Any] = {
+    "status": 200,
+    "closed": "cancelled",
+    "response": {"ended_by": "cancelled", "bytes": 10, "headers": [["content-type", "text/event-stream"]]},
+}
+ANNOUNCED = HALF | {"response": HALF["response"] | {"headers": [["content-length", "100"]]}}
+BEGUN = HALF | {"response": HALF["response"] | {"bytes": 0}}
+LEFT = "downstream_remote_disconnect"
+AFTER = "upstream_reset_after_response_started{connection_termination}"
+
+TOLD = [
+    (NO_ANSWER, ["DC"], LEFT, Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE),
+    (BEGUN, ["DC"], LEFT, Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE),
+    (HALF, ["DC"], LEFT, Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, ["DC"], "http2.remote_reset", Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, ["DR"], None, Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, ["DPE"], "http1.codec_error", Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, [], "http2.remote_refuse", Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, ["UC"], AFTER, Outcome.UPSTREAM_RESET_MID_STREAM),
+    (HALF, ["UPE"], "upstream_reset_after_response_started{protocol_error}", Outcome.UPSTREAM_RESET_MID_STREAM),
+    (ANNOUNCED, ["UC"], AFTER, Outcome.UPSTREAM_TRUNCATED),
+    (ANNOUNCED, ["DC"], LEFT, Outcome.CLIENT_CANCEL_MID_STREAM),
+    (HALF, ["UT"], "response_timeout", Outcome.UPSTREAM_TIMEOUT),
+    (HALF, ["SI"], "stream_idle_timeout", Outcome.UPSTREAM_TIMEOUT),
+    (HALF, [], "max_duration_timeout", Outcome.UPSTREAM_TIMEOUT),
+    (HALF, ["UMSDR"], "upstream_max_stream_duration_reached", Outcome.UPSTREAM_TIMEOUT),
+    (HALF, [], "downstream_local_disconnect(close)", Outcome.PROXY_DRAIN),
+    (NO_ANSWER, [], "overload", Outcome.LOCAL_REPLY),
+    (NO_ANSWER, ["UF"], "upstream_reset_before_response_started{connection_timeout}", Outcome.UPSTREAM_CONNECT_FAIL),
+    (HALF, [], "something_new", Outcome.UNKNOWN),
+    (HALF, [], None, Outcome.UNKNOWN),
+    # What state and frames know, Envoy does not change.
+    (HALF | {"closed": "drain"}, ["DC"], LEFT, Outcome.PROXY_DRAIN),
+    (HALF | {"llm": {"done": True}}, ["DC"], LEFT, Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL),
+    (HALF | {"llm": {"error": {"code": 1}}}, ["DC"], LEFT, Outcome.UPSTREAM_ERROR_FRAME),
+    (HALF | {"rejected": True}, ["UC"], AFTER, Outcome.REJECTED_BY_POLICY),
+    (answer(), ["DC"], LEFT, Outcome.OK),
+]
+
+
+@pytest.mark.parametrize(("response", "flags", "details", "outcome"), TOLD)
+def test_who_cut_it_off(response: dict[str, Any], flags: list[str], details: str | None, outcome: Outcome) -> None:
+    """Envoy's flags and details tell the client from the backend and from Envoy itself."""
+    access = {"type": "access", "response_flags": flags, "response_code_details": details}
+    assert decide(response, None, access) is outcome
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(504, Outcome.UPSTREAM_TIMEOUT), (408, Outcome.LOCAL_REPLY)])
+def test_who_was_silent(status: int, outcome: Outcome) -> None:
+    """The same limit, met by a backend that does not answer or by a client that does not go on sending."""
+    assert decide(answer(status=status, response_code_details="stream_idle_timeout"), None) is outcome
+
+
+def test_an_orphan_stays_one() -> None:
+    """Whatever Envoy says."""
+    access = {"response_flags": ["DC"], "response_code_details": LEFT}
+    assert decide(None, {"type": "orphan"}, access) is Outcome.SIDECAR_RESTART_ORPHAN
+
+
+def test_every_outcome_has_a_class() -> None:
+    """A label of few values, for each outcome that there is."""
+    assert {outcome_class(outcome) for outcome in Outcome} == {
+        *("ok", "client", "upstream", "local", "sidecar", "unknown"),
+    }
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=3)
+)
+records = st.none() | st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.none() | st.integers(100, 599),
+        "response_code_details": st.none() | st.text() | st.sampled_from([LEFT, AFTER, "via_upstream"]),
+        "response_flags": st.none() | st.lists(st.sampled_from(["DC", "UC", "UT", "odd"])),
+        "rejected": st.booleans(),
+        "closed": st.sampled_from([None, "closed", "cancelled", "drain"]),
+        "grpc_status": st.none() | st.text(max_size=3),
+        "llm": st.none() | st.fixed_dictionaries({}, optional={"done": st.booleans(), "error": json_values}),
+        "response": st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "ended_by": st.none() | st.sampled_from(["closed", "drain", "end_of_stream"]),
+                "bytes": st.integers(0),
+                "truncated": st.booleans(),
+                "content_type": st.none() | st.text(max_size=20),
+                "headers": st.none() | st.lists(st.tuples(st.text(max_size=5), json_values)),
+            },
+        ),
+    },
+)
+
+
+@given(records, records, records)
+def test_it_decides_whatever_is_missing(response: Any, orphan: Any, access: Any) -> None:
+    """Any records at all give one of the outcomes."""
+    assert decide(response, orphan, access) in Outcome
