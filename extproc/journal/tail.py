@@ -23,13 +23,17 @@ _LONGEST_LINE: Final = 32 * 1024 * 1024
 class Tail:
     """Iterating gives the lines; with `follow` also None, each time there is nothing more at the moment.
 
-    Whoever follows calls `refresh` with the series as it is now before asking again.
+    `start`: the number of a segment and the offset of a line in it, to go on from there. Whoever follows calls
+    `refresh` with the series as it is now before asking again.
     """
 
-    def __init__(self, series: Series, first: int = 0, *, follow: bool = False) -> None:
+    def __init__(
+        self, series: Series, first: int = 0, *, follow: bool = False, start: tuple[int, int] = (0, 0)
+    ) -> None:
         self.directory: Path = series.directory
         self._names = series.names[first:]
         self._follow = follow
+        self._start = start
 
     def begins_at(self) -> str:
         """The time at the head of the first segment; empty when it has none that can be read."""
@@ -41,33 +45,30 @@ class Tail:
         self._names = series.names
 
     def __iter__(self) -> Iterator[Line | None]:
-        last = 0
+        last = self._start[0] - 1
         while True:
             name = next((name for name in self._names if name.number > last), None)
             if name is not None:
                 last = name.number
-                yield from self._segment(name)
+                yield from self._segment(name, self._start[1] if last == self._start[0] else 0)
             elif self._follow:
                 yield None
             else:
                 return
 
-    def _segment(self, name: Name) -> Iterator[Line | None]:
-        if name.state == COMPRESSED:
-            yield from self._whole(name)
-            return
-        fd = self._open(name)
+    def _segment(self, name: Name, offset: int) -> Iterator[Line | None]:
+        fd = None if name.state == COMPRESSED else self._open(name)
         if fd is None:
-            yield from self._whole(name)
+            yield from self._whole(name, offset)
             return
         try:
-            yield from self._growing(fd, name)
+            yield from self._growing(fd, name, offset)
         finally:
             os.close(fd)
 
-    def _whole(self, name: Name) -> Iterator[Line]:
+    def _whole(self, name: Name, offset: int) -> Iterator[Line]:
         try:
-            yield from lines.read_lines(self.directory, name)
+            yield from (line for line in lines.read_lines(self.directory, name) if line.offset >= offset)
         except FileNotFoundError:
             return  # deleted by retention since it was listed
 
@@ -79,8 +80,8 @@ class Tail:
                 continue
         return None
 
-    def _growing(self, fd: int, name: Name) -> Iterator[Line | None]:
-        offset = number = last_seq = 0
+    def _growing(self, fd: int, name: Name, offset: int) -> Iterator[Line | None]:
+        number = last_seq = 0
         while True:
             later, finished = self._later(name)
             limit = lines.void_from(self.directory, later) if name.state == OPEN else None

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -33,6 +31,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from extproc.config import Config
 from extproc.errors import ExtprocError
+from extproc.harden import harden
 from extproc.journal import recovery
 from extproc.journal.writer import Journal
 from extproc.service import ids, redaction_key, server
@@ -63,15 +62,6 @@ def main() -> int:
         _say("failed", type(error).__name__, str(error))
         return 1
     return 0
-
-
-def harden() -> None:
-    """Nothing of a prompt may leave through a core dump or a careless file mode."""
-    os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no core, no ptrace by others of our user
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a spool file each, for many uploads at once
 
 
 def _serve(config: Config, index: int) -> None:

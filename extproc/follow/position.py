@@ -1,0 +1,91 @@
+"""How far the follower has come, kept in a file, so that a restart neither loses nor repeats.
+
+The file is `<data>/follow/position.json`, replaced as a whole: of each series the segment and the offset up to which
+everything was read, and the places of the records of exchanges that were not final then. Its last member is a CRC-32C
+of what stands before it. A damaged one is worth nothing, and is reported; the follower then begins as if it were new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import google_crc32c
+import msgspec
+
+from extproc.errors import JournalError
+
+Place = tuple[str, int, int]
+"""Where a record stands: its series (`w0-BOOT`), the segment's number, the offset in its uncompressed bytes."""
+
+DIRECTORY: Final = "follow"
+FILE_NAME: Final = "position.json"
+LOCK_NAME: Final = "lock"
+VERSION: Final = 1
+
+_CRC: Final = b',"crc":"'
+_log = logging.getLogger("extproc.follow")
+
+
+class Position(msgspec.Struct, frozen=True):
+    """What the file says."""
+
+    series: dict[str, tuple[int, int]]
+    pending: list[Place]
+    version: int = VERSION
+
+
+def load(path: Path) -> Position | None:
+    """What was kept; None where there is nothing, or nothing that can be trusted."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    body, mark, rest = data.rpartition(_CRC)
+    if mark and rest == _crc(body) + b'"}\n':
+        with contextlib.suppress(msgspec.MsgspecError):
+            position = msgspec.json.decode(body + b"}", type=Position)
+            if position.version == VERSION:
+                return position
+    _log.warning("%s is damaged, and the follower begins anew: spans of the last exchanges may be repeated", path)
+    return None
+
+
+def save(path: Path, position: Position) -> None:
+    """Replace the file. Raises OSError."""
+    body = msgspec.json.encode(position)[:-1]
+    temporary = path.with_suffix(".new")
+    with open(temporary, "wb", opener=_private) as file:
+        file.write(body + _CRC + _crc(body) + b'"}\n')
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[Path]:
+    """Hold `<data>/follow` for one follower; the path of the position file. Raises JournalError when it is held."""
+    try:
+        (directory / DIRECTORY).mkdir(0o700, exist_ok=True)
+        fd = os.open(directory / DIRECTORY / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalError(f"{directory / DIRECTORY}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield directory / DIRECTORY / FILE_NAME
+    except BlockingIOError:
+        text = f"{directory}: another follower reads this directory; `up` and `serve` run one, and --since needs none"
+        raise JournalError(text) from None
+    finally:
+        os.close(fd)
+
+
+def _crc(body: bytes) -> bytes:
+    return b"%08x" % google_crc32c.value(body)
+
+
+def _private(path: Any, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

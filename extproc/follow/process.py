@@ -1,0 +1,138 @@
+"""The follower as a process of its own. The supervisor of `up` and `serve` starts it and keeps it going.
+
+They talk over pipes:
+
+    stdin    one line, the configuration as JSON; then commands, one a line: `metrics`. Its end: the supervisor is gone.
+    stdout   `failed KIND TEXT`   it could not start; KIND is the name of an exception of `errors.py`
+             `ready`
+             `state JSON`         once a second: `lag_seconds`, `behind_bytes`, `exchanges`, `given_up`, and the spans
+             `metrics N`          the answer to the command: N bytes follow, in Prometheus's text format
+    stderr   the log
+
+SIGTERM ends it within `STOP_SECONDS`, when what it has read has been exported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any, Final
+
+from extproc import logs
+from extproc.config import Config
+from extproc.errors import ExtprocError
+from extproc.follow import position
+from extproc.follow.follower import Consumer, Follower
+from extproc.harden import harden
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.tracing import Tracing
+
+IDLE_SECONDS: Final = 0.1
+STATE_SECONDS: Final = 1.0
+STOP_SECONDS: Final = 5.0
+OVERLOAD_SECONDS: Final = 5.0
+"""So far behind, spans are sampled down: they cost the most, and are missed the least."""
+NICENESS: Final = 5
+_STEPS_DOWN: Final = 0.5
+
+
+def main() -> int:
+    """The process, from its configuration to its exit code."""
+    config = Config.from_json(sys.stdin.buffer.readline())
+    logs.setup("follower", config.log_format)
+    harden()
+    os.nice(NICENESS)  # the data path has the first claim on the processor
+    out = _Out()
+    try:
+        with position.locked(config.data_dir) as kept:
+            tracing = Tracing.create(config, os.environ)
+            metrics = Metrics(config.metric_models, os.environ, tracing)
+            consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
+            keep_bodies = tracing is not None and tracing.captures_content
+            follower = Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies)
+            stopping = threading.Event()
+            signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
+            out.line("ready")
+            run(follower, tracing, stopping, out)
+    except ExtprocError as error:
+        out.line(f"failed {type(error).__name__} {error}")
+        return 1
+    return 0
+
+
+def run(follower: Follower, tracing: Tracing | None, stopping: threading.Event, out: _Out) -> None:
+    """Follow until told to stop, then read what is there and let it be exported."""
+    state_at = 0.0
+    while not stopping.is_set():
+        more = follower.step()
+        now = time.monotonic()
+        if now >= state_at:
+            state_at = now + STATE_SECONDS
+            adapt(follower, tracing)
+            out.line(f"state {json.dumps(state(follower, tracing))}")
+        if not more:
+            stopping.wait(IDLE_SECONDS)
+    until = time.monotonic() + STOP_SECONDS / 2
+    while follower.step() and time.monotonic() < until:
+        pass
+    follower.close(STOP_SECONDS / 2)
+    if tracing is not None:
+        tracing.close(0.5)
+
+
+def adapt(follower: Follower, tracing: Tracing | None) -> None:
+    """Fewer spans while it is far behind, all of them again when it has caught up."""
+    if tracing is None:
+        return
+    if follower.lag_seconds > OVERLOAD_SECONDS:
+        tracing.sample_ratio = max(0.01, tracing.sample_ratio * _STEPS_DOWN)
+    elif follower.lag_seconds < OVERLOAD_SECONDS / 2:
+        tracing.sample_ratio = min(1.0, tracing.sample_ratio / _STEPS_DOWN)
+
+
+def state(follower: Follower, tracing: Tracing | None) -> dict[str, Any]:
+    """What the supervisor is told."""
+    return {
+        "lag_seconds": round(follower.lag_seconds, 3),
+        "behind_bytes": follower.behind_bytes(),
+        "exchanges": follower.exchanges,
+        "given_up": follower.given_up,
+        "spans_exported": 0 if tracing is None else tracing.exported,
+        "spans_dropped": 0 if tracing is None else tracing.dropped + tracing.failed,
+        "spans_unsampled": 0 if tracing is None else tracing.unsampled,
+    }
+
+
+class _Out:
+    """Standard output, for several threads. Whoever reads it may be gone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def line(self, text: str, more: bytes = b"") -> None:
+        with self._lock:
+            try:
+                sys.stdout.buffer.write(text.replace("\n", " ").encode() + b"\n" + more)
+                sys.stdout.buffer.flush()
+            except OSError:
+                os._exit(0)  # nobody is there any more, and nothing is lost: the position is kept
+
+
+def _listen(metrics: Metrics, out: _Out, stopping: threading.Event) -> None:
+    for command in sys.stdin.buffer:
+        if command.strip() == b"metrics":
+            text = metrics.text()
+            out.line(f"metrics {len(text)}", text)
+    stopping.set()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # the exporter's threads may be in a call that is stuck

@@ -1,0 +1,434 @@
+"""Metrics of what passed, counted from final exchanges: the same words and numbers as the journal's.
+
+The GenAI metrics are those of the conventions (`semconv.py`); a proxy is a client of the model's server, so they are
+the `client` ones. Of tokens only what the server counted is reported. Names that come from clients and servers become
+labels only up to a bound: those of the settings, then the first `MAX_MODELS` (and the like) met, then `other`.
+
+A chunk has no time of its own in a record, so "between chunks" is the mean of an answer, observed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from extproc.core.outcome import Outcome, outcome_class
+from extproc.journal.join import Exchange
+from extproc.telemetry import semconv
+
+Record = Mapping[str, Any]
+
+MAX_MODELS: Final = 50
+MAX_UPSTREAMS: Final = 200
+MAX_KINDS: Final = 50
+OTHER: Final = "other"
+MAX_LABEL: Final = 100
+
+SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
+
+DIRECTIONS: Final = ("request", "response")
+CLASSES: Final = tuple(dict.fromkeys(outcome_class(outcome) for outcome in Outcome))
+UNMATCHED: Final = ("bypass", "refused", "malformed", "unrecorded")
+
+_REFUSED_DETAILS: Final = "extproc_not_recorded"
+"""What our own refusal leaves in Envoy's response code details (`wire.py`)."""
+_BEFORE_THE_FILTERS: Final = (
+    "http1.",
+    "http2.",
+    "http3.",
+    "codec_error",
+    "route_not_found",
+    "missing_host",
+    "low_version",
+)
+
+
+class Spans(Protocol):
+    """What is known of the spans, for the metrics about them."""
+
+    @property
+    def exported(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def unsampled(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+
+
+class Bounded:
+    """Names as labels: those that are named, the first few others, then `other`."""
+
+    def __init__(self, most: int, named: Sequence[str] = ()) -> None:
+        self._most = most + len(named)
+        self._known = dict.fromkeys(named, True)
+
+    def label(self, name: Any) -> str:
+        """The label that stands for a name; empty where there is none."""
+        if name is None or name == "":
+            return ""
+        text = str(name)[:MAX_LABEL]
+        if text in self._known:
+            return text
+        if len(self._known) >= self._most:
+            return OTHER
+        clean = text.encode("utf-8", "replace").decode()
+        self._known[text] = True
+        return clean
+
+
+class Metrics:
+    """The consumer that counts. `text` may be called by another thread."""
+
+    def __init__(self, models: Sequence[str], environ: Mapping[str, str], spans: Spans | None = None) -> None:
+        self._registry = CollectorRegistry()
+        self._latest = semconv.is_latest(environ)
+        self._models = Bounded(MAX_MODELS, models)
+        self._response_models = Bounded(MAX_MODELS, models)
+        self._upstreams = Bounded(MAX_UPSTREAMS)
+        self._clusters = Bounded(MAX_UPSTREAMS)
+        self._kinds = Bounded(MAX_KINDS)
+        self._define_own()
+        self._define_genai()
+        self._registry.register(_SpanFigures(spans))
+
+    def text(self) -> bytes:
+        """Everything in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+    # -- a consumer -------------------------------------------------------------------------------------------------
+
+    def exchange(self, exchange: Exchange) -> None:
+        """Count a final exchange."""
+        outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
+        kind = _class(outcome)
+        self._exchanges.labels(outcome).inc()
+        upstream = self._upstreams.label(exchange.get("upstream"))
+        if upstream:
+            self._upstream_exchanges.labels(upstream, self._clusters.label(exchange.get("cluster")), kind).inc()
+        self._count_bodies(exchange)
+        self._count_protocol(exchange)
+        self._observe_lifecycle(exchange, kind)
+        self._observe_envoy(exchange)
+        llm = exchange.get("llm")
+        if llm:
+            self._observe_genai(exchange, llm, outcome, kind)
+
+    def record(self, record: Record) -> None:
+        """Count what belongs to no exchange."""
+        if record.get("type") == "gap":
+            self._gaps.labels(str(record.get("direction"))).inc(_positive(record.get("count")) or 0)
+        else:
+            self._unmatched.labels(unmatched(record)).inc()
+
+    def mark(self) -> int:
+        return 0
+
+    def settled(self, mark: int) -> bool:
+        return True
+
+    # -- our own ----------------------------------------------------------------------------------------------------
+
+    def _define_own(self) -> None:
+        self._exchanges = self._counter("extproc_exchanges", "Exchanges by how they ended.", "outcome")
+        self._upstream_exchanges = self._counter(
+            "extproc_upstream_exchanges",
+            "Exchanges by the backend that got them, its cluster and whose doing their end was.",
+            *("upstream", "cluster", "class"),
+        )
+        self._request_end = self._times("extproc_request_end_seconds", "From the request's headers to its last byte.")
+        self._first_byte = self._times("extproc_first_byte_seconds", "To the first byte of the answer's body.")
+        self._first_token = self._times("extproc_first_token_seconds", "To the first token of the answer.")
+        self._chunk_interval = self._times(
+            "extproc_chunk_interval_seconds",
+            "Between two chunks of an answer: its mean, once an answer.",
+            SHORT_BUCKETS,
+        )
+        self._duration = self._times("extproc_exchange_duration_seconds", "From the request's headers to the end.")
+        self._upload = self._histogram(
+            "extproc_client_upload_seconds", "Envoy: from the request's first byte to its last one.", LONG_BUCKETS
+        )
+        self._backend = self._histogram(
+            "extproc_backend_first_byte_seconds",
+            "Envoy: from the last byte of the request to the backend to the first byte of its answer.",
+            LONG_BUCKETS,
+        )
+        self._chunks = self._counter("extproc_chunks", "Chunks of bodies that passed.", "direction")
+        self._bytes = self._counter("extproc_body_bytes", "Bytes of bodies that passed.", "direction")
+        self._late = self._counter("extproc_late_messages", "Messages after the end of their direction.", "kind")
+        self._duplicates = self._counter(
+            "extproc_duplicate_end_of_stream", "Body messages with end_of_stream after the end."
+        )
+        self._parse_errors = self._counter("extproc_parse_errors", "Bodies that were not the format.", "kind")
+        self._integrity = self._counter(
+            "extproc_integrity_findings", "Directions of which Envoy counted other bytes than were recorded."
+        )
+        self._untraced = self._counter(
+            "extproc_untraced_exchanges", "Exchanges whose trace nobody before the recorder had begun."
+        )
+        self._missing = self._counter("extproc_access_log_missing", "Exchanges without Envoy's access entry.")
+        self._access_lag = self._histogram(
+            "extproc_access_log_lag_seconds",
+            "From the end of a request to the arrival of its access entry.",
+            SHORT_BUCKETS,
+        )
+        self._unmatched = self._counter(
+            "extproc_unmatched_access_entries", "Access entries without an exchange, by the reason.", "reason"
+        )
+        self._gaps = self._counter(
+            "extproc_gaps", "Requests and answers that passed or were refused unrecorded.", "direction"
+        )
+        # What may never happen is there from the start, so that its first time is an increase.
+        for outcome in Outcome:
+            self._exchanges.labels(outcome.value)
+        for direction in DIRECTIONS:
+            for counter in (self._chunks, self._bytes, self._gaps):
+                counter.labels(direction)
+        for reason in UNMATCHED:
+            self._unmatched.labels(reason)
+
+    def _count_bodies(self, exchange: Exchange) -> None:
+        for direction in DIRECTIONS:
+            half = exchange.get(direction)
+            if half:
+                self._chunks.labels(direction).inc(_positive(half.get("chunks")) or 0)
+                self._bytes.labels(direction).inc(_positive(half.get("bytes")) or 0)
+
+    def _count_protocol(self, exchange: Exchange) -> None:
+        protocol = exchange.get("protocol") or {}
+        for kind, count in (protocol.get("late") or {}).items():
+            self._late.labels(self._kinds.label(kind)).inc(_positive(count) or 0)
+        duplicates = _positive(protocol.get("duplicate_end_of_stream"))
+        if duplicates:
+            self._duplicates.inc(duplicates)
+        error = (exchange.get("llm") or {}).get("parse_error")
+        if error:
+            # Its first words are its kind; where in the body it was is no label.
+            self._parse_errors.labels(self._kinds.label(" ".join(str(error).split(" ")[:2]))).inc()
+        if exchange.get("integrity"):
+            self._integrity.inc(len(exchange["integrity"]))
+        if exchange.get("parent_span_id") is None:
+            self._untraced.inc()
+        if exchange.get("access_log") == "missing":
+            self._missing.inc()
+
+    def _observe_lifecycle(self, exchange: Exchange, kind: str) -> None:
+        response = exchange.get("response") or {}
+        first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
+        _observe(self._request_end, kind, _request_end_ms(exchange))
+        _observe(self._first_byte, kind, first)
+        _observe(self._first_token, kind, _positive((exchange.get("llm") or {}).get("ttft_ms")))
+        _observe(self._chunk_interval, kind, _interval(first, last, _positive(response.get("chunks"))))
+        _observe(self._duration, kind, _positive(exchange.get("duration_ms")))
+
+    def _observe_envoy(self, exchange: Exchange) -> None:
+        times = (exchange.get("envoy") or {}).get("times_ms") or {}
+        uploaded = _positive(times.get("last_request_byte"))
+        if uploaded is not None:
+            self._upload.observe(uploaded / 1000)
+        sent = _positive(times.get("last_upstream_request_byte"))
+        answered = _positive(times.get("first_upstream_response_byte"))
+        if sent is not None and answered is not None:
+            self._backend.observe(max(0.0, answered - sent) / 1000)
+        lag = _access_lag(exchange.records.get("access"))
+        if lag is not None:
+            self._access_lag.observe(lag)
+
+    # -- the conventions' -------------------------------------------------------------------------------------------
+
+    def _define_genai(self) -> None:
+        names = semconv.metric_names(self._latest)
+        labels = tuple(map(_prometheus, _GENAI_LABELS))
+        with_error = (*labels, _prometheus(semconv.ERROR_TYPE))
+        duration = self._histogram(
+            _seconds(names.duration), "Duration of operations on a model.", LONG_BUCKETS, *with_error
+        )
+        self._genai_duration = duration
+        self._embeddings_duration = duration
+        if names.embeddings_duration != names.duration:
+            self._embeddings_duration = self._histogram(
+                _seconds(names.embeddings_duration), "Duration of embeddings.", LONG_BUCKETS, *with_error
+            )
+        self._genai_first = self._histogram(
+            _seconds(names.time_to_first_chunk), "To the first chunk of a streamed answer.", LONG_BUCKETS, *labels
+        )
+        self._genai_chunk = self._histogram(
+            _seconds(names.time_per_output_chunk),
+            "Between chunks of a streamed answer: its mean.",
+            LONG_BUCKETS,
+            *labels,
+        )
+        self._usage: Callable[[str, tuple[str, ...], int], None]
+        self._define_usage(names, labels)
+
+    def _define_usage(self, names: semconv.MetricNames, labels: tuple[str, ...]) -> None:
+        if names.token_usage is not None:
+            usage = self._histogram(
+                _prometheus(names.token_usage),
+                "Tokens of an operation, as the server counted them.",
+                semconv.TOKEN_BUCKETS,
+                *labels,
+                _prometheus(semconv.TOKEN_TYPE),
+            )
+            self._usage = lambda type, values, count: usage.labels(*values, type).observe(count)
+            return
+        counters = {
+            type: self._counter(
+                _prometheus(name), "Tokens, as the server counted them.", *labels, _prometheus(semconv.TOKEN_MODALITY)
+            )
+            for type, name in semconv.USAGE_COUNTERS.items()
+        }
+        histograms = {
+            type: self._histogram(_prometheus(name), "Tokens of an operation.", semconv.TOKEN_BUCKETS, *labels)
+            for type, name in semconv.USAGE_HISTOGRAMS.items()
+        }
+
+        def use(type: str, values: tuple[str, ...], count: int) -> None:
+            counters[type].labels(*values, semconv.UNKNOWN_MODALITY).inc(count)
+            histograms[type].labels(*values).observe(count)
+
+        self._usage = use
+
+    def _observe_genai(self, exchange: Exchange, llm: Mapping[str, Any], outcome: str, kind: str) -> None:
+        operation = semconv.OPERATIONS.get(str(llm.get("api")))
+        if operation is None:
+            return
+        host, _, port = str(exchange.get("upstream") or "").rpartition(":")
+        values = (
+            operation,
+            semconv.PROVIDERS.get(str(llm.get("api")), semconv.PROVIDER),
+            self._models.label(llm.get("model")),
+            self._response_models.label(llm.get("response_model")),
+            *self._server(host.strip("[]"), port),
+        )
+        duration = _positive(exchange.get("duration_ms"))
+        histogram = self._embeddings_duration if operation == "embeddings" else self._genai_duration
+        if duration is not None:
+            histogram.labels(*values, "" if kind == "ok" else outcome).observe(duration / 1000)
+        if llm.get("stream"):
+            response = exchange.get("response") or {}
+            first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
+            _observe_with(self._genai_first, values, first)
+            _observe_with(self._genai_chunk, values, _interval(first, last, _positive(response.get("chunks"))))
+        tokens = semconv.usage(llm)
+        for type in ("input", "output"):
+            if type in tokens:
+                self._usage(type, values, tokens[type])
+
+    def _server(self, host: str, port: str) -> tuple[str, str]:
+        known = self._upstreams.label(f"{host}:{port}" if host else None)
+        return (OTHER, "") if known == OTHER else (host, port)
+
+    # -- making them ------------------------------------------------------------------------------------------------
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+    def _times(self, name: str, text: str, buckets: Sequence[float] = LONG_BUCKETS) -> Histogram:
+        return self._histogram(name, text, buckets, "class")
+
+
+_GENAI_LABELS: Final = (
+    semconv.OPERATION_NAME,
+    semconv.PROVIDER_NAME,
+    semconv.REQUEST_MODEL,
+    semconv.RESPONSE_MODEL,
+    semconv.SERVER_ADDRESS,
+    semconv.SERVER_PORT,
+)
+
+
+class _SpanFigures:
+    """What became of the spans, asked when somebody scrapes."""
+
+    def __init__(self, spans: Spans | None) -> None:
+        self._spans = spans
+
+    def collect(self) -> Sequence[Metric]:
+        spans = self._spans
+        results = CounterMetricFamily("extproc_spans", "Exchanges by what became of their span.", labels=["result"])
+        for result in ("exported", "dropped", "failed", "unsampled"):
+            results.add_metric([result], 0 if spans is None else getattr(spans, result))
+        queue = GaugeMetricFamily("extproc_span_queue", "Spans that wait to be exported.")
+        queue.add_metric([], 0 if spans is None else spans.queued)
+        enabled = GaugeMetricFamily("extproc_tracing_enabled", "1 where a collector is configured.")
+        enabled.add_metric([], 0 if spans is None else 1)
+        return [results, queue, enabled]
+
+
+def unmatched(record: Record) -> str:
+    """Why an access entry has no exchange: `bypass` by a route's rule, `refused` by us, `malformed` before any filter
+    saw it, else `unrecorded`, which should not be."""
+    if record.get("bypass"):
+        return "bypass"
+    details = str(record.get("response_code_details") or "")
+    if _REFUSED_DETAILS in details:
+        return "refused"
+    return "malformed" if details.startswith(_BEFORE_THE_FILTERS) else "unrecorded"
+
+
+def _class(outcome: str) -> str:
+    try:
+        return outcome_class(Outcome(outcome))
+    except ValueError:
+        return outcome_class(Outcome.UNKNOWN)
+
+
+def _prometheus(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _seconds(name: str) -> str:
+    return f"{_prometheus(name)}_seconds"
+
+
+def _positive(value: Any) -> float | None:
+    """A number that can be counted or observed."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+
+
+def _observe(histogram: Histogram, label: str, milliseconds: float | None) -> None:
+    _observe_with(histogram, (label,), milliseconds)
+
+
+def _observe_with(histogram: Histogram, labels: tuple[str, ...], milliseconds: float | None) -> None:
+    if milliseconds is not None:
+        histogram.labels(*labels).observe(milliseconds / 1000)
+
+
+def _interval(first: float | None, last: float | None, chunks: float | None) -> float | None:
+    if first is None or last is None or chunks is None or chunks < 2:
+        return None
+    return max(0.0, last - first) / (chunks - 1)
+
+
+def _request_end_ms(exchange: Exchange) -> float | None:
+    record = exchange.records.get("request")
+    return None if record is None else _between(exchange.get("started_at"), record.get("at"), 0.0)
+
+
+def _access_lag(access: Record | None) -> float | None:
+    """Seconds from the end, by Envoy's clock, to the arrival here; both are this machine's, or a near one's."""
+    duration = None if access is None else _positive(access.get("duration_ms"))
+    if access is None or duration is None:
+        return None
+    lag = _between(access.get("started_at"), access.get("at"), duration)
+    return None if lag is None else lag / 1000
+
+
+def _between(start: Any, end: Any, less: float) -> float | None:
+    try:
+        span = datetime.fromisoformat(str(end)) - datetime.fromisoformat(str(start))
+    except (ValueError, TypeError):
+        return None
+    return max(0.0, span.total_seconds() * 1000 - less)

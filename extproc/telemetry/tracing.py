@@ -1,0 +1,362 @@
+"""One span an exchange, named and filled after the GenAI conventions, with the ids that the recorder chose.
+
+The span is a child of Envoy's own for the ext_proc call where Envoy traces, else of the client's, else a root. Since it
+is made when the exchange is final, it is ended exactly once, and its outcome is known; made again after a crash it has
+the same id. The parent's sampling decision holds; roots of our own are sampled by `OTEL_TRACES_SAMPLER`.
+
+What a person has written or a model has answered is never in it, unless
+`OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` says `SPAN_ONLY` or `SPAN_AND_EVENT`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, Self
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from extproc import __version__
+from extproc.config import Config
+from extproc.core import dialects
+from extproc.core.outcome import Outcome, outcome_class
+from extproc.journal.join import Exchange
+from extproc.telemetry import otlp, semconv
+from extproc.telemetry.export import Exporter
+
+CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+MAX_CONTENT: Final = 64 * 1024
+MAX_TEXT: Final = 256
+SCOPE: Final = InstrumentationScope("extproc", __version__)
+
+_EXPORT_SECONDS: Final = 5.0
+_FAULTS: Final = frozenset({"upstream", "sidecar", "unknown"})
+"""Classes of outcomes that make a span an error: the client's own leaving is none."""
+
+Attributes = dict[str, Any]
+
+
+class Tracing:
+    """The consumer that exports spans. `sample_ratio` below 1 leaves traces out, whole ones, by their ids."""
+
+    def __init__(self, exporter: Exporter, resource: Resource, environ: Mapping[str, str]) -> None:
+        self.sample_ratio = 1.0
+        self.unsampled = 0
+        """Exchanges without a span, because nobody wanted one."""
+        self.overloaded = 0
+        """Spans that were left out by `sample_ratio`."""
+        self.captures_content = environ.get(CAPTURE, "").upper() in {"SPAN_ONLY", "SPAN_AND_EVENT"}
+        self._exporter = exporter
+        self._resource = resource
+        self._latest = semconv.is_latest(environ)
+        self._root_ratio = _root_ratio(environ)
+
+    @classmethod
+    def create(cls, config: Config, environ: Mapping[str, str], exporter: SpanExporter | None = None) -> Self | None:
+        """What the settings and variables ask for; None where no collector is named."""
+        url = otlp.endpoint(config, environ)
+        if url is None:
+            return None
+        # Without a path, and without a word on TLS but the scheme's, as the exporter wants it.
+        made = exporter or OTLPSpanExporter(endpoint=url, insecure=url.startswith("http://"), timeout=_EXPORT_SECONDS)
+        return cls(Exporter(made, environ), _resource(), environ)
+
+    @property
+    def exported(self) -> int:
+        return self._exporter.exported
+
+    @property
+    def failed(self) -> int:
+        return self._exporter.failed
+
+    @property
+    def dropped(self) -> int:
+        return self._exporter.dropped + self.overloaded
+
+    @property
+    def queued(self) -> int:
+        return self._exporter.queued
+
+    def exchange(self, exchange: Exchange) -> None:
+        """Make its span, when its trace is sampled, and send it on its way."""
+        ids = _ids(exchange)
+        if ids is None or not self._is_wanted(ids):
+            self.unsampled += 1
+        elif not _within(ids.trace_id, self.sample_ratio):
+            self.overloaded += 1
+        else:
+            content = self.captures_content
+            self._exporter.add(span_of(exchange, self._resource, latest=self._latest, content=content))
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """There is no span without an exchange."""
+
+    def mark(self) -> int:
+        return self._exporter.added
+
+    def settled(self, mark: int) -> bool:
+        return self._exporter.settled >= mark
+
+    def close(self, timeout: float) -> None:
+        """Export what is queued, within so many seconds."""
+        self._exporter.close(timeout)
+
+    def _is_wanted(self, ids: _Ids) -> bool:
+        if not ids.trace_flags & TraceFlags.SAMPLED:
+            return False
+        return self._root_ratio is None or not ids.is_root or _within(ids.trace_id, self._root_ratio)
+
+
+class _Ids:
+    """The ids of a span, as numbers."""
+
+    __slots__ = ("is_root", "parent", "span_id", "trace_flags", "trace_id")
+
+    def __init__(self, trace_id: int, span_id: int, parent: int | None, trace_flags: int) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent = parent
+        self.trace_flags = trace_flags
+        self.is_root = parent is None
+
+
+def span_of(exchange: Exchange, resource: Resource, *, latest: bool = False, content: bool = False) -> ReadableSpan:
+    """The span of an exchange that has one. Times are nanoseconds of the wall clock, from its records."""
+    ids = _ids(exchange)
+    assert ids is not None
+    flags = TraceFlags(ids.trace_flags & 0xFF)
+    parent = None if ids.parent is None else SpanContext(ids.trace_id, ids.parent, is_remote=True, trace_flags=flags)
+    began = _nanoseconds(exchange.get("started_at")) or 0
+    ended = max(began, _nanoseconds(exchange.get("ended_at")) or began)
+    attributes = dict(_attributes(exchange, latest=latest))
+    if content:
+        attributes |= _content(exchange)
+    return ReadableSpan(
+        name(exchange),
+        context=SpanContext(ids.trace_id, ids.span_id, is_remote=False, trace_flags=flags),
+        parent=parent,
+        resource=resource,
+        attributes=attributes,
+        events=_events(exchange, began, ended),
+        kind=SpanKind.CLIENT,
+        status=_status(exchange),
+        start_time=began,
+        end_time=ended,
+        instrumentation_scope=SCOPE,
+    )
+
+
+def name(exchange: Exchange) -> str:
+    """`{operation} {model}` for what is known as an LLM's API, else the HTTP method."""
+    llm = exchange.get("llm") or {}
+    operation = semconv.OPERATIONS.get(str(llm.get("api")))
+    if operation is None:
+        return _text(exchange.get("method")) or "HTTP"
+    model = _text(llm.get("model"))
+    return f"{operation} {model}" if model else operation
+
+
+def _attributes(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]]:
+    pairs = (*_about(exchange), *_asked(exchange), *_answered(exchange, latest=latest))
+    yield from ((key, value) for key, value in pairs if value is not None and value != "")
+
+
+def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
+    outcome = exchange.get("outcome")
+    host, _, port = str(exchange.get("upstream") or "").rpartition(":")
+    yield semconv.HTTP_METHOD, _text(exchange.get("method"))
+    yield semconv.URL_PATH, _text(str(exchange.get("path") or "").partition("?")[0])
+    yield semconv.HTTP_STATUS, _typed(exchange.get("status"), int)
+    yield semconv.SERVER_ADDRESS, host.strip("[]")
+    yield semconv.SERVER_PORT, int(port) if port.isdigit() else None
+    yield semconv.CLIENT_ADDRESS, str(exchange.get("client") or "").rpartition(":")[0].strip("[]")
+    yield semconv.ERROR_TYPE, None if _class(outcome) == "ok" else outcome
+    yield "extproc.exchange.id", exchange.get("id")
+    yield "extproc.outcome", outcome
+    yield "extproc.worker", _typed(exchange.get("worker"), int)
+    yield "extproc.upstream.cluster", _text(exchange.get("cluster"))
+    yield "extproc.route", _text(exchange.get("route"))
+    yield "extproc.attempts", _typed(exchange.get("attempts"), int)
+    yield "extproc.response_flags", [str(flag) for flag in exchange.get("response_flags") or ()] or None
+    yield "extproc.response_code_details", _text(exchange.get("response_code_details"))
+    for direction in ("request", "response"):
+        yield f"http.{direction}.body.size", _typed((exchange.get(direction) or {}).get("bytes"), int)
+
+
+def _asked(exchange: Exchange) -> Iterator[tuple[str, Any]]:
+    llm = exchange.get("llm") or {}
+    api = str(llm.get("api"))
+    if api not in semconv.OPERATIONS:
+        return
+    params = llm.get("params") or {}
+    yield semconv.OPERATION_NAME, semconv.OPERATIONS[api]
+    yield semconv.PROVIDER_NAME, semconv.PROVIDERS.get(api, semconv.PROVIDER)
+    yield semconv.REQUEST_MODEL, _text(llm.get("model"))
+    yield semconv.REQUEST_STREAM, True if llm.get("stream") else None
+    for parameter, (attribute, type) in semconv.PARAMETERS.items():
+        yield attribute, _typed(params.get(parameter), type)
+    choices = _typed(params.get("n"), int)
+    yield semconv.CHOICE_COUNT, None if choices == 1 else choices
+    stop = params.get("stop", params.get("stop_sequences"))
+    stops = [stop] if isinstance(stop, str) else stop if isinstance(stop, list) else []
+    yield semconv.STOP_SEQUENCES, [_text(each) or "" for each in stops[:8]] or None
+    yield semconv.REASONING_LEVEL, _text(params.get("reasoning_effort"))
+    form = params.get("response_format")
+    asked_for = form.get("type") if isinstance(form, Mapping) else None
+    yield semconv.OUTPUT_TYPE, {"json_object": "json", "json_schema": "json", "text": "text"}.get(str(asked_for))
+    yield "extproc.fingerprint", _text(llm.get("fingerprint"))
+
+
+def _answered(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]]:
+    llm = exchange.get("llm") or {}
+    yield semconv.RESPONSE_MODEL, _text(llm.get("response_model"))
+    yield semconv.RESPONSE_ID, _text(llm.get("response_id"))
+    reasons = llm.get("finish_reasons")
+    if isinstance(reasons, list) and reasons:
+        # The conventions want `error` where a reason was to be expected and never came.
+        yield semconv.FINISH_REASONS, [_text(reason) or "error" for reason in reasons]
+    if llm.get("stream"):
+        first = _typed(llm.get("ttft_ms"), float)
+        yield semconv.TIME_TO_FIRST_CHUNK, None if first is None else first / 1000
+    tokens = semconv.usage(llm)
+    yield semconv.INPUT_TOKENS, tokens.get("input")
+    yield semconv.OUTPUT_TOKENS, tokens.get("output")
+    yield semconv.CACHE_READ_TOKENS, tokens.get("cache_read")
+    yield semconv.cache_write_tokens(latest), tokens.get("cache_write")
+    yield semconv.REASONING_TOKENS, tokens.get("reasoning")
+
+
+def _events(exchange: Exchange, began: int, ended: int) -> list[Event]:
+    response = exchange.get("response") or {}
+    late = (exchange.get("protocol") or {}).get("late") or {}
+    times = (
+        ("first byte", response.get("first_byte_ms")),
+        ("first token", (exchange.get("llm") or {}).get("ttft_ms")),
+        ("end of stream", response.get("last_byte_ms") if _ended_by_itself(response) else None),
+    )
+    events = [
+        Event(text, {}, timestamp=began + int(at * 1_000_000)) for text, at in times if isinstance(at, int | float)
+    ]
+    # When late messages came is not recorded: after the end.
+    events += [
+        Event("late message", {"extproc.late.kind": _text(kind) or "", "extproc.late.count": count}, timestamp=ended)
+        for kind, count in list(late.items())[:16]
+        if isinstance(count, int)
+    ]
+    return events
+
+
+def _ended_by_itself(half: Mapping[str, Any]) -> bool:
+    return half.get("ended_by") in {"headers", "end_of_stream", "content_length", "trailers"}
+
+
+def _content(exchange: Exchange) -> Attributes:
+    """What was asked and answered, as the conventions' JSON, where it was asked for."""
+    llm = exchange.get("llm") or {}
+    found: Attributes = {}
+    asked = _body(exchange, "request")
+    try:
+        document = json.loads(asked) if asked else {}
+    except (ValueError, RecursionError):
+        document = {}
+    messages = document.get("messages") or document.get("prompt") or document.get("input")
+    if messages:
+        found[semconv.INPUT_MESSAGES] = json.dumps(messages, ensure_ascii=False)[:MAX_CONTENT]
+    answer, response = _body(exchange, "response"), exchange.get("response") or {}
+    if answer:
+        output = dialects.assemble(str(llm.get("api")), response.get("content_type"), None, answer)
+        if output:
+            found[semconv.OUTPUT_MESSAGES] = json.dumps(output, ensure_ascii=False)[:MAX_CONTENT]
+    return found
+
+
+def _body(exchange: Exchange, direction: str) -> bytes:
+    field = exchange.body(direction) or {}
+    return str(field.get("text") or "").encode("utf-8", "surrogatepass")
+
+
+def _status(exchange: Exchange) -> Status:
+    return Status(StatusCode.ERROR if _class(exchange.get("outcome")) in _FAULTS else StatusCode.UNSET)
+
+
+def _class(outcome: Any) -> str:
+    try:
+        return outcome_class(Outcome(outcome))
+    except ValueError:
+        return "unknown"
+
+
+def _ids(exchange: Exchange) -> _Ids | None:
+    record = exchange.records.get("request") or exchange.records.get("open") or {}
+    try:
+        trace_id, span_id = int(str(exchange.get("trace_id")), 16), int(str(exchange.get("span_id")), 16)
+        parent = exchange.get("parent_span_id")
+        return _Ids(trace_id, span_id, None if parent is None else int(str(parent), 16), int(record["trace_flags"]))
+    except (ValueError, KeyError, TypeError):
+        return None  # an answer without a request: there was nothing to choose ids for
+
+
+def _within(trace_id: int, ratio: float) -> bool:
+    """Whether a trace is among so many of all, by the lower half of its id, as OpenTelemetry's samplers do it."""
+    return ratio >= 1.0 or (trace_id & 0xFFFF_FFFF_FFFF_FFFF) < int(ratio * (1 << 64))
+
+
+def _root_ratio(environ: Mapping[str, str]) -> float | None:
+    """How many of our own roots are wanted; None: all."""
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").removeprefix("parentbased_")
+    if sampler == "always_off":
+        return 0.0
+    if sampler != "traceidratio":
+        return None
+    try:
+        return min(1.0, max(0.0, float(environ.get("OTEL_TRACES_SAMPLER_ARG", "1"))))
+    except ValueError:
+        return None
+
+
+def _resource() -> Resource:
+    """Who we are; `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have the last word."""
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    ours = {"service.version": __version__, "host.name": socket.gethostname()}
+    return Resource(ours | ({} if named else {"service.name": "extproc"})).merge(_from_environment(named=named))
+
+
+def _from_environment(*, named: bool) -> Resource:
+    made = Resource.create()
+    if named:
+        return made
+    return Resource({key: value for key, value in made.attributes.items() if key != "service.name"})
+
+
+def _nanoseconds(at: Any) -> int | None:
+    try:
+        moment = datetime.fromisoformat(str(at))
+    except ValueError:
+        return None
+    # Not through a float, which has no room for the microseconds of a nanosecond's count.
+    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+
+
+def _text(value: Any) -> str | None:
+    """A client's or a server's word, short enough for a span."""
+    return value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+def _typed(value: Any, type: type) -> Any:
+    """A number of the type that the conventions want; None for anything else, and for what OTLP has no room for."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if type is int:
+        return value if isinstance(value, int) and -(1 << 63) <= value < 1 << 63 else None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
