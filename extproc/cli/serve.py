@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
@@ -10,35 +11,34 @@ from typing import Any
 
 import click
 
-from extproc import config
+from extproc import config, logs
 from extproc.cli import options
 from extproc.config import Config
-from extproc.service.admin import Admin
-from extproc.service.workers import Workers
+from extproc.service.sidecar import Sidecar
+
+log = logging.getLogger("extproc.cli")
 
 
 async def run(settings: Config) -> None:
     """Serve until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
-    workers = Workers(settings)
-    admin = Admin(settings.admin_port, workers.readiness)
-    port = await admin.start()
-    ended = _Ended(workers)
+    logs.setup("sidecar", settings.log_format)
+    sidecar = Sidecar(settings)
+    ended = _Ended(sidecar)
     try:
-        if await ended.unless(workers.start()):
-            for address in workers.addresses:
+        if await ended.unless(sidecar.start()):
+            for address in sidecar.workers.addresses:
                 click.echo(f"ready {address}")
-            click.echo(f"health: http://127.0.0.1:{port}/readyz", err=True)
-            await ended.unless(workers.wait())
+            log.info("health and metrics: http://%s:%d/readyz, /metrics", settings.admin_host, sidecar.admin_port)
+            await ended.unless(sidecar.wait())
     finally:
-        await workers.stop()
-        await admin.stop()
+        await sidecar.stop()
 
 
 class _Ended:
     """The signals that end the command."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
         self._event = asyncio.Event()
         self._hurry: asyncio.Task[None] | None = None
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -46,7 +46,7 @@ class _Ended:
 
     def _on_signal(self) -> None:
         if self._event.is_set() and self._hurry is None:
-            self._hurry = asyncio.ensure_future(self._workers.stop())
+            self._hurry = asyncio.ensure_future(self._sidecar.hurry())
         self._event.set()
 
     async def unless(self, work: Coroutine[Any, Any, None]) -> bool:
@@ -68,9 +68,11 @@ class _Ended:
 @click.option("--listen", metavar="ADDRESS", help="unix:PATH or HOST:PORT. [default: DATA_DIR/run/extproc.sock]")
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--workers", metavar="N", help="Worker processes. [default: 1]")
-@click.option("--admin-port", metavar="PORT", help="Port of /healthz and /readyz, on loopback. [default: 9464]")
+@click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
+@click.option("--admin-port", metavar="PORT", help="Port of /healthz, /readyz, /metrics, on loopback. [default: 9464]")
 def command(
-    config_path: Path | None, listen: str | None, data_dir: str | None, workers: str | None, admin_port: str | None
+    config_path: Path | None,
+    **overrides: str | None,
 ) -> None:
     """Run the sidecar alone, for an Envoy of your own.
 
@@ -83,5 +85,4 @@ def command(
       extproc serve --listen unix:/run/extproc/extproc.sock --data-dir /var/lib/extproc --workers 2
       extproc serve --listen 127.0.0.1:50051
     """
-    overrides = {"listen": listen, "data_dir": data_dir, "workers": workers, "admin_port": admin_port}
     asyncio.run(run(config.load(config_path, overrides=overrides)))

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from pathlib import Path
 
 import click
 
-from extproc import config
+from extproc import config, logs
 from extproc.cli import options
 from extproc.config import Config
 from extproc.envoy.stack import Stack
+
+log = logging.getLogger("extproc.cli")
 
 _HELLO = '{"model": "demo", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'
 
 
 async def run(settings: Config) -> None:
     """Run the stack until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
+    logs.setup("up", settings.log_format)
     stack = Stack(settings)
     signals = _Signals(stack)
     work = asyncio.ensure_future(_work(stack, settings))
@@ -28,7 +32,7 @@ async def run(settings: Config) -> None:
         await stack.stop()
         work.result()
     else:
-        click.echo("stopping", err=True)
+        log.info("stopping")
         work.cancel()
         await asyncio.gather(work, return_exceptions=True)
         await stack.stop()
@@ -55,6 +59,8 @@ async def _work(stack: Stack, settings: Config) -> None:
     click.echo(
         f"ready {stack.url}  (Envoy's admin {stack.envoy_admin_url}, ours http://127.0.0.1:{stack.admin_port}/readyz)"
     )
+    if stack.collector:
+        click.echo(f"spans go to {stack.collector}; Jaeger: {settings.jaeger_url}")
     content_type = "-H 'content-type: application/json'"
     if stack.has_demo_backends:
         click.echo(f"try   curl -N {stack.url}/v1/chat/completions {content_type} -d '{_HELLO}'")
@@ -68,12 +74,12 @@ async def _work(stack: Stack, settings: Config) -> None:
 @click.command
 @options.config_file
 @click.option("--port", metavar="PORT", help="Envoy's port. 0: any free one. [default: 8000]")
-@click.option("--admin-port", metavar="PORT", help="Port of /healthz and /readyz, on loopback. [default: 9464]")
+@click.option("--admin-port", metavar="PORT", help="Port of /healthz, /readyz, /metrics, on loopback. [default: 9464]")
 @click.option("--envoy-admin-port", metavar="PORT", help="Port of Envoy's admin, on loopback. [default: 9901]")
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--backend", "backends", multiple=True, metavar="URL", help="LLM server; more than once for several.")
 @click.option("--workers", metavar="N", help="Worker processes of the sidecar. [default: 1]")
-@click.option("--otlp", metavar="URL", help="OTLP/gRPC collector. Not used yet.")
+@click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
 @click.option("--envoy-dir", metavar="DIR", help="Envoy's configuration. [default: envoy, else the shipped one]")
 @click.option("--envoy-concurrency", metavar="N", help="Envoy's threads. [default: one for each core]")
 def command(config_path: Path | None, **overrides: str | tuple[str, ...] | None) -> None:
@@ -87,5 +93,6 @@ def command(config_path: Path | None, **overrides: str | tuple[str, ...] | None)
       extproc up
       extproc up --backend http://127.0.0.1:8000 --port 8080
       extproc up --backend http://gpu1:8000 --backend http://gpu2:8000 --workers 2
+      extproc up --otlp http://127.0.0.1:4317
     """
     asyncio.run(run(config.load(config_path, overrides=overrides)))

@@ -118,6 +118,60 @@ def set_directory(documents: Documents, directory: Path) -> None:
                 source |= {"path": str(directory / name), "watched_directory": {"path": str(directory)}}
 
 
+def set_tracing(documents: Documents, collector: str) -> None:
+    """Let Envoy export its spans to an OTLP/gRPC collector (a URL). Tracing that is configured stays as it is."""
+    url = urllib.parse.urlsplit(collector)
+    bootstrap = documents[BOOTSTRAP]
+    managers = [each for each in _find(bootstrap, "typed_config") if str(each.get("@type")).endswith(_MANAGER)]
+    for manager in managers:
+        manager.setdefault("tracing", _tracing())
+    clusters = bootstrap.setdefault("static_resources", {}).setdefault("clusters", [])
+    if all(cluster.get("name") != _COLLECTOR for cluster in clusters):
+        clusters.append(_collector(url))
+
+
+_COLLECTOR: Final = "otlp"
+_MANAGER: Final = ".HttpConnectionManager"
+
+
+def _tracing() -> dict[str, Any]:
+    return {
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "grpc_service": {"envoy_grpc": {"cluster_name": _COLLECTOR}, "timeout": "5s"},
+                "service_name": "envoy",
+            },
+        },
+        # Requests that bring no decision of their own. One that says `not sampled` stays so.
+        "random_sampling": {"value": 100},
+    }
+
+
+def _collector(url: urllib.parse.SplitResult) -> dict[str, Any]:
+    host, port = url.hostname or "", url.port or 4317
+    address = {"socket_address": {"address": host, "port_value": port}}
+    cluster: dict[str, Any] = {
+        "name": _COLLECTOR,
+        "type": "STRICT_DNS",
+        "connect_timeout": "5s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": _COLLECTOR,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
+        },
+    }
+    if url.scheme == "https":
+        cluster["transport_socket"] = _tls(host, alpn="h2")
+    return cluster
+
+
 def demo_endpoints(documents: Documents) -> list[dict[str, Any]]:
     """The socket addresses in clusters.yaml that stand for demo backends."""
     addresses = (each for each in _find(documents["clusters.yaml"], "socket_address") if isinstance(each, dict))
@@ -170,7 +224,7 @@ def _authority(backend: urllib.parse.SplitResult) -> str:
     return shown if backend.port is None else f"{shown}:{backend.port}"
 
 
-def _tls(host: str) -> dict[str, Any]:
+def _tls(host: str, alpn: str = "http/1.1") -> dict[str, Any]:
     validation: dict[str, Any] = {
         "trusted_ca": {"filename": _authorities()},
         "match_typed_subject_alt_names": [
@@ -179,7 +233,7 @@ def _tls(host: str) -> dict[str, Any]:
     }
     context: dict[str, Any] = {
         "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        "common_tls_context": {"alpn_protocols": ["http/1.1"], "validation_context": validation},
+        "common_tls_context": {"alpn_protocols": [alpn], "validation_context": validation},
     }
     if not _is_address(host):
         context["sni"] = host

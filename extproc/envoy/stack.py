@@ -17,7 +17,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,20 +25,14 @@ from extproc.config import UNIX_PATH_BYTES, Config
 from extproc.envoy import files, process
 from extproc.envoy.proxy import Envoy, State
 from extproc.errors import ConfigError, StackError
-from extproc.service.admin import Admin
-from extproc.service.workers import Workers
+from extproc.service.sidecar import Sidecar
+from extproc.service.workers import Say, to_the_log
+from extproc.telemetry import otlp
 
 _POLL_SECONDS: Final = 0.1
 _STILL_WAITING_SECONDS: Final = 5.0
 _BACKEND_STOP_SECONDS: Final = 3.0
 _HURRY_SECONDS: Final = 0.3
-
-Say = Callable[[str], None]
-
-
-def _print(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 class DemoBackend:
@@ -75,18 +69,21 @@ class DemoBackend:
 class Stack:
     """All processes of one `up`. `say` gets the lines for the operator."""
 
-    def __init__(self, config: Config, say: Say = _print) -> None:
+    def __init__(self, config: Config, say: Say = to_the_log) -> None:
         self._say = say
         self.run_dir = config.data_dir.absolute() / "run"
         self._short_dir: Path | None = None
         self._config = self._with_short_socket(config)
-        self._workers = Workers(self._config, say)
-        self._admin = Admin(config.admin_port, self._workers.readiness)
+        self._sidecar = Sidecar(self._config, say)
+        self.collector = otlp.endpoint(config, os.environ)
         self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
         self._backends: list[DemoBackend] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.port = 0
-        self.admin_port = 0
+
+    @property
+    def admin_port(self) -> int:
+        return self._sidecar.admin_port
 
     @property
     def url(self) -> str:
@@ -115,7 +112,7 @@ class Stack:
     async def wait(self) -> None:
         """Until a part has fallen over for good, which is raised as StackError."""
         self._tasks += [
-            asyncio.create_task(self._workers.wait()),
+            asyncio.create_task(self._sidecar.wait()),
             asyncio.create_task(self._until_envoy_ends()),
             *(asyncio.create_task(backend.keep(self._say)) for backend in self._backends),
         ]
@@ -131,8 +128,7 @@ class Stack:
         for task in self._tasks:
             task.cancel()
         await self._envoy.refuse_connections()
-        await self._workers.stop()
-        await self._admin.stop()
+        await self._sidecar.stop()
         await self._envoy.stop()
         await asyncio.gather(*(backend.stop() for backend in self._backends))
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -144,7 +140,7 @@ class Stack:
         # Two signals in quick succession are one to the worker that gets them, so it is told until it has gone.
         stops: set[asyncio.Task[None]] = set()
         while not any(stop.done() for stop in stops):
-            stops.add(asyncio.create_task(self._workers.stop()))
+            stops.add(asyncio.create_task(self._sidecar.hurry()))
             await asyncio.wait(stops, timeout=_HURRY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         await asyncio.gather(*stops)
 
@@ -174,7 +170,7 @@ class Stack:
         # Envoy sets SO_REUSEPORT: two of them on one port would share its connections without a word.
         config = self._config
         wanted = ((host, config.port, "--port"), ("127.0.0.1", config.envoy_admin_port, "--envoy-admin-port"))
-        for address, port, flag in (*wanted, ("127.0.0.1", config.admin_port, "--admin-port")):
+        for address, port, flag in (*wanted, (config.admin_host, config.admin_port, "--admin-port")):
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
             with socket.socket(family) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -187,9 +183,8 @@ class Stack:
                     ) from None
 
     async def _start_sidecar(self) -> None:
-        await self._workers.start()
+        await self._sidecar.start()
         self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
-        self.admin_port = await self._admin.start()
 
     async def _start_backends(self, documents: files.Documents) -> None:
         if self._config.backends:
@@ -203,13 +198,15 @@ class Stack:
     async def _start_envoy(self, documents: files.Documents) -> None:
         config = self._config
         files.set_ports(documents, port=config.port, admin_port=config.envoy_admin_port)
-        files.set_sidecar(documents, self._workers.addresses)
+        files.set_sidecar(documents, self._sidecar.workers.addresses)
+        if self.collector is not None:
+            files.set_tracing(documents, self.collector)
         files.set_directory(documents, self.run_dir / "envoy")
         files.write(documents, self.run_dir / "envoy")
         await self._envoy.start()
         ended = asyncio.create_task(self._until_envoy_ends())
         ready = asyncio.create_task(self._until_ready())
-        fallen = asyncio.create_task(self._workers.wait())
+        fallen = asyncio.create_task(self._sidecar.wait())
         tasks = (ended, ready, fallen)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

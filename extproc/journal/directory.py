@@ -113,10 +113,22 @@ class FreeSpace:
             system = os.fstatvfs(self._fd)
         except OSError as error:
             return reason(error)
-        free = system.f_bavail * system.f_frsize
-        floor = self._floor
-        if floor is None:
-            floor = min(256 * _MIB, system.f_blocks * system.f_frsize // 20)
+        free, floor = _space(system, self._floor)
         if free >= floor:
             return None
         return f"only {free} bytes are free, fewer than the floor of {floor}"
+
+
+def space(path: Path, floor_bytes: int | None) -> tuple[int, int]:
+    """The free bytes of a directory's file system, and the floor that holds for it. 0 where it cannot be asked."""
+    try:
+        return _space(os.statvfs(path), floor_bytes)
+    except OSError:
+        return 0, floor_bytes or 0
+
+
+def _space(system: os.statvfs_result, floor_bytes: int | None) -> tuple[int, int]:
+    floor = floor_bytes
+    if floor is None:
+        floor = min(256 * _MIB, system.f_blocks * system.f_frsize // 20)
+    return system.f_bavail * system.f_frsize, floor

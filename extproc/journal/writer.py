@@ -34,6 +34,7 @@ from extproc.journal.directory import DataDirectory, FreeSpace, reason
 from extproc.journal.flight import Flight, type_and_id
 from extproc.journal.segment import Name, Segment
 from extproc.journal.spool import Done, Item, Spooler
+from extproc.journal.timing import Times
 
 Durability = Literal["fsync", "write", "off"]
 
@@ -69,6 +70,7 @@ class Journal:
             raise ValueError(f"a boot id is letters, digits and hyphens: {boot_id!r}")
         self.failure: JournalError | None = None
         """Why the journal cannot be written at this moment; None while it can."""
+        self.sync_times = Times()
         self._path = directory
         self._worker = worker
         self._boot_id = boot_id
@@ -92,6 +94,11 @@ class Journal:
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
 
     # -- for the recorder -----------------------------------------------------------------------------------------
+
+    @property
+    def queue_depth(self) -> int:
+        """What waits for the writer's thread."""
+        return self._queue.qsize()
 
     def start(self) -> None:
         """Open the first segment and start the threads. Raises JournalError when the journal cannot be written."""
@@ -285,7 +292,9 @@ class Journal:
             raise ValueError("a record is not one line of ASCII")
         segment.append(data)
         if self._sync:
+            began = time.perf_counter()
             segment.sync()
+            self.sync_times.observe(time.perf_counter() - began)
         segment.acknowledge(len(records))
         self._seq += len(records)
 

@@ -1,7 +1,8 @@
-"""/healthz and /readyz, on loopback: two fixed answers over the smallest HTTP/1 there is.
+"""/healthz, /readyz and /metrics, on loopback: three answers over the smallest HTTP/1 there is.
 
     GET /healthz   200 as long as this process runs
     GET /readyz    200 when every part of every worker is well, else 503; the JSON body names the parts
+    GET /metrics   everything in Prometheus's text format, all workers as one
 
 Nothing else is served: 404 for other paths, 405 for other methods, 400 for what is no HTTP. Requests are
 bounded in size, time and number, and no text of a client comes back in an answer.
@@ -13,7 +14,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -27,18 +28,26 @@ Readiness = Callable[[], tuple[bool, dict[str, Any]]]
 """Whether all is well, and the parts to show."""
 
 
+Metrics = Callable[[], Awaitable[bytes]]
+
+TEXT_FORMAT = "text/plain; version=1.0.0; charset=utf-8"
+"""Prometheus's exposition format, which is what prometheus_client writes."""
+
+
 class Admin:
     """The listener. `start` gives the port, so that 0 can be asked for."""
 
-    def __init__(self, port: int, readiness: Readiness) -> None:
+    def __init__(self, host: str, port: int, readiness: Readiness, metrics: Metrics) -> None:
+        self._host = host
         self._port = port
         self._readiness = readiness
+        self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._connections = 0
 
     async def start(self) -> int:
         try:
-            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self._port, limit=MAX_HEAD_BYTES)
+            self._server = await asyncio.start_server(self._connected, self._host, self._port, limit=MAX_HEAD_BYTES)
         except OSError as error:
             why = os.strerror(error.errno or 0)  # asyncio's own text repeats the address
             raise StackError(f"admin_port {self._port}: cannot listen on it: {why}") from error
@@ -68,28 +77,34 @@ class Admin:
             return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except asyncio.IncompleteReadError as error:
             return _response(HTTPStatus.BAD_REQUEST) if error.partial else b""
-        return self._answer(head)
+        return await self._answer(head)
 
-    def _answer(self, head: bytes) -> bytes:
+    async def _answer(self, head: bytes) -> bytes:
         words = head.partition(b"\r\n")[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _response(HTTPStatus.BAD_REQUEST)
         method, target, _ = words
         path = target.partition(b"?")[0]
-        if path not in (b"/healthz", b"/readyz"):
+        if path not in (b"/healthz", b"/readyz", b"/metrics"):
             return _response(HTTPStatus.NOT_FOUND)
         if method != b"GET":
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, extra="allow: GET\r\n")
         if path == b"/healthz":
             return _response(HTTPStatus.OK, {"ok": True})
+        if path == b"/metrics":
+            return _whole(HTTPStatus.OK, TEXT_FORMAT, await self._metrics())
         ready, parts = self._readiness()
         return _response(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, {"ready": ready} | parts)
 
 
 def _response(status: HTTPStatus, body: dict[str, Any] | None = None, extra: str = "") -> bytes:
     content = json.dumps({"error": status.phrase} if body is None else body).encode() + b"\n"
+    return _whole(status, "application/json", content, extra)
+
+
+def _whole(status: HTTPStatus, content_type: str, content: bytes, extra: str = "") -> bytes:
     head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: {content_type}\r\n"
         f"content-length: {len(content)}\r\nconnection: close\r\n{extra}\r\n"
     )
     return head.encode() + content

@@ -22,6 +22,7 @@ from extproc.core.events import CloseReason, Direction
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
 from extproc.errors import JournalError
+from extproc.journal.timing import Times
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
 from extproc.service.wire import Kind, Message, Modes
@@ -52,6 +53,7 @@ class Recorder:
         """Requests and answers that passed without a record."""
         self.refused = 0
         """Requests that were refused because they could not be recorded."""
+        self.gate_times = Times()
         redactor = Redactor(redaction_key, config.redact_headers, config.redact_query)
         self.access_log = AccessLog(journal, redactor)
         self._settings = Settings(
@@ -142,6 +144,10 @@ class Recorder:
         gate.deadline = monotonic() + self._gate_timeout
         queue.append(gate)
 
+    def gate_opened(self, gate: _Gate) -> None:
+        """A reply has waited for the disk. From any thread, but for one gate at a time as good as always."""
+        self.gate_times.observe(monotonic() - gate.deadline + self._gate_timeout)
+
     def lost(self, direction: Direction, error: JournalError, *, refused: bool) -> None:
         """A record that the journal could not take: count it, leave a gap behind. From any thread."""
         if refused:
@@ -231,6 +237,7 @@ class Processor:
 
     def settle(self, gate: _Gate, error: JournalError | None) -> None:
         """The gate opens, or the policy applies. Called once for each gate, by whoever claimed it."""
+        self._recorder.gate_opened(gate)
         reply = gate.reply if error is None else self._after_failure(gate, error)
         self._send(reply)
 

@@ -6,6 +6,7 @@ The supervisor talks to it over pipes:
     stdout   `failed KIND TEXT`   it could not start; KIND is the name of an exception of `errors.py`
              `ready ADDRESS`      it listens there
              `health JSON`        its named parts, whenever one changes
+             `figures JSON`       what it counts (`figures.py`), about once a second and at the end
     stderr   the log
 
 SIGTERM and SIGINT drain, as `transport.py` and `_serve` say; a second one waits no longer, and still writes
@@ -17,24 +18,28 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
 # The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+from extproc import logs
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.harden import harden
 from extproc.journal import recovery
 from extproc.journal.writer import Journal
-from extproc.service import ids, redaction_key, server
+from extproc.service import figures, ids, redaction_key, server
+from extproc.service.figures import Figures
 from extproc.service.health import Health
 from extproc.service.processor import Recorder
 
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("extproc.service")
 
 HEALTH_SECONDS = 0.2
+FIGURES_TURNS = 5
+"""The figures go out with every so many looks at the health, when they have changed."""
 JOURNAL_SECONDS = 5.0
 """How long the journal may take to write what it has when the worker ends."""
 
@@ -53,8 +60,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="extproc.service.worker", description=__doc__)
     parser.add_argument("--index", type=int, required=True)
     index = parser.parse_args().index
-    logging.basicConfig(level=logging.INFO, format=f"extproc worker {index}: %(message)s", stream=sys.stderr)
     config = Config.from_json(sys.stdin.buffer.readline())
+    logs.setup(f"worker {index}", config.log_format)
     harden()
     try:
         _serve(config, index)
@@ -76,6 +83,7 @@ def _serve(config: Config, index: int) -> None:
         free_space_floor_bytes=config.free_space_floor_bytes,
     )
     journal.start()
+    recorder = None
     try:
         recorder = Recorder(config, journal, redaction_key.load(config.data_dir))
         health = Health({"journal": lambda: journal.failure is None})
@@ -83,13 +91,15 @@ def _serve(config: Config, index: int) -> None:
         _stop_on_signals(transport, config.drain_seconds)
         done = threading.Event()
         _in_background(_stop_with_parent, transport)
-        _in_background(_report_health, health, done)
+        _in_background(_report, health, lambda: figures.of(recorder, journal), done)
         _tune_collector()
         _say("ready", address)
         transport.run()  # until a signal; the list of the end is in transport.py
         done.set()
     finally:
         journal.close(JOURNAL_SECONDS)
+        if recorder is not None:
+            _say("figures", figures.of(recorder, journal).to_json())
 
 
 def _stop_on_signals(transport: Server, grace: float) -> None:
@@ -109,13 +119,19 @@ def _stop_with_parent(transport: Server) -> None:
     transport.stop(0.0)  # not even for Envoy's last access entries
 
 
-def _report_health(health: Health, done: threading.Event) -> None:
+def _report(health: Health, count: Callable[[], Figures], done: threading.Event) -> None:
     told: dict[str, bool] = {}
-    while not done.wait(HEALTH_SECONDS):
+    counted = Figures()
+    for turn in itertools.count():
+        if done.wait(HEALTH_SECONDS):
+            return
         parts = health.parts()
         if parts != told:
             told = parts
             _say("health", json.dumps(parts))
+        if turn % FIGURES_TURNS == 0 and (now := count()) != counted:
+            counted = now
+            _say("figures", now.to_json())
 
 
 def _tune_collector() -> None:

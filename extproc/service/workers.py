@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from extproc.errors import ExtprocError, JournalError, StackError
 from extproc.journal import recovery, retention
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
+from extproc.service.figures import Figures
 
 MAX_DEATHS = 5
 PERIOD_SECONDS = 60.0
@@ -37,15 +39,19 @@ LAST_SECONDS = 10.0
 """After `drain_seconds` a worker has this long to write its last records, then it is killed."""
 
 
-def _print(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+Say = Callable[[str], None]
+log = logging.getLogger("extproc.service")
+
+
+def to_the_log(line: str) -> None:
+    """What an operator should know, in the operators' log."""
+    log.warning("%s", line)
 
 
 class Workers:
     """All workers of one sidecar. `say` gets the lines for the operator."""
 
-    def __init__(self, config: Config, say: Callable[[str], None] = _print) -> None:
+    def __init__(self, config: Config, say: Say = to_the_log) -> None:
         self._config = config
         self._say = say
         self._workers = [_Worker(config, index) for index in range(config.workers)]
@@ -72,6 +78,18 @@ class Workers:
         """Whether every worker is well, and the parts of each by name."""
         parts = [{"worker": worker.index, "up": worker.ready, **worker.health} for worker in self._workers]
         return all(all(part[name] for name in part if name != "worker") for part in parts), {"workers": parts}
+
+    def figures(self) -> Figures:
+        """What all workers have counted, the dead ones too."""
+        return sum((worker.figures + worker.of_the_dead for worker in self._workers), Figures())
+
+    def lives(self) -> list[tuple[bool, int]]:
+        """Of each worker by index whether it runs and is well, and how often it was started again."""
+        return [(worker.ready and all(worker.health.values()), worker.restarts) for worker in self._workers]
+
+    def is_writable(self) -> bool:
+        """Whether every worker can write its journal, as far as it has said."""
+        return all(worker.health.get("journal", worker.ready) for worker in self._workers)
 
     async def start(self) -> None:
         """Start all and wait until they listen. Raises what the first failing worker said."""
@@ -140,6 +158,7 @@ class Workers:
                 self._fallen.set_exception(StackError(text))
                 return
             self._say(f"{why}; starting it again")
+            worker.restarts += 1
             try:
                 await worker.start()
             except ExtprocError as error:
@@ -175,6 +194,10 @@ class _Worker:
         self.address = ""
         self.health: dict[str, bool] = {}
         self.ready = False
+        self.restarts = 0
+        self.figures = Figures()
+        self.of_the_dead = Figures()
+        """What the processes before this one had counted."""
         self._config = config
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -187,6 +210,8 @@ class _Worker:
     async def start(self) -> None:
         """Spawn the process and wait for its `ready`. Raises what it says instead."""
         self.health, self.ready = {}, False
+        self.of_the_dead += self.figures.of_the_dead()
+        self.figures = Figures()
         process = self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "extproc.service.worker", "--index", str(self.index)),
             stdin=asyncio.subprocess.PIPE,
@@ -214,6 +239,8 @@ class _Worker:
             word, _, rest = line.decode().partition(" ")
             if word == "health":
                 self.health = json.loads(rest)
+            elif word == "figures":
+                self.figures = Figures.from_json(rest)
 
     async def ended(self) -> str:
         """Wait for the end of the process; which worker it was and why it ended."""

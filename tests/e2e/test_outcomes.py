@@ -57,13 +57,14 @@ def overlay(directory: Path, change: Callable[[files.Documents], None]) -> Path:
 def _routes(documents: files.Documents) -> None:
     """Routes with limits of their own before the shipped ones, and a filter that can limit rates."""
     routes = documents["routes.yaml"]["resources"][0]["virtual_hosts"][0]["routes"]
-    for name, action in {
+    actions: dict[str, dict[str, Any]] = {
         "slow": {"timeout": "0.3s"},
         "try": {"timeout": "0s", "retry_policy": {"retry_on": "5xx", "per_try_timeout": "0.3s", "num_retries": 1}},
         "idle": {"timeout": "0s", "idle_timeout": "0.3s"},
         "lasting": {"timeout": "0s", "max_stream_duration": {"max_stream_duration": "0.3s"}},
         "empty": {"cluster": "empty"},
-    }.items():
+    }
+    for name, action in actions.items():
         routes.insert(0, {"name": name, "match": {"prefix": f"/{name}/"}, "route": {"cluster": "llm"} | action})
     limit = {
         "@type": "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
@@ -72,20 +73,20 @@ def _routes(documents: files.Documents) -> None:
         "filter_enabled": {"default_value": {"numerator": 100}},
         "filter_enforced": {"default_value": {"numerator": 100}},
     }
-    name = "envoy.filters.http.local_ratelimit"
+    limiter = "envoy.filters.http.local_ratelimit"
     routes.insert(
         0,
         {
             "name": "limited",
             "match": {"prefix": "/limited/"},
             "route": {"cluster": "llm"},
-            "typed_per_filter_config": {name: limit},
+            "typed_per_filter_config": {limiter: limit},
         },
     )
     routes.insert(0, {"name": "nowhere", "match": {"prefix": "/nowhere/"}, "route": {"cluster": "gone"}})
     manager = documents[files.BOOTSTRAP]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
     off = {"@type": limit["@type"], "stat_prefix": "none"}
-    manager["typed_config"]["http_filters"].insert(-1, {"name": name, "typed_config": off})
+    manager["typed_config"]["http_filters"].insert(-1, {"name": limiter, "typed_config": off})
     documents["clusters.yaml"]["resources"].append(
         {
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",

@@ -1,4 +1,4 @@
-"""/healthz and /readyz, and nothing else."""
+"""/healthz, /readyz and /metrics, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from extproc.service.admin import MAX_CONNECTIONS, MAX_HEAD_BYTES, Admin
 
 WELL = (True, {"workers": [{"worker": 0, "journal": True}]})
 ILL = (False, {"workers": [{"worker": 0, "journal": False}]})
+
+
+async def _metrics() -> bytes:
+    return b"# HELP x X.\nx 1.0\n"
 
 
 async def _ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -32,7 +36,7 @@ def with_admin(story: Any, readiness: Any = WELL) -> Any:
     """Run a story against an admin server."""
 
     async def run() -> Any:
-        server = Admin(0, lambda: readiness)
+        server = Admin("127.0.0.1", 0, lambda: readiness, _metrics)
         port = await server.start()
         try:
             return await story(port)
@@ -139,7 +143,7 @@ def test_it_listens_on_loopback_alone() -> None:
     """Whatever the machine's addresses are."""
 
     async def run() -> list[str]:
-        server = Admin(0, lambda: WELL)
+        server = Admin("127.0.0.1", 0, lambda: WELL, _metrics)
         await server.start()
         assert server._server is not None
         hosts = [socket.getsockname()[0] for socket in server._server.sockets]
@@ -154,6 +158,14 @@ def test_a_port_in_use() -> None:
 
     async def story(port: int) -> None:
         with pytest.raises(StackError, match=f"admin_port {port}: cannot listen on it: Address already in use"):
-            await Admin(port, lambda: WELL).start()
+            await Admin("127.0.0.1", port, lambda: WELL, _metrics).start()
 
     with_admin(story)
+
+
+def test_metrics() -> None:
+    """As they are, in Prometheus's format."""
+    status, headers, body = ask(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+    assert (status, body) == (200, b"# HELP x X.\nx 1.0\n")
+    assert headers["content-type"].startswith("text/plain; version=")
+    assert ask(b"POST /metrics HTTP/1.1\r\nhost: x\r\n\r\n")[0] == 405

@@ -1,0 +1,140 @@
+"""The follower's process, kept going by the supervisor. Traffic never depends on it.
+
+    follower = FollowerProcess(config)
+    await follower.start()       # returns at once; it is started again whenever it ends
+    text = await follower.metrics()
+    await follower.stop()        # after the workers, so that it sees their last records
+
+`extproc/follow/process.py` has the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from typing import Any, Final
+
+from extproc.config import Config
+
+log = logging.getLogger("extproc.service")
+
+PROGRAM: Final = (sys.executable, "-m", "extproc.follow.process")
+STOP_SECONDS: Final = 7.0
+METRICS_SECONDS: Final = 3.0
+BACK_OFF_SECONDS: Final = (0.5, 1.0, 5.0, 15.0)
+_LINE: Final = 1024 * 1024
+
+
+class FollowerProcess:
+    """One process after another."""
+
+    def __init__(
+        self, config: Config, program: tuple[str, ...] = (sys.executable, "-m", "extproc.follow.process")
+    ) -> None:
+        self.up = False
+        self.restarts = 0
+        self.state: dict[str, Any] = {}
+        """What it has said of itself last."""
+        self._config = config
+        self._program = program
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._answer: asyncio.Future[bytes] | None = None
+        self._asking = asyncio.Lock()
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def readiness(self) -> dict[str, Any]:
+        """Its part of /readyz, which informs and does not decide."""
+        return {"follower": {"up": self.up, "lag_seconds": self.state.get("lag_seconds")}}
+
+    async def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """Let it read and export what is there, within its limit."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def metrics(self) -> bytes:
+        """Its metrics in Prometheus's text format; empty while it is down or does not answer in time."""
+        process = self._process
+        if not self.up or process is None or process.stdin is None:
+            return b""
+        async with self._asking:
+            self._answer = asyncio.get_running_loop().create_future()
+            try:
+                process.stdin.write(b"metrics\n")
+                async with asyncio.timeout(METRICS_SECONDS):
+                    return await self._answer
+            except (TimeoutError, OSError):
+                return b""
+            finally:
+                self._answer = None
+
+    async def _keep(self) -> None:
+        failures = 0
+        while True:
+            why = await self._run()
+            self.up = False
+            if self._stopping:
+                return
+            failures = 0 if self.state else failures + 1
+            pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
+            log.warning("the follower %s; starting it again in %g s", why, pause)
+            self.restarts += 1
+            self.state = {}
+            await asyncio.sleep(pause)
+
+    async def _run(self) -> str:
+        """One process from its start to its end; how it ended."""
+        process = self._process = await asyncio.create_subprocess_exec(
+            *self._program,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LINE,
+            start_new_session=True,  # Ctrl-C at a terminal is for the supervisor
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(self._config.to_json().encode() + b"\n")
+        said = await self._read(process.stdout)
+        code = await process.wait()
+        return said or (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+
+    async def _read(self, stdout: asyncio.StreamReader) -> str:
+        """What it says, until its end; why it could not start, if it says so."""
+        while line := await stdout.readline():
+            word, _, rest = line.decode().rstrip("\n").partition(" ")
+            match word:
+                case "ready":
+                    self.up = True
+                case "state":
+                    self.state = json.loads(rest)
+                case "metrics":
+                    text = await stdout.readexactly(int(rest))
+                    if self._answer is not None and not self._answer.done():
+                        self._answer.set_result(text)
+                case "failed":
+                    return f"could not start: {rest.partition(' ')[2]}"
+        return ""

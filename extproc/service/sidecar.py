@@ -1,0 +1,46 @@
+"""The sidecar as a whole: its workers, the follower, and the admin port. What `serve` runs, and `up` beside Envoy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from extproc.config import Config
+from extproc.service.admin import Admin
+from extproc.service.exposition import Exposition
+from extproc.service.follower import FollowerProcess
+from extproc.service.workers import Say, Workers, to_the_log
+
+
+class Sidecar:
+    """Started, waited for and stopped as `Workers` are. The follower is last to go: it reads what the workers wrote."""
+
+    def __init__(self, config: Config, say: Say = to_the_log) -> None:
+        self.workers = Workers(config, say)
+        self.follower = FollowerProcess(config)
+        self.admin_port = 0
+        exposition = Exposition(config.data_dir, config.free_space_floor_bytes, self.workers, self.follower)
+        self._admin = Admin(config.admin_host, config.admin_port, self._readiness, exposition.text)
+
+    async def start(self) -> None:
+        """Start all parts and wait until the workers listen. Raises what the first failing one said."""
+        self.admin_port = await self._admin.start()
+        await self.workers.start()
+        await self.follower.start()
+
+    async def wait(self) -> None:
+        """Until the workers have fallen over, which is raised as StackError."""
+        await self.workers.wait()
+
+    async def stop(self) -> None:
+        """Stop all parts. `hurry` ends the waiting for exchanges that run."""
+        await self.workers.stop()
+        await self.follower.stop()
+        await self._admin.stop()
+
+    async def hurry(self) -> None:
+        """Wait no longer for the exchanges that run."""
+        await self.workers.stop()
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        ready, parts = self.workers.readiness()
+        return ready, parts | self.follower.readiness()
