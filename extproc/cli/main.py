@@ -22,6 +22,7 @@ from extproc.errors import ConfigError, ExtprocError
 COMMANDS: Final = {
     "up": "Run the whole stack on this machine: Envoy, the sidecar, demo backends.",
     "serve": "Run the sidecar alone, for an Envoy of your own.",
+    "follow": "Make spans and metrics of the journal.",
     "init": "Write the shipped Envoy configuration and settings out for editing.",
     "log": "List exchanges, newest last.",
     "show": "Show one exchange, or write its exact bytes.",

@@ -7,14 +7,16 @@ can be read. What a body says is read when its record comes, and the body is let
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.llm import of_request, of_response
+from extproc.core.record import timestamp
 from extproc.follow.position import Place
-from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, later
+from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, later, started_by_id
 
 Record = Mapping[str, Any]
 
@@ -40,6 +42,7 @@ class Join:
         self._stray_places: dict[str, Place] = {}
         self._given: dict[str, None] = {}
         self._before: set[str] = set()
+        self._since = timestamp(time.time_ns())
         self._ready: list[Exchange] = []
         self._others: list[Record] = []
 
@@ -99,7 +102,8 @@ class Join:
         parts = self._pending.get(id)
         if parts is None:
             if record["type"] not in BEGINNING:
-                if record["type"] == "access":
+                # What ended while no follower ran was given out by the one before.
+                if record["type"] == "access" and started_by_id(id) >= self._since:
                     self._strays[id], self._stray_places[id] = record, place
                 return
             parts = self._begin(id)

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from extproc import logs
@@ -59,15 +60,19 @@ def main() -> int:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
             out.line("ready")
-            run(follower, tracing, stopping, out)
+            follow(follower, tracing, stopping, lambda state: out.line(f"state {json.dumps(state)}"))
+            follower.finish()  # the workers are gone, so that no access entry can come any more
+            end(follower, tracing)
     except ExtprocError as error:
         out.line(f"failed {type(error).__name__} {error}")
         return 1
     return 0
 
 
-def run(follower: Follower, tracing: Tracing | None, stopping: threading.Event, out: _Out) -> None:
-    """Follow until told to stop, then read what is there and let it be exported."""
+def follow(
+    follower: Follower, tracing: Tracing | None, stopping: threading.Event, tell: Callable[[dict[str, Any]], None]
+) -> None:
+    """Follow until told to stop, then read what is there and let it be exported. `tell` hears the state each second."""
     state_at = 0.0
     while not stopping.is_set():
         more = follower.step()
@@ -75,12 +80,16 @@ def run(follower: Follower, tracing: Tracing | None, stopping: threading.Event, 
         if now >= state_at:
             state_at = now + STATE_SECONDS
             adapt(follower, tracing)
-            out.line(f"state {json.dumps(state(follower, tracing))}")
+            tell(state(follower, tracing))
         if not more:
             stopping.wait(IDLE_SECONDS)
     until = time.monotonic() + STOP_SECONDS / 2
     while follower.step() and time.monotonic() < until:
         pass
+
+
+def end(follower: Follower, tracing: Tracing | None) -> None:
+    """The last of it: what waits for the collector, and the position."""
     follower.close(STOP_SECONDS / 2)
     if tracing is not None:
         tracing.close(0.5)

@@ -44,7 +44,7 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
     """Exit code 0, nothing left running, every segment closed, and no exchange of its own making."""
     with RunningStack(tmp_path, "--workers", "2", *FAST) as stack:
         processes = everything(stack)
-        assert len(processes) == 6, "up, two workers, Envoy, two demo backends"
+        assert len(processes) == 7, "up, two workers, the follower, Envoy, two demo backends"
         assert get(f"{stack.admin}/readyz")[0] == 200
         assert get(f"{stack.envoy_admin}/ready")[0] == 200
         assert stack.exchanges() == []

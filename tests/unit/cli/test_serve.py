@@ -66,7 +66,8 @@ def test_ready_for_each_worker_and_exit_0_at_the_end(sidecar: Sidecar, tmp_path:
 def test_health_is_served_on_loopback(sidecar: Sidecar) -> None:
     """Its address is on stderr, so that stdout holds the addresses for Envoy only."""
     sidecar.out.readline()
-    url = sidecar.err.readline().removeprefix("health: ").strip()
+    event = json.loads(sidecar.err.readline())["event"]
+    url = event.removeprefix("health and metrics: ").partition(",")[0]
     assert url.startswith("http://127.0.0.1:")
     with urllib.request.urlopen(url.replace("readyz", "healthz"), timeout=20) as answer:
         assert answer.status == 200

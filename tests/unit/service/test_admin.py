@@ -72,7 +72,7 @@ def test_readyz_names_the_parts(readiness: Any, status: int) -> None:
     ("request_", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", 404),
-        (b"GET /metrics HTTP/1.1\r\n\r\n", 404),
+        (b"GET /metric HTTP/1.1\r\n\r\n", 404),
         (b"GET /../healthz HTTP/1.1\r\n\r\n", 404),
         (b"GET //healthz HTTP/1.1\r\n\r\n", 404),
         (b"POST /healthz HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc", 405),
