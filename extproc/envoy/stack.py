@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.config import UNIX_PATH_BYTES, Config
-from extproc.envoy import files, process
+from extproc.envoy import files, process, publish
 from extproc.envoy.proxy import Envoy, State
-from extproc.errors import ConfigError, StackError
+from extproc.errors import StackError
 from extproc.service.sidecar import Sidecar
 from extproc.service.workers import Say, to_the_log
 from extproc.telemetry import otlp
@@ -99,7 +99,7 @@ class Stack:
 
     async def start(self) -> None:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
-        documents = files.read(self._envoy_directory())
+        documents = files.read(publish.directory(self._config))
         self._check_ports(files.listener_host(documents))
         try:
             await self._start_sidecar()
@@ -156,15 +156,6 @@ class Stack:
             return config
         self._short_dir = Path(tempfile.mkdtemp(prefix="extproc-"))  # made 0700
         return config.replace(listen=f"unix:{self._short_dir / 'extproc.sock'}")
-
-    def _envoy_directory(self) -> Path | None:
-        """The directory to read; None, the shipped files, when the default one is not there."""
-        directory = self._config.envoy_dir
-        if directory.is_dir():
-            return directory
-        if directory == Config().envoy_dir:
-            return None
-        raise ConfigError(f"{directory}: there is no such directory; `extproc init .` writes ./envoy for editing")
 
     def _check_ports(self, host: str) -> None:
         # Envoy sets SO_REUSEPORT: two of them on one port would share its connections without a word.
