@@ -26,7 +26,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up test install lint bench kill-cycles soak fuzz proto lock clean
+.PHONY: help up test test-compose install lint bench kill-cycles soak fuzz proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -35,6 +35,7 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
 	@echo 'make kill-cycles, soak, fuzz   the long forms of tests: 1,000 kills, 500,000 exchanges, 20,000 examples each'
+	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
 	@echo 'make clean     remove .venv and everything else that make has made; data/ stays'
@@ -57,6 +58,9 @@ lint: $(DEVELOPMENT)
 
 bench: $(PACKAGE)
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+test-compose: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 $(BIN)/python tests/compose/run.py
 
 # The long forms of tests of which `make test` runs a short one.
 TEST_LONG = $(BIN)/python -m pytest -o timeout=0 $(ARGS)

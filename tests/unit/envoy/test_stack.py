@@ -9,7 +9,6 @@ import pytest
 from extproc.config import Config
 from extproc.envoy.proxy import State
 from extproc.envoy.stack import Stack, _missing
-from extproc.errors import ConfigError
 
 UP = {"127.0.0.1:1": True}
 DOWN = {"127.0.0.1:1": False}
@@ -33,16 +32,6 @@ def test_what_a_request_would_fail_for(state: State | None, missing: str) -> Non
     """Ready is when nothing is missing."""
     assert missing in _missing(state)
     assert bool(missing) == bool(_missing(state))
-
-
-def test_an_envoy_directory_that_was_named_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default one need not: then the shipped files are used."""
-    monkeypatch.chdir(tmp_path)
-    assert Stack(Config(data_dir=tmp_path))._envoy_directory() is None
-    (tmp_path / "envoy").mkdir()
-    assert Stack(Config(data_dir=tmp_path))._envoy_directory() == Path("envoy")
-    with pytest.raises(ConfigError, match=r"mine: there is no such directory"):
-        Stack(Config(data_dir=tmp_path, envoy_dir=Path("mine")))._envoy_directory()
 
 
 def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
