@@ -312,7 +312,8 @@ def check_ports(compose: Compose) -> None:
 
 
 def check_hardening(compose: Compose, service: str) -> None:
-    """Each line of it, as the engine has applied it."""
+    """Each line of it, as the engine has applied it; and it is healthy."""
+    until(lambda: compose.inspect(service)["State"]["Health"]["Status"] == "healthy", f"the health of {service}")
     found = compose.inspect(service)
     host = found["HostConfig"]
     user = found["Config"]["User"].partition(":")[0]
@@ -326,7 +327,6 @@ def check_hardening(compose: Compose, service: str) -> None:
     assert host["PidsLimit"] == 256, service
     assert {"Name": "core", "Soft": 0, "Hard": 0} in host["Ulimits"], service
     assert "/tmp" in host["Tmpfs"], service
-    assert found["State"]["Health"]["Status"] == "healthy", service
     assert host["RestartPolicy"]["Name"] == "on-failure", service
 
 

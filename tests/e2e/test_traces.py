@@ -23,7 +23,10 @@ EXT_PROC: Final = "async envoy.service.ext_proc.v3.ExternalProcessor.Process egr
 SECRET: Final = "sk-canary-in-a-header"
 CANARY: Final = "canary in a prompt"
 
-pytestmark = pytest.mark.skipif(go() is None, reason="Go is missing, and Jaeger is built with it")
+pytestmark = [
+    pytest.mark.skipif(go() is None, reason="Go is missing, and Jaeger is built with it"),
+    pytest.mark.timeout(BUILD_SECONDS + 60),  # whichever test comes first waits for the build
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,6 @@ def recorded(stack: RunningStack, id: str) -> dict[str, Any]:
     return next(record for record in stack.records(id) if record["type"] == "request")
 
 
-@pytest.mark.timeout(BUILD_SECONDS + 60)
 def test_one_trace_holds_envoys_spans_and_ours(stack: RunningStack, jaeger: Jaeger) -> None:
     """Envoy's server span, its client span for the ext_proc call, and beneath that one ours."""
     id = ask(stack, stream=True)
