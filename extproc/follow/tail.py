@@ -72,8 +72,8 @@ class Tails:
     def _refresh(self) -> None:
         everything = {_key(series): series for series in lines.series(self._directory)}
         for key in self._positions.keys() - everything.keys():
-            if key not in self._open:
-                del self._positions[key]  # all its segments have been deleted
+            self._open.pop(key, None)
+            del self._positions[key]  # all its segments have been deleted
         for key, series in everything.items():
             source = self._open.get(key)
             if source is not None:

@@ -234,6 +234,7 @@ class Compose:
 
 def check(compose: Compose) -> None:
     """Everything that is promised of the deployment."""
+    until(lambda: compose.inspect("envoy")["State"]["Health"]["Status"] == "healthy", "Envoy's health")
     say("sending a chat completion")
     id = ask()
     exchange = until(lambda: recorded(compose, id), "the record")

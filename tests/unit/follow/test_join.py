@@ -1,0 +1,159 @@
+"""Records become final exchanges, each once, whatever their order, in bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.journals import START_NS, access, id_of, request, response
+
+from extproc.core.record import encode, timestamp
+from extproc.follow import join
+from extproc.follow.join import Join
+from extproc.journal.join import Exchange
+
+SECOND = 1_000_000_000
+NOW = timestamp(START_NS + 2 * SECOND)
+LATE = timestamp(START_NS + 60 * SECOND)
+
+
+@pytest.fixture
+def joining(monkeypatch: pytest.MonkeyPatch) -> Join:
+    """A join that began before everything here."""
+    monkeypatch.setattr(join, "time", _Clock())
+    return Join(Path("data"))
+
+
+class _Clock:
+    @staticmethod
+    def time_ns() -> int:
+        return START_NS - SECOND
+
+
+def add(joining: Join, *records: bytes) -> None:
+    """Take records in, each from a place of its own."""
+    for number, record in enumerate(records):
+        joining.add(("w0-b", 1, number), json.loads(record))
+
+
+def given(joining: Join, horizon: str = NOW) -> list[Exchange]:
+    """What has become final."""
+    return list(joining.exchanges(horizon))
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_every_order_gives_one_whole_exchange(joining: Join, order: tuple[int, ...]) -> None:
+    """Once the last of its three records is there, and not again."""
+    records = (request(1), response(1), access(1))
+    add(joining, *(records[index] for index in order[:2]))
+    assert given(joining) == []
+    add(joining, records[order[2]])
+    (exchange,) = given(joining)
+    assert (exchange["outcome"], exchange["access_log"]) == ("ok", "received")
+    add(joining, *records)
+    assert given(joining, LATE) == []
+    assert joining.pending() == []
+
+
+def test_an_entry_that_never_comes(joining: Join) -> None:
+    """It is waited for as long as the records' time says, then the exchange is given without it."""
+    add(joining, request(1), response(1))
+    assert given(joining, timestamp(START_NS + 6 * SECOND)) == []
+    (exchange,) = given(joining, timestamp(START_NS + 7 * SECOND))
+    assert exchange["access_log"] == "missing"
+
+
+def test_a_request_that_comes_after_its_answer(joining: Join) -> None:
+    """An early answer waits a moment for it; an answer without one is given in the end."""
+    add(joining, response(1), access(1))
+    assert given(joining) == []
+    add(joining, request(1))
+    assert given(joining)[0]["method"] == "POST"
+    add(joining, response(2), access(2))
+    (alone,) = given(joining, timestamp(START_NS + 3 * SECOND))
+    assert alone["request"] is None
+
+
+def test_an_orphan_is_final_without_an_entry(joining: Join) -> None:
+    """After the same time as any other."""
+    end = timestamp(START_NS + SECOND)
+    add(joining, request(1), encode({"type": "orphan", "id": id_of(1), "at": end, "had": "request"}))
+    (exchange,) = given(joining, LATE)
+    assert exchange["outcome"] == "sidecar_restart_orphan"
+
+
+def test_what_is_in_flight_is_not_given(joining: Join) -> None:
+    """However late it gets, and not by the end of everything either."""
+    add(joining, request(1))
+    assert given(joining, LATE) == []
+    assert list(joining.rest(LATE)) == []
+    assert joining.pending() == [("w0-b", 1, 0)]
+
+
+def test_the_rest(joining: Join) -> None:
+    """At the end, what has ended is given with what is known."""
+    add(joining, request(1), response(1))
+    assert [exchange["id"] for exchange in joining.rest(NOW)] == [id_of(1)]
+    assert list(joining.rest(NOW)) == []
+
+
+def test_entries_without_an_exchange(joining: Join) -> None:
+    """One that names none at once; one whose exchange never comes after its time; gaps, too."""
+    gap = {"type": "gap", "at": NOW, "count": 3, "direction": "request", "why": "full"}
+    add(joining, access(None), access(7), encode(gap))
+    assert [record["type"] for record in joining.others(NOW)] == ["access", "gap"]
+    assert joining.pending() == [("w0-b", 1, 1)]
+    (stray,) = joining.others(LATE)
+    assert stray["id"] == id_of(7)
+    assert list(joining.others(LATE)) == []
+
+
+def test_an_entry_of_an_exchange_before_our_time(joining: Join) -> None:
+    """Whoever followed then has given it out: it is no stray."""
+    before = START_NS - 10 * SECOND
+    add(joining, access(3, at=before))
+    assert list(joining.others(LATE)) == []
+
+
+def test_exchanges_that_began_before_the_first_start(joining: Join) -> None:
+    """What comes of them is passed over."""
+    joining.began_before(iter([id_of(1)]))
+    add(joining, response(1), access(1))
+    assert given(joining, LATE) == []
+    assert list(joining.others(LATE)) == []
+
+
+def test_bodies_are_let_go_of(joining: Join) -> None:
+    """What they say of a model stays; with `keep_bodies` they stay themselves."""
+    chat = b'{"model":"m","messages":[{"role":"user","content":"long"}]}'
+    fields: dict[str, Any] = json.loads(request(1, chat)) | {"path": "/v1/chat/completions"}
+    for keep, expected in ((False, None), (True, {"text": chat.decode()})):
+        joining = Join(Path("data"), keep_bodies=keep)
+        add(joining, encode(fields), response(1), access(1))
+        (exchange,) = given(joining)
+        assert exchange["llm"]["model"] == "m"
+        assert exchange.body("request") == expected
+
+
+def test_too_many_at_once(joining: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is given up and counted; memory is bounded."""
+    monkeypatch.setattr(join, "MAX_PENDING", 3)
+    add(joining, *(request(number) for number in range(1, 6)))
+    assert (joining.given_up, len(joining.pending())) == (2, 3)
+    add(joining, response(1), access(1), response(5), access(5))
+    assert [exchange["id"] for exchange in given(joining)] == [id_of(5)]
+
+
+def test_other_records_change_nothing(joining: Join) -> None:
+    """Heads and ends of segments, and types that a newer version writes."""
+    add(
+        joining,
+        encode({"type": "segment", "at": NOW}),
+        encode({"type": "end", "at": NOW}),
+        encode({"type": "new", "at": NOW}),
+    )
+    assert given(joining, LATE) == []
+    assert list(joining.others(LATE)) == []

@@ -1,0 +1,157 @@
+"""All series of a directory, read once each, while segments are written, closed, compressed and deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.journals import START_NS, abandon, append, id_of, journal, request, response, segments
+
+from extproc.follow.tail import Tails, record_at
+from extproc.journal import recovery, retention
+
+MINUTE = 60_000_000_000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory of the user's own."""
+    path = tmp_path / "data"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def read(tails: Tails, limit: int = 1000) -> list[str]:
+    """The ids of what is there now; heads and ends of segments left out."""
+    return [str(record["id"]) for _, record in tails.records(limit) if "id" in record]
+
+
+def test_records_come_once_as_they_are_written(data: Path) -> None:
+    """Also across segments, and those of a worker that begins later."""
+    tails = Tails(data, {})
+    with journal(data, segment_bytes=1) as writer:
+        for number in range(1, 6):
+            append(writer, request(number))
+            assert read(tails) == [id_of(number)]
+        with journal(data, worker=1, boot_id="other") as second:
+            append(second, request(9))
+            assert read(tails) == [id_of(9)]
+    assert read(tails) == []
+    assert tails.behind_bytes() == 0
+
+
+def test_by_time_across_series(data: Path) -> None:
+    """Oldest first, whichever worker wrote them."""
+    clock = {"clock": lambda: START_NS}
+    with journal(data, **clock) as one, journal(data, worker=1, boot_id="other", **clock) as two:
+        append(one, request(1, at=START_NS), request(3, at=START_NS + 2 * MINUTE))
+        append(two, request(2, at=START_NS + MINUTE), request(4, at=START_NS + 3 * MINUTE))
+    found = read(Tails(data, {}, history=True))
+    assert [int(id[-12:], 16) for id in found] == [1, 2, 3, 4]
+
+
+def test_going_on_from_a_position(data: Path) -> None:
+    """After any number of records: nothing twice, nothing left out."""
+    with journal(data, segment_bytes=400) as writer:
+        append(writer, *(request(number) for number in range(1, 8)))
+    whole = read(Tails(data, {}))
+    assert len(whole) == 7
+    for limit in range(1, 20):
+        first = Tails(data, {})
+        begun = read(first, limit)
+        assert begun + read(Tails(data, first.positions())) == whole
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_segment_that_was_closed_meanwhile(data: Path, compressed: bool) -> None:
+    """A position in an open segment holds in the closed one, and in the compressed one."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+        first = Tails(data, {})
+        begun = read(first, 2)
+        append(writer, request(2), response(2))
+    if compressed:
+        retention.compress(data)
+        assert segments(data)[0].endswith(".zst")
+    assert begun == [id_of(1)]
+    assert read(Tails(data, first.positions())) == [id_of(1), id_of(2), id_of(2)]
+
+
+def test_a_first_start_leaves_history_alone(data: Path) -> None:
+    """What was closed before is history; what is open is read from its beginning."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+    with journal(data, boot_id="now") as writer:
+        append(writer, request(2))
+        tails = Tails(data, None)
+        assert read(tails) == [id_of(2)]
+        append(writer, response(2))
+        assert read(tails) == [id_of(2)]
+    with journal(data, boot_id="later") as writer:
+        append(writer, request(3))
+        assert read(tails) == [id_of(3)]
+
+
+def test_history_is_everything(data: Path) -> None:
+    """From the first segment on, and then no more."""
+    with journal(data, segment_bytes=1) as writer:
+        append(writer, request(1), request(2))
+        tails = Tails(data, None, history=True)
+        assert read(tails) == [id_of(1), id_of(2)]
+
+
+def test_segments_that_vanish(data: Path) -> None:
+    """Retention deletes under our feet: what is left is read, and positions of nothing are forgotten."""
+    with journal(data, segment_bytes=1) as writer:
+        append(writer, request(1))
+    with journal(data, boot_id="b2") as writer:
+        append(writer, request(2))
+        tails = Tails(data, {})
+        read(tails, 1)
+        for name in segments(data):
+            if "-b1-" in name:
+                (data / "segments" / name).unlink()
+        assert id_of(2) in read(tails)
+        read(tails)
+        assert set(tails.positions()) == {"w0-b2"}
+
+
+def test_a_crash_and_its_recovery(data: Path) -> None:
+    """The records that recovery adds come too, once."""
+    with journal(data) as writer:
+        append(writer, request(1))
+        tails = Tails(data, {})
+        assert read(tails) == [id_of(1)]
+        abandon(writer)
+    recovery.recover(data)
+    found = [record["type"] for _, record in tails.records(100)]
+    assert found == ["orphan", "end"]
+
+
+def test_how_much_is_still_to_be_read(data: Path) -> None:
+    """Bytes, down to none."""
+    with journal(data) as writer:
+        append(writer, *(request(number) for number in range(1, 11)))
+    tails = Tails(data, {})
+    total = tails.behind_bytes()
+    read(tails, 5)
+    assert 0 < tails.behind_bytes() < total
+    read(tails)
+    assert tails.behind_bytes() == 0
+
+
+def test_a_record_by_its_place(data: Path) -> None:
+    """Found again in a closed segment and in a compressed one; None when it is gone."""
+    with journal(data) as writer:
+        append(writer, request(1), request(2))
+    places = {str(record["id"]): place for place, record in Tails(data, {}).records(100) if "id" in record}
+    for step in (lambda: None, lambda: retention.compress(data)):
+        step()
+        for id, place in places.items():
+            record = record_at(data, place)
+            assert record is not None
+            assert record["id"] == id
+    series, number, offset = places[id_of(2)]
+    assert record_at(data, (series, number, offset + 1)) is None
+    assert record_at(data, (series, number + 1, offset)) is None
+    assert record_at(data, ("w9-none", number, offset)) is None
