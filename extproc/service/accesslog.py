@@ -7,7 +7,8 @@ without one is of a request that passed without the recorder, and is kept all th
 
     id                          of the exchange, or null
     at                          when it arrived here
-    started_at  duration_ms     by Envoy's clock, and its own `times_ms` since then, those that happened
+    started_at  duration_ms     by Envoy's clock, and its own `times_ms` since then, those that happened; null where it
+                                has none, or none that is a time
     method path authority scheme client peer http_version tls      as Envoy has them; `peer` where it is not the client
     request_id                  Envoy's
     status                      null when no answer was sent
@@ -21,13 +22,14 @@ Nothing waits for these records. Those that cannot be written are counted, and t
 
 from __future__ import annotations
 
-import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from time import monotonic, time_ns
 from typing import Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from extproc._proto.access_log_pb2 import (
     AccessLogCommon,
@@ -50,8 +52,6 @@ BYPASS_TAG = "extproc.bypass"
 
 EXPECT_SECONDS = 2.0
 """How long after its end the entry of an exchange is worth waiting for when the worker stops."""
-
-log = logging.getLogger("extproc.service")
 
 _PROTOCOLS = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 4: "HTTP/3"}
 _TLS_VERSIONS = {1: "TLSv1", 2: "TLSv1.1", 3: "TLSv1.2", 4: "TLSv1.3"}
@@ -91,7 +91,7 @@ class AccessLog:
         """Streams that are open: Envoy's threads that send here."""
         self._journal = journal
         self._redactor = redactor
-        self._expected: dict[str, float] = {}
+        self._expected: OrderedDict[str, float] = OrderedDict()  # by the time when it is worth waiting for no more
 
     def receive(self, message: bytes) -> None:
         """Take one StreamAccessLogsMessage. Bytes that are none are counted, and change nothing."""
@@ -113,14 +113,23 @@ class AccessLog:
     def expect(self, id: str) -> None:
         """An exchange has ended, and Envoy has something to say about it."""
         if self.streams:
-            self._expected[id] = monotonic() + EXPECT_SECONDS
+            now = monotonic()
+            self._forget(now)
+            self._expected[id] = now + EXPECT_SECONDS
 
     def outstanding(self) -> bool:
         """Whether an entry is still worth waiting for. It may have gone to another worker, so not for long."""
-        now, expected = monotonic(), self._expected
-        while expected and next(iter(expected.values())) <= now:
-            del expected[next(iter(expected))]
-        return bool(expected and self.streams)
+        self._forget(monotonic())
+        return bool(self._expected and self.streams)
+
+    def _forget(self, now: float) -> None:
+        """Those whose time is up. Entries that go to another worker, or were faster than the end, never come here."""
+        expected = self._expected
+        while expected:
+            id = next(iter(expected))
+            if expected[id] > now:
+                return
+            del expected[id]
 
 
 class _Written:
@@ -140,47 +149,53 @@ class _Written:
 def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, Any]:
     """The fields of the record of one entry."""
     common, request, response = entry.common_properties, entry.request, entry.response
+    has = common.HasField
     client, peer = _address(common.downstream_remote_address), _address(common.downstream_direct_remote_address)
-    attempts, upstream = common.upstream_request_attempt_count, _address(common.upstream_remote_address)
     return {
         "type": "access",
         "id": _id(common),
         "at": at,
-        "started_at": timestamp(common.start_time.seconds * 1_000_000_000 + common.start_time.nanos),
-        "duration_ms": _ms(common.duration) if common.HasField("duration") else None,
+        "started_at": _moment(common.start_time),
+        "duration_ms": _ms(common.duration) if has("duration") else None,
         "method": _METHODS.get(request.request_method),
         "path": redactor.url(request.path),
         "authority": request.authority or None,
         "scheme": request.scheme or None,
         "client": client,
-        "peer": peer if peer is not None and _host(peer) != _host(client) else None,
+        "peer": None if peer == client or _host(peer) == _host(client) else peer,
         "request_id": request.request_id or None,
         "status": response.response_code.value or None,
         "response_flags": _flags(common),
         "response_code_details": response.response_code_details or None,
         "connection_termination_details": common.connection_termination_details or None,
         "upstream_failure": common.upstream_transport_failure_reason or None,
-        "upstream": upstream,
+        "upstream": _address(common.upstream_remote_address),
         "cluster": common.upstream_cluster or None,
         "route": common.route_name or None,
-        "attempts": attempts or None,
+        "attempts": common.upstream_request_attempt_count or None,
         "http_version": _PROTOCOLS.get(entry.protocol_version),
         "request_bytes": request.request_body_bytes,
         "response_bytes": response.response_body_bytes,
         "request_headers_bytes": request.request_headers_bytes,
         "response_headers_bytes": response.response_headers_bytes,
-        "times_ms": {name: _ms(getattr(common, field)) for name, field in _TIMES if common.HasField(field)},
-        "tls": _tls(common.tls_properties) if common.HasField("tls_properties") else None,
+        "times_ms": {name: _ms(getattr(common, field)) for name, field in _TIMES if has(field)},
+        "tls": _tls(common.tls_properties) if has("tls_properties") else None,
         "bypass": common.custom_tags.get(BYPASS_TAG) or None,
     }
 
 
 def _id(common: AccessLogCommon) -> str | None:
-    noted = common.metadata.filter_metadata
-    if NAMESPACE not in noted:
+    noted = common.metadata.filter_metadata.get(NAMESPACE)
+    id = noted.fields.get("id") if noted is not None else None
+    return (id.string_value or None) if id is not None else None
+
+
+def _moment(at: Timestamp) -> str | None:
+    seconds, nanos = at.seconds, at.nanos
+    try:
+        return timestamp(seconds * 1_000_000_000 + nanos) if seconds else None
+    except (ValueError, OverflowError, OSError):  # a year that no calendar here has
         return None
-    fields = noted[NAMESPACE].fields
-    return (fields["id"].string_value or None) if "id" in fields else None
 
 
 def _flags(common: AccessLogCommon) -> list[str]:
@@ -202,7 +217,7 @@ def _host(address: str | None) -> str:
 
 
 def _ms(duration: Duration) -> float:
-    return (duration.seconds * 1_000_000_000 + duration.nanos) // 1000 / 1000
+    return (duration.seconds * 1_000_000 + duration.nanos // 1000) / 1000
 
 
 def _tls(tls: TLSProperties) -> dict[str, Any]:

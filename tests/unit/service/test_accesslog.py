@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -150,8 +151,9 @@ def test_nothing_set() -> None:
     """An entry of nothing is a record of nothing: no id, no status, no times."""
     fields = read(wire.HTTPAccessLogEntry(), AT, REDACTOR)
     filled = {name: value for name, value in fields.items() if value not in (None, [], {}, "", 0)}
-    assert filled == {"type": "access", "at": AT, "started_at": "1970-01-01T00:00:00.000000Z"}
+    assert filled == {"type": "access", "at": AT}
     assert (fields["id"], fields["status"], fields["response_flags"], fields["tls"]) == (None, None, [], None)
+    assert fields["started_at"] is None
 
 
 def test_every_flag_has_its_short_name() -> None:
@@ -182,6 +184,26 @@ def test_a_peer_is_told_only_where_it_is_another_host() -> None:
     same = entry()
     same.common_properties.downstream_direct_remote_address.CopyFrom(_address("192.0.2.9", 50123))
     assert read(same, AT, REDACTOR)["peer"] is None
+
+
+def test_a_path_of_a_megabyte() -> None:
+    """Envoy bounds it; here nothing depends on that."""
+    long = entry()
+    long.request.path = "/?" + "a=b&" * 250_000 + "api_key=sk-secret"
+    path = read(long, AT, REDACTOR)["path"]
+    assert path == long.request.path.replace("sk-secret", REDACTOR.mark(b"sk-secret"))
+
+
+@pytest.mark.parametrize("seconds", [253_402_300_800, 2**62, -(2**62)])
+def test_a_time_that_no_calendar_has(journal: FakeJournal, seconds: int) -> None:
+    """That one field is left out; neither the entry nor those beside it are lost."""
+    odd = entry("odd")
+    odd.common_properties.start_time.seconds = seconds
+    odd.common_properties.duration.seconds = seconds
+    access_log = AccessLog(journal, REDACTOR)
+    access_log.receive(message(entry(), odd, entry()))
+    assert [record["id"] for record in journal.records] == [ID, "odd", ID]
+    assert [record["started_at"] is None for record in journal.records] == [False, True, False]
 
 
 def test_a_batch_is_one_submit(journal: FakeJournal) -> None:
@@ -223,6 +245,28 @@ def test_text_that_is_not_utf8_is_malformed(journal: FakeJournal) -> None:
     access_log = AccessLog(journal, REDACTOR)
     access_log.receive(message(entry()).replace(b"default", b"def\xff\xfelt"))
     assert (access_log.malformed, journal.records) == (1, [])
+
+
+class Id(str):
+    """An exchange's id of which it can be told whether anybody still holds it."""
+
+    __slots__ = ("__weakref__",)
+
+
+def test_entries_that_go_elsewhere_are_forgotten(journal: FakeJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several workers half of them do, so that what is kept must not grow with the traffic."""
+    now = 100.0
+    monkeypatch.setattr(accesslog, "monotonic", lambda: now)
+    access_log = AccessLog(journal, REDACTOR)
+    access_log.streams = 1
+    kept: weakref.WeakSet[Id] = weakref.WeakSet()
+    ids = [Id(number) for number in range(1000)]
+    kept.update(ids)
+    while ids:
+        access_log.expect(ids.pop())
+        now += accesslog.EXPECT_SECONDS / 10
+    assert len(kept) <= 11
+    assert access_log.outstanding()
 
 
 def test_what_is_worth_waiting_for(journal: FakeJournal, monkeypatch: pytest.MonkeyPatch) -> None:
