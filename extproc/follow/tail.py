@@ -15,7 +15,7 @@ from typing import Any
 from extproc.follow.position import Place
 from extproc.journal import lines
 from extproc.journal.lines import Line, Series
-from extproc.journal.segment import COMPRESSED, OPEN
+from extproc.journal.segment import OPEN
 from extproc.journal.tail import Tail
 
 Record = Mapping[str, Any]
@@ -79,7 +79,9 @@ class Tails:
             if source is not None:
                 source.tail.refresh(series)
             elif not self._has_been_read(key, series):
-                self._open[key] = self._begin(key, series)
+                source = self._open[key] = self._begin(key, series)
+            if source is not None and series.names[-1].state != OPEN:
+                source.last = series.names[-1].number
         self._first = False
 
     def _has_been_read(self, key: str, series: Series) -> bool:
@@ -88,10 +90,7 @@ class Tails:
             return False
         if self._new and self._first:
             self._positions[key] = (last.number + 1, 0)
-        number, offset = self._positions.get(key, (0, 0))
-        if number != last.number:
-            return number > last.number
-        return last.state == COMPRESSED or offset >= (self._directory / "segments" / str(last)).stat().st_size
+        return self._positions.get(key, (0, 0))[0] > last.number
 
     def _begin(self, key: str, series: Series) -> _Source:
         start = self._positions.get(key)
@@ -102,8 +101,11 @@ class Tails:
         return _Source(Tail(series, follow=not self._history, start=start))
 
     def _let_go(self) -> None:
-        for key in [key for key, source in self._open.items() if source.exhausted]:
-            del self._open[key]
+        """Nothing is written to a series whose last segment is closed: once read, it is behind us for good."""
+        for key, source in list(self._open.items()):
+            if source.last is not None and not source.look():
+                self._positions[key] = (source.last + 1, 0)
+                del self._open[key]
 
 
 class _Source:
@@ -112,18 +114,15 @@ class _Source:
     def __init__(self, tail: Tail) -> None:
         self.tail = tail
         self.next_at = ""
-        self.exhausted = False
+        self.last: int | None = None
+        """The number of its last segment, once that is closed."""
         self._lines: Iterator[Line | None] = iter(tail)
         self._next: Line | None = None
 
     def look(self) -> bool:
         """Whether there is a line now."""
         while self._next is None:
-            try:
-                line = next(self._lines)
-            except StopIteration:
-                self.exhausted = True
-                return False
+            line = next(self._lines, None)
             if line is None:
                 return False
             if line.damage is None and "type" in line.record and "at" in line.record:

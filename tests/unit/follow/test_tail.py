@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.journals import START_NS, abandon, append, id_of, journal, request, response, segments
@@ -42,7 +43,7 @@ def test_records_come_once_as_they_are_written(data: Path) -> None:
 
 def test_by_time_across_series(data: Path) -> None:
     """Oldest first, whichever worker wrote them."""
-    clock = {"clock": lambda: START_NS}
+    clock: dict[str, Any] = {"clock": lambda: START_NS}
     with journal(data, **clock) as one, journal(data, worker=1, boot_id="other", **clock) as two:
         append(one, request(1, at=START_NS), request(3, at=START_NS + 2 * MINUTE))
         append(two, request(2, at=START_NS + MINUTE), request(4, at=START_NS + 3 * MINUTE))
