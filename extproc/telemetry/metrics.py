@@ -68,19 +68,20 @@ class Bounded:
 
     def __init__(self, most: int, named: Sequence[str] = ()) -> None:
         self._most = most + len(named)
-        self._known = dict.fromkeys(named, True)
+        self._known = {name: name for name in named}
 
     def label(self, name: Any) -> str:
         """The label that stands for a name; empty where there is none."""
         if name is None or name == "":
             return ""
         text = str(name)[:MAX_LABEL]
-        if text in self._known:
-            return text
+        known = self._known.get(text)
+        if known is not None:
+            return known
         if len(self._known) >= self._most:
             return OTHER
-        clean = text.encode("utf-8", "replace").decode()
-        self._known[text] = True
+        clean = "".join(character if character.isprintable() else "?" for character in text)
+        self._known[text] = clean
         return clean
 
 

@@ -1,0 +1,218 @@
+"""Metrics from exchanges: counted right, bounded, and not to be broken by what clients say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.core.outcome import Outcome
+from extproc.journal.join import Exchange
+from extproc.telemetry import semconv
+from extproc.telemetry.metrics import MAX_MODELS, MAX_UPSTREAMS, Bounded, Metrics, unmatched
+
+
+def exchange(**more: Any) -> Exchange:
+    """A streamed chat completion that went well; further fields replace its own."""
+    fields: dict[str, Any] = {
+        "started_at": "2026-11-21T03:12:00.000000Z",
+        "outcome": "ok",
+        "duration_ms": 2000.0,
+        "upstream": "10.0.0.7:8000",
+        "cluster": "llm",
+        "parent_span_id": "a",
+        "request": {"bytes": 10, "chunks": 1},
+        "response": {"bytes": 20, "chunks": 5, "first_byte_ms": 100.0, "last_byte_ms": 500.0},
+        "llm": {
+            "api": "chat.completions",
+            "model": "m",
+            "response_model": "m-1",
+            "stream": True,
+            "ttft_ms": 150.0,
+            "usage": {"prompt_tokens": 3, "completion_tokens": 4},
+        },
+        "protocol": {"late": {}, "duplicate_end_of_stream": 0},
+        "access_log": "received",
+        "envoy": {
+            "times_ms": {
+                "last_request_byte": 5.0,
+                "last_upstream_request_byte": 10.0,
+                "first_upstream_response_byte": 90.0,
+            }
+        },
+        "integrity": [],
+    }
+    access = {"started_at": "2026-11-21T03:12:00.000000Z", "duration_ms": 2000.0, "at": "2026-11-21T03:12:02.250000Z"}
+    request = {"at": "2026-11-21T03:12:00.020000Z"}
+    return Exchange(fields | more, Path("data"), {"access": access, "request": request})
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    lines = (line for line in metrics.text().decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+def counted(*exchanges: Exchange, environ: dict[str, str] | None = None) -> dict[str, float]:
+    """The samples after these exchanges."""
+    metrics = Metrics((), environ or {})
+    for each in exchanges:
+        metrics.exchange(each)
+    return samples(metrics)
+
+
+GENAI = (
+    'gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_request_model="m",gen_ai_response_model="m-1",'
+)
+SERVER = 'server_address="10.0.0.7",server_port="8000"'
+
+
+def test_the_lifecycle_of_an_exchange() -> None:
+    """Each step in seconds, by whose doing the end was; Envoy's times tell client from backend."""
+    found = counted(exchange())
+    for name, value in {
+        'extproc_request_end_seconds_sum{class="ok"}': 0.02,
+        'extproc_first_byte_seconds_sum{class="ok"}': 0.1,
+        'extproc_first_token_seconds_sum{class="ok"}': 0.15,
+        'extproc_chunk_interval_seconds_sum{class="ok"}': 0.1,
+        'extproc_exchange_duration_seconds_sum{class="ok"}': 2.0,
+        "extproc_client_upload_seconds_sum": 0.005,
+        "extproc_backend_first_byte_seconds_sum": 0.08,
+        "extproc_access_log_lag_seconds_sum": 0.25,
+        'extproc_chunks_total{direction="response"}': 5,
+        'extproc_body_bytes_total{direction="request"}': 10,
+        'extproc_upstream_exchanges_total{class="ok",cluster="llm",upstream="10.0.0.7:8000"}': 1,
+        "extproc_untraced_exchanges_total": 0,
+        "extproc_access_log_missing_total": 0,
+    }.items():
+        assert found[name] == pytest.approx(value), name
+
+
+def test_the_conventions_metrics() -> None:
+    """With version 1.41's names by default."""
+    found = counted(exchange())
+    assert found[f'gen_ai_client_operation_duration_seconds_sum{{error_type="",{GENAI}{SERVER}}}'] == 2.0
+    assert found[f"gen_ai_client_operation_time_to_first_chunk_seconds_sum{{{GENAI}{SERVER}}}"] == 0.1
+    token = f'gen_ai_client_token_usage_sum{{{GENAI}gen_ai_token_type="output",{SERVER}}}'
+    assert found[token] == 4
+
+
+def test_the_newest_names() -> None:
+    """Counters and histograms for each direction in the place of one for both."""
+    environ = {semconv.OPT_IN: semconv.LATEST}
+    embedding = exchange(llm={"api": "embeddings", "model": "m", "usage": {"prompt_tokens": 5}})
+    found = counted(exchange(), embedding, environ=environ)
+    assert any(name.startswith("gen_ai_client_inference_duration_seconds_count{") for name in found)
+    assert any(name.startswith("gen_ai_client_embeddings_duration_seconds_count{") for name in found)
+    usage = [name for name in found if name.startswith("gen_ai_client_inference_usage_output_tokens_total{")]
+    assert [found[name] for name in usage] == [4]
+    assert not any(name.startswith("gen_ai_client_token_usage") for name in found)
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_is_counted_from_the_start(outcome: Outcome) -> None:
+    """At 0, so that its first time is an increase."""
+    name = f'extproc_exchanges_total{{outcome="{outcome}"}}'
+    assert counted()[name] == 0
+    assert counted(exchange(outcome=outcome.value))[name] == 1
+
+
+def test_an_error_has_its_type() -> None:
+    """On the duration."""
+    found = counted(exchange(outcome="upstream_timeout"))
+    assert (
+        found[f'gen_ai_client_operation_duration_seconds_count{{error_type="upstream_timeout",{GENAI}{SERVER}}}'] == 1
+    )
+
+
+def test_tokens_are_not_invented() -> None:
+    """Without a count by the server there is none."""
+    found = counted(exchange(llm={"api": "chat.completions", "model": "m", "usage": None}))
+    assert not any(name.startswith("gen_ai_client_token_usage_count") for name in found)
+
+
+def test_integrity() -> None:
+    """Late messages by kind, duplicate ends, differing bytes, parse errors, missing entries, untraced ones."""
+    odd = exchange(
+        protocol={"late": {"response.body": 2, "request.headers": 1}, "duplicate_end_of_stream": 3},
+        integrity=[{"direction": "request"}, {"direction": "response"}],
+        access_log="missing",
+        parent_span_id=None,
+        llm={"api": "chat.completions", "parse_error": "malformed JSON at byte 3"},
+    )
+    found = counted(odd)
+    assert found['extproc_late_messages_total{kind="response.body"}'] == 2
+    assert found["extproc_duplicate_end_of_stream_total"] == 3
+    assert found["extproc_integrity_findings_total"] == 2
+    assert found["extproc_access_log_missing_total"] == 1
+    assert found["extproc_untraced_exchanges_total"] == 1
+    assert found['extproc_parse_errors_total{kind="malformed JSON"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"bypass": "upgrade"}, "bypass"),
+        ({"response_code_details": "extproc_not_recorded"}, "refused"),
+        ({"response_code_details": "http1.codec_error"}, "malformed"),
+        ({"response_code_details": "via_upstream"}, "unrecorded"),
+        ({}, "unrecorded"),
+    ],
+)
+def test_entries_without_an_exchange(record: dict[str, Any], reason: str) -> None:
+    """By the reason; what has none should not have passed."""
+    assert unmatched(record) == reason
+    metrics = Metrics((), {})
+    metrics.record({"type": "access"} | record)
+    assert samples(metrics)[f'extproc_unmatched_access_entries_total{{reason="{reason}"}}'] == 1
+
+
+def test_gaps() -> None:
+    """As many as the record says."""
+    metrics = Metrics((), {})
+    metrics.record({"type": "gap", "direction": "request", "count": 7})
+    assert samples(metrics)['extproc_gaps_total{direction="request"}'] == 7
+
+
+def test_names_of_clients_are_bounded() -> None:
+    """Ten thousand models and as many backends give no more labels than were meant."""
+    metrics = Metrics(("named",), {})
+    for number in range(10_000):
+        llm = {"api": "chat.completions", "model": f"model-{number}"}
+        metrics.exchange(exchange(llm=llm, upstream=f"10.0.{number >> 8}.{number & 255}:1"))
+    metrics.exchange(exchange(llm={"api": "chat.completions", "model": "named"}))
+    text = metrics.text().decode()
+    models = {
+        line.split('gen_ai_request_model="')[1].split('"')[0] for line in text.splitlines() if "request_model" in line
+    }
+    upstreams = {line.split('upstream="')[1].split('"')[0] for line in text.splitlines() if 'upstream="' in line}
+    assert len(models) == MAX_MODELS + 2
+    assert {"named", "other"} <= models
+    assert len(upstreams) == MAX_UPSTREAMS + 1
+
+
+@pytest.mark.parametrize("name", ["x" * 9999, "a\nb", 'quo"te', "\ud800", "\x00", "é"])
+def test_odd_names(name: str) -> None:
+    """They are labels that Prometheus can read."""
+    metrics = Metrics((), {})
+    metrics.exchange(exchange(llm={"api": "chat.completions", "model": name}))
+    metrics.text().decode()
+    assert len(Bounded(3).label(name)) <= 100
+
+
+values: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just({}), st.just([])
+)
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just({}) | st.just([])
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(exchange())), values))
+def test_odd_exchanges(fields: dict[str, Any]) -> None:
+    """Scalars of any kind where others are meant, and what is missing: counted as far as they can be."""
+    dicts = {"request", "response", "llm", "protocol", "envoy", "integrity"}
+    odd = {name: None if name in dicts and not isinstance(value, dict) else value for name, value in fields.items()}
+    counted(exchange(**odd))
