@@ -206,8 +206,6 @@ def test_odd_names(name: str) -> None:
 values: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just({}), st.just([])
 )
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just({}) | st.just([])
-)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(exchange())), values))
