@@ -1,7 +1,7 @@
 """Envoy on the shipped configuration, with the bench's ports, sockets and backend written into it.
 
-What is measured is what is shipped: nothing else is changed, and for Envoy alone the ext_proc filter is taken out
-of the chain and nothing beside it.
+What is measured is what is shipped: nothing else is changed, but for what a target leaves out: Envoy alone has no
+ext_proc filter, and where nobody takes its entries there is no access log.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ EXT_PROC = "envoy.filters.http.ext_proc"
 class Envoy:
     """A running Envoy with one worker thread. `sockets`: of the ext_proc server's workers; none: without ext_proc."""
 
-    def __init__(self, directory: Path, backend_port: int, sockets: Sequence[str]) -> None:
+    def __init__(self, directory: Path, backend_port: int, sockets: Sequence[str], *, access_log: bool) -> None:
         self.port, self.admin_port = free_port(), free_port()
-        bootstrap = self._write(directory, backend_port, sockets)
+        bootstrap = self._write(directory, backend_port, sockets, access_log=access_log)
         self.process = processes.start(
             [
                 binary(),
@@ -57,7 +57,7 @@ class Envoy:
             "ok": stats["http.ingress.downstream_rq_2xx"],
         }
 
-    def _write(self, directory: Path, backend_port: int, sockets: Sequence[str]) -> Path:
+    def _write(self, directory: Path, backend_port: int, sockets: Sequence[str], *, access_log: bool) -> Path:
         bootstrap, clusters, routes = (
             yaml.safe_load((SHIPPED / f"{name}.yaml").read_text()) for name in ("envoy", "clusters", "routes")
         )
@@ -67,6 +67,8 @@ class Envoy:
         listener["address"] = address(self.port)
         manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
         manager["rds"]["config_source"] = file_source(directory / "routes.yaml")
+        if not access_log:
+            del manager["access_log"]
         if sockets:
             cluster = bootstrap["static_resources"]["clusters"][0]
             assert cluster["name"] == "extproc"

@@ -47,9 +47,11 @@ def spent(stack: Stack, numbers: Numbers) -> Iterator[None]:
             raise SystemExit(f"({stack.target.letter}) {stack.target.name}: a worker has died")
         workers = sum(map(cpu_seconds, pids))
         supervisor = cpu_seconds(stack.supervisor_pid) if stack.supervisor_pid else 0
+        follower = cpu_seconds(stack.follower_pid) if stack.follower_pid else 0
         return {
             "server_cpu": workers,
             "supervisor_cpu": supervisor,
+            "follower_cpu": follower,
             "envoy_cpu": cpu_seconds(stack.envoy.pid),
             "traffic_cpu": cpu_seconds(stack.traffic.pid),
             "wall": time.perf_counter(),
@@ -101,6 +103,7 @@ def requests(stack: Stack, sizes: Sizes) -> Numbers:
         "requests_per_second": load["requests"] / load["duration_us"] * 1e6,
         "server_us": numbers["server_cpu"] / count * 1e6,
         "supervisor_us": numbers["supervisor_cpu"] / count * 1e6,
+        "follower_us": numbers["follower_cpu"] / count * 1e6,
         "envoy_us": numbers["envoy_cpu"] / count * 1e6,
         "messages": numbers["messages"] / count,
         "backend_share": numbers["traffic_cpu"] / numbers["wall"],

@@ -106,3 +106,11 @@ def children(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += map(int, (task / "children").read_text().split())
     return found + [below for child in found for below in children(child)]
+
+
+def command_line(pid: int) -> str:
+    """What a process was started with; empty once it has gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""

@@ -64,6 +64,8 @@ def aims(sync_ms: float) -> tuple[Aim, ...]:
         Aim("requests/s, (e) to (b)", "be", ratio("requests_per_second", "e", "b"), 1, most=False),
         Aim("CPU a request, (f) to (d)", "df", ratio("server_us", "f", "d"), 2.5),
         Aim("requests/s, (g) to (d)", "dg", ratio("requests_per_second", "g", "d"), 0.9, most=False),
+        Aim("CPU a request, (f) to (h): the access log's share", "fh", ratio("server_us", "f", "h"), 1.1),
+        Aim("CPU a request, (j) to (i): of metrics and spans", "ij", ratio("server_us", "j", "i"), 1.05),
         Aim(
             f"ms that (f) adds to the p50 of (c): two syncs ({2 * sync_ms:.2f}) and 0.30",
             "cf",
@@ -129,6 +131,7 @@ def notes(rounds: Sequence[Round]) -> list[str]:
         f"- ext_proc messages a request: {each('messages', '{:.2f}', servers)}",
         f"- ext_proc messages an SSE chunk: {each('chunk_messages', '{:.2f}', servers)}",
         f"- CPU of the recorder's supervisor, us a request: {each('supervisor_us', '{:.1f}', 'extproc')}",
+        f"- CPU of the recorder's follower, us a request under way: {each('follower_us', '{:.0f}', 'extproc')}",
         f"- CPU an SSE chunk at most chunks/s, us: {each('most_server_us', '{:.0f}', servers)}",
         f"- cores that the backend took for requests: {each('backend_share', '{:.2f}')}",
         f"- cores that backend and client took at most chunks/s: {each('most_traffic_share', '{:.2f}')}",

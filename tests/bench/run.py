@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import report
+from bench import follower, report
 from bench.measures import MEASURES, Numbers, Sizes, sync_seconds
 from bench.processes import Program
 from bench.targets import TARGETS, Stack, Target, why_not
@@ -31,7 +31,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of which the medians are taken (3)")
     parser.add_argument("--seconds", type=float, default=4, help="length of one measurement (4)")
-    parser.add_argument("--only", default="a,b,c,d,e,f,g", help="letters of the targets, with commas between")
+    parser.add_argument("--only", default="a,b,c,d,e,f,g,h,i,j", help="letters of the targets, with commas between")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each round's numbers to FILE as well")
     parser.add_argument("--dir", type=Path, help="where the data directories go: their disk is what is synced")
@@ -42,7 +42,7 @@ def chosen(letters: str) -> list[Target]:
     """The targets that were asked for and can be measured here."""
     wanted = letters.replace(" ", "").split(",")
     if unknown := set(wanted) - {target.letter for target in TARGETS}:
-        raise SystemExit(f"--only: no target {', '.join(sorted(unknown))}; there are a to g")
+        raise SystemExit(f"--only: no target {', '.join(sorted(unknown))}; there are a to j")
     targets = []
     for target in TARGETS:
         if target.letter in wanted:
@@ -113,7 +113,9 @@ def main() -> None:
     print(report.table(rounds) + "\n")
     print(f"- one fdatasync of 1.5 KB ({disk}): {sync_ms:.2f} ms; an exchange with fsync waits for two")
     print("\n".join(report.notes(rounds)) + "\n")
-    print("\n".join(report.verdicts(rounds, sync_ms)))
+    print("\n".join(report.verdicts(rounds, sync_ms)) + "\n")
+    for line in follower.lines(1000 if args.quick else follower.EXCHANGES):
+        print(line, flush=True)
     if args.json:
         args.json.write_text(
             json.dumps(

@@ -7,13 +7,14 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from bench.envoys import Envoy
-from bench.processes import Program, children
+from bench.processes import Program, children, command_line
 
 GO_SOURCE = Path(__file__).with_name("noop_go")
 
@@ -27,6 +28,10 @@ class Target:
     kind: str
     workers: int = 1
     durability: str = ""
+    access_log: bool = True
+    follower: bool = True
+    """Off: its process is stopped, so that there are neither metrics nor spans."""
+    spans: bool = False
 
 
 TARGETS = (
@@ -37,6 +42,9 @@ TARGETS = (
     Target("e", "extproc, `durability: write`", "extproc", durability="write"),
     Target("f", "extproc, `durability: fsync`", "extproc", durability="fsync"),
     Target("g", "extproc, fsync, two workers", "extproc", workers=2, durability="fsync"),
+    Target("h", "(f) without Envoy's access log", "extproc", durability="fsync", access_log=False),
+    Target("i", "(f) without the follower", "extproc", durability="fsync", follower=False),
+    Target("j", "(f) with spans exported", "extproc", durability="fsync", spans=True),
 )
 
 
@@ -49,9 +57,13 @@ class Stack:
         self.traffic = traffic
         socket = str(directory / "s")
         self.sockets = [socket, *(f"{socket}.{n}" for n in range(1, target.workers))] if target.kind != "none" else []
+        self._sink: Program | None = None
         self.server = self._start_server(directory, socket)
         try:
-            self.envoy = Envoy(directory, int(traffic.ready[0]), self.sockets)
+            takes_entries = target.kind == "extproc" and target.access_log
+            self.envoy = Envoy(directory, int(traffic.ready[0]), self.sockets, access_log=takes_entries)
+            if not target.follower and self.follower_pid:
+                os.kill(self.follower_pid, signal.SIGSTOP)
         except BaseException:
             self._stop_server()
             raise
@@ -66,7 +78,16 @@ class Stack:
         """The processes that serve ext_proc; of the recorder, the supervisor is not one of them."""
         if not self.server:
             return []
-        return children(self.server.pid) if self.target.kind == "extproc" else [self.server.pid]
+        if self.target.kind != "extproc":
+            return [self.server.pid]
+        return [pid for pid in children(self.server.pid) if "extproc.service.worker" in command_line(pid)]
+
+    @property
+    def follower_pid(self) -> int | None:
+        """The recorder's process for metrics and spans, which carries no traffic either."""
+        if not self.server or self.target.kind != "extproc":
+            return None
+        return next((pid for pid in children(self.server.pid) if "extproc.follow" in command_line(pid)), None)
 
     @property
     def supervisor_pid(self) -> int | None:
@@ -79,8 +100,12 @@ class Stack:
         self._stop_server()
 
     def _stop_server(self) -> None:
+        if self.follower_pid:
+            os.kill(self.follower_pid, signal.SIGCONT)
         if self.server:
             self.server.stop()
+        if self._sink:
+            self._sink.stop()
 
     def _start_server(self, directory: Path, socket: str) -> Program | None:
         target, log = self.target, directory / "server.log"
@@ -90,12 +115,16 @@ class Stack:
             case "go":
                 return Program([go_server(), socket], log)
             case "extproc":
+                environ = {"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0"}
+                if target.spans:
+                    self._sink = Program([sys.executable, "-m", "bench.otlp_sink"], log)
+                    environ["EXTPROC_OTLP"] = f"http://127.0.0.1:{self._sink.ready[0]}"
                 listen = ["--listen", f"unix:{socket}", "--workers", str(target.workers)]
                 return Program(
                     [sys.executable, "-m", "extproc", "serve", *listen, "--data-dir", directory / "data"],
                     log,
                     lines=target.workers,
-                    environ={"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0"},
+                    environ=environ,
                 )
         return Program([sys.executable, "-m", f"bench.{target.kind}", socket], log)
 
