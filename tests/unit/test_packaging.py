@@ -20,7 +20,14 @@ import extproc
 LOCKS = ["requirements.lock", "requirements-run.lock"]
 
 
-IMPORTED_AS = {"grpcio": "grpc", "grpcio-health-checking": "grpc_health", "protobuf": "google", "pyyaml": "yaml"}
+IMPORTED_AS = {
+    "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "opentelemetry-exporter-otlp-proto-grpc": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
+    "protobuf": "google",
+    "pyyaml": "yaml",
+}
 """The modules of those requirements whose name does not give them away."""
 
 
