@@ -169,6 +169,10 @@ class Exchange:
         """The request's `content-length`."""
         return self._request.head.content_length
 
+    def log_fields(self) -> dict[str, str]:
+        """What names this exchange in the operators' log."""
+        return {"exchange_id": self.id, "trace_id": self._trace.trace_id, "span_id": self._trace.span_id}
+
     # -- one message ----------------------------------------------------------------------------------------------
 
     def _on_headers(self, half: Half, event: Headers) -> Sequence[Effect]:

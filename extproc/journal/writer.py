@@ -238,7 +238,8 @@ class Journal:
     def _isolate(self, batch: list[Item], problem: Exception) -> None:
         """Something in a batch cannot be written at all: the others are not to suffer for it."""
         if len(batch) == 1:
-            _log.error("a record cannot be written", exc_info=problem)
+            first = next(iter(_records(batch)), b"")
+            _log.error("a record cannot be written", exc_info=problem, extra={"exchange_id": type_and_id(first)[1]})
             self._refuse(batch, JournalError(f"{self._path}: the record cannot be written: {problem!r}"))
         for item in batch:
             self._carry_out([item])

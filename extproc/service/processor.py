@@ -278,6 +278,9 @@ class Processor:
         assert self._modes is not None
         refuse = gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability
         self._recorder.lost(gate.direction, error, refused=refuse)
+        if self._exchange is not None:
+            what = "refused" if refuse else "passed unrecorded"
+            log.error("the %s was %s: %s", gate.direction.value, what, error, extra=self._exchange.log_fields())
         if not refuse:
             return gate.reply
         if self._exchange is not None:

@@ -115,8 +115,11 @@ def install(packages: Sequence[str]) -> None:
     say(f"installing {', '.join(lacking)}")
     # RUNLEVEL: the packages are not to start services.
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    run("apt-get", "update", "-qq", env=env)
-    run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *lacking, env=env)
+    try:
+        run("apt-get", "update", "-qq", env=env)
+        run("apt-get", "install", "-qq", "-y", "--no-install-recommends", *lacking, env=env)
+    except RuntimeError as error:
+        raise Skip(f"{', '.join(lacking)} cannot be installed: {error}") from None
 
 
 def _answers() -> bool:
@@ -162,7 +165,10 @@ def build_base(directory: Path) -> str:
     root = directory / "root"
     say("making a Debian for the stand-ins")
     suite, mirror = _debian()
-    run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(root), mirror)
+    try:
+        run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(root), mirror)
+    except RuntimeError as error:
+        raise Skip(f"a Debian cannot be made: {error}") from None
     with tarfile.open(directory / "root.tar", "w") as archive:
         archive.add(root, arcname=".")
     run("docker", "import", str(directory / "root.tar"), "standin-debian")
