@@ -56,6 +56,8 @@ class Exposition:
         yield _counter("extproc_refused", "Requests that were refused, being not recordable.", figures.refused)
         yield _counter("extproc_access_entries", "Entries of Envoy's access log that came.", figures.access_entries)
         yield _counter("extproc_access_entries_lost", "Those that could not be written.", figures.access_entries_lost)
+        malformed = figures.access_malformed
+        yield _counter("extproc_access_messages_malformed", "Messages that were none of Envoy's.", malformed)
         yield _histogram("extproc_journal_sync_seconds", "A sync of a segment.", figures.sync)
         yield _histogram("extproc_gate_wait_seconds", "A reply that waited for the disk.", figures.gate)
 

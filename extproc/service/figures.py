@@ -33,6 +33,7 @@ class Figures(msgspec.Struct, frozen=True):
     refused: int = 0
     access_entries: int = 0
     access_entries_lost: int = 0
+    access_malformed: int = 0
     sync: Times = Times()
     gate: Times = Times()
 
@@ -62,6 +63,7 @@ def of(recorder: Any, journal: Any) -> Figures:
         refused=recorder.refused,
         access_entries=access_log.entries,
         access_entries_lost=access_log.lost,
+        access_malformed=access_log.malformed,
         sync=Times(**journal.sync_times.figures()),
         gate=Times(**recorder.gate_times.figures()),
     )

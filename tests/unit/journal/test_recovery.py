@@ -12,6 +12,7 @@ import pytest
 from support.journals import (
     Faults,
     abandon,
+    access,
     append,
     id_of,
     ids,
@@ -307,4 +308,13 @@ def test_half_of_the_orphans_written(data: Path) -> None:
         recover(data)
         whole = closed.read_bytes()
     assert sorted(ids(records(data, type="orphan"))) == [id_of(number) for number in range(10)]
+    assert findings(data) == []
+
+
+def test_an_access_entry_ends_nothing(data: Path) -> None:
+    """An exchange that has Envoy's word and no terminal record is an orphan; one that has both is none."""
+    killed(data, request(1), access(1), request(2), response(2), access(2), access(None), access(9))
+    recover(data)
+    orphans = [record["id"] for record in records(data) if record["type"] == "orphan"]
+    assert orphans == [id_of(1)]
     assert findings(data) == []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.journals import abandon, append, id_of, journal, request, response, segments, write
+from support.journals import abandon, access, append, id_of, journal, request, response, segments, write
 
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
@@ -190,3 +190,12 @@ def test_progress_is_told(data: Path) -> None:
     told: list[str] = []
     assert list(verify.verify(data, told.append)) == []
     assert told == segments(data)
+
+
+def test_access_entries_are_nothing_wrong(data: Path) -> None:
+    """Whether they name an exchange, one that nobody has, or none; also in a segment that was compressed."""
+    with journal(data) as writer:
+        append(writer, access(None), request(1), response(1), access(1), access(7), access(1))
+    assert findings(data) == []
+    retention.compress(data)
+    assert findings(data) == []
