@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from extproc import logs
+from extproc import garbage, logs
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import position
@@ -59,6 +59,7 @@ def main() -> int:
             signal.signal(signal.SIGTERM, lambda *_: stopping.set())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
+            garbage.tune()
             out.line("ready")
             follow(follower, tracing, stopping, lambda state: out.line(f"state {json.dumps(state)}"))
             follower.finish()  # the workers are gone, so that no access entry can come any more

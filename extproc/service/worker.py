@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import itertools
 import json
 import logging
@@ -32,7 +31,7 @@ from typing import TYPE_CHECKING
 # The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from extproc import logs
+from extproc import garbage, logs
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.harden import harden
@@ -92,7 +91,7 @@ def _serve(config: Config, index: int) -> None:
         done = threading.Event()
         _in_background(_stop_with_parent, transport)
         _in_background(_report, health, lambda: figures.of(recorder, journal), done)
-        _tune_collector()
+        garbage.tune()
         _say("ready", address)
         transport.run()  # until a signal; the list of the end is in transport.py
         done.set()
@@ -132,17 +131,6 @@ def _report(health: Health, count: Callable[[], Figures], done: threading.Event)
         if turn % FIGURES_TURNS == 0 and (now := count()) != counted:
             counted = now
             _say("figures", now.to_json())
-
-
-def _tune_collector() -> None:
-    """Fewer passes of the cycle collector, over fewer objects.
-
-    A stream leaves no cycles behind, so that a pass finds next to nothing, while its cost grows with the
-    number of open streams. What exists after the start stays for good: frozen, it is never looked at again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _in_background(function: object, *arguments: object) -> None:

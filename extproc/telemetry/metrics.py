@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -83,6 +83,26 @@ class Bounded:
         clean = "".join(character if character.isprintable() else "?" for character in text)
         self._known[text] = clean
         return clean
+
+
+T = TypeVar("T", Counter, Histogram)
+
+
+class _Family(Generic[T]):
+    """One metric. Finding the series of some labels is what counting costs most, so each is found once."""
+
+    __slots__ = ("_metric", "_series")
+
+    def __init__(self, metric: T) -> None:
+        self._metric: T = metric
+        self._series: dict[tuple[str, ...], T] = {}
+
+    def labels(self, *values: str) -> T:
+        """The series of these labels; of none, for a metric that has none."""
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = self._metric.labels(*values) if values else self._metric
+        return series
 
 
 class Metrics:
@@ -208,17 +228,17 @@ class Metrics:
             self._late.labels(self._kinds.label(kind)).inc(_positive(count) or 0)
         duplicates = _positive(protocol.get("duplicate_end_of_stream"))
         if duplicates:
-            self._duplicates.inc(duplicates)
+            self._duplicates.labels().inc(duplicates)
         error = (exchange.get("llm") or {}).get("parse_error")
         if error:
             # Its first words are its kind; where in the body it was is no label.
             self._parse_errors.labels(self._kinds.label(" ".join(str(error).split(" ")[:2]))).inc()
         if exchange.get("integrity"):
-            self._integrity.inc(len(exchange["integrity"]))
+            self._integrity.labels().inc(len(exchange["integrity"]))
         if exchange.get("parent_span_id") is None:
-            self._untraced.inc()
+            self._untraced.labels().inc()
         if exchange.get("access_log") == "missing":
-            self._missing.inc()
+            self._missing.labels().inc()
 
     def _observe_lifecycle(self, exchange: Exchange, kind: str) -> None:
         response = exchange.get("response") or {}
@@ -233,14 +253,14 @@ class Metrics:
         times = (exchange.get("envoy") or {}).get("times_ms") or {}
         uploaded = _positive(times.get("last_request_byte"))
         if uploaded is not None:
-            self._upload.observe(uploaded / 1000)
+            self._upload.labels().observe(uploaded / 1000)
         sent = _positive(times.get("last_upstream_request_byte"))
         answered = _positive(times.get("first_upstream_response_byte"))
         if sent is not None and answered is not None:
-            self._backend.observe(max(0.0, answered - sent) / 1000)
+            self._backend.labels().observe(max(0.0, answered - sent) / 1000)
         lag = _access_lag(exchange.records.get("access"))
         if lag is not None:
-            self._access_lag.observe(lag)
+            self._access_lag.labels().observe(lag)
 
     # -- the conventions' -------------------------------------------------------------------------------------------
 
@@ -329,13 +349,13 @@ class Metrics:
 
     # -- making them ------------------------------------------------------------------------------------------------
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, *labels: str) -> _Family[Counter]:
+        return _Family(Counter(name, text, labels, registry=self._registry))
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> _Family[Histogram]:
+        return _Family(Histogram(name, text, labels, buckets=buckets, registry=self._registry))
 
-    def _times(self, name: str, text: str, buckets: Sequence[float] = LONG_BUCKETS) -> Histogram:
+    def _times(self, name: str, text: str, buckets: Sequence[float] = LONG_BUCKETS) -> _Family[Histogram]:
         return self._histogram(name, text, buckets, "class")
 
 
@@ -398,11 +418,11 @@ def _positive(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _observe(histogram: Histogram, label: str, milliseconds: float | None) -> None:
+def _observe(histogram: _Family[Histogram], label: str, milliseconds: float | None) -> None:
     _observe_with(histogram, (label,), milliseconds)
 
 
-def _observe_with(histogram: Histogram, labels: tuple[str, ...], milliseconds: float | None) -> None:
+def _observe_with(histogram: _Family[Histogram], labels: tuple[str, ...], milliseconds: float | None) -> None:
     if milliseconds is not None:
         histogram.labels(*labels).observe(milliseconds / 1000)
 

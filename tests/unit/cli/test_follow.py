@@ -166,11 +166,8 @@ def test_a_second_follower_is_refused(data: Path, tmp_path: Path) -> None:
         (("--since", "never"), "never"),
     ],
 )
-def test_wrong_usage(
-    arguments: tuple[str, ...], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_usage(arguments: tuple[str, ...], expected: str, tmp_path: Path) -> None:
     """Exit code 2, and what would be right."""
-    monkeypatch.chdir(tmp_path)
-    result = invoke("follow", *arguments)
-    assert result.exit_code == 2
-    assert expected in result.stderr
+    done = run("follow", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr.decode()

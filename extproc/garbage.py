@@ -1,0 +1,16 @@
+"""Python's cycle collector, set for processes that live long and make few cycles."""
+
+from __future__ import annotations
+
+import gc
+
+
+def tune() -> None:
+    """Fewer passes of the cycle collector, over fewer objects. To be called when everything has been started.
+
+    Streams and exchanges leave no cycles behind, so that a pass finds next to nothing, while its cost grows with the
+    number of those that are open. What exists after the start stays for good: frozen, it is never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
