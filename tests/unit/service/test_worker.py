@@ -170,7 +170,7 @@ def test_harden() -> None:
     """No core dump by limit or by flag, and a umask that leaves nothing to others."""
     code = """
 import ctypes, os, resource
-from extproc.service.worker import harden
+from extproc.harden import harden
 harden()
 print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), oct(os.umask(0)))
 """
