@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "serve": "Run the sidecar alone, for an Envoy of your own.",
     "follow": "Make spans and metrics of the journal.",
     "init": "Write the shipped Envoy configuration and settings out for editing.",
+    "check": "Check the sidecar's settings and Envoy's configuration together.",
     "publish": "Write the Envoy configuration where a running Envoy reads it.",
     "log": "List exchanges, newest last.",
     "show": "Show one exchange, or write its exact bytes.",

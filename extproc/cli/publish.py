@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from extproc import config
+from extproc import config, logs
 from extproc.cli import options
+
+if TYPE_CHECKING:
+    from extproc.envoy.publish import Publisher
+
+log = logging.getLogger("extproc.publish")
 
 
 @click.command
@@ -21,29 +31,56 @@ from extproc.cli import options
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
 @click.option("--resolve", type=click.FloatRange(0), metavar="SECONDS", help="Wait so long for the backends' names.")
+@click.option("--watch", is_flag=True, help="Stay, and publish after every change of the directory.")
+@click.option("--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Made once something is live.")
 def command(
     config_path: Path | None,
     target: Path | None,
     resolve: float | None,
+    watch: bool,
+    ready_file: Path | None,
     **overrides: str | tuple[str, ...] | None,
 ) -> None:
     """Write the Envoy configuration where a running Envoy reads it.
 
     The files of the directory, over the shipped ones, get the settings of the deployment: backends, where the sidecar
-    listens, ports, the collector. Each is renamed into place, which is what Envoy notices. What is no YAML, or has no
-    place for a setting, is refused with its file and line, and what was there before stays.
+    listens, ports, the collector. They are checked as `extproc check` does it, and each is renamed into place, which
+    is what Envoy notices. What is not right is refused with its file, line and column, and what was live goes on.
+    With --watch every later edit is live within a second or two, whatever way the editor writes its files.
 
     \b
     Examples:
       extproc publish --to /run/envoy --listen unix:/run/extproc/extproc.sock
       extproc publish --to /run/envoy --backend http://gpu7:8000 --otlp http://jaeger:4317
+      extproc publish --to /run/envoy --watch
     """
     from extproc.envoy import publish
     from extproc.telemetry import otlp
 
     settings = config.load(config_path, overrides=overrides)
+    logs.setup("publish", settings.log_format)
     if resolve is not None:
         publish.resolve(settings.backends, resolve)
-    collector = otlp.endpoint(settings, os.environ)
-    for path in publish.publish(settings, target or settings.data_dir / "run" / "envoy", collector):
-        click.echo(path)
+    target = target or settings.data_dir / "run" / "envoy"
+    deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target)
+    publisher = publish.Publisher(settings, target, deployment, log.info)
+
+    def live(paths: Sequence[Path]) -> None:
+        for path in paths:
+            click.echo(path)
+        if ready_file is not None:
+            ready_file.touch()
+
+    asyncio.run(_run(publisher, live, watch=watch))
+
+
+async def _run(publisher: Publisher, live: Callable[[Sequence[Path]], None], *, watch: bool) -> None:
+    live(await publisher.publish())
+    if not watch:
+        return
+    watching = asyncio.ensure_future(publisher.watch())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, watching.cancel)
+    await asyncio.gather(watching, return_exceptions=True)
+    if not watching.cancelled():
+        watching.result()

@@ -1,8 +1,10 @@
 """The Envoy configuration as documents: read from YAML, changed by `up`'s flags, written where Envoy watches.
 
 A configuration directory holds envoy.yaml (the bootstrap), routes.yaml (RDS) and clusters.yaml (CDS); those that are
-missing in it come from the shipped ones, and other YAML files in it are carried along. The flags change only what
-they are about, found by name: the listener `ingress`, the cluster `extproc`, the cluster `llm`.
+missing in it come from the shipped ones, and other YAML files in it are carried along. `overlay.yaml` holds what
+differs in envoy.yaml, where that is only a little (see `source`); an `extproc.yaml` beside them is the sidecar's and
+not Envoy's. The flags change only what they are about, found by name: the listener `ingress`, the cluster `extproc`,
+the cluster `llm`.
 """
 
 from __future__ import annotations
@@ -19,17 +21,32 @@ from typing import Any, Final
 
 import yaml
 
-from extproc.config import host_and_port
+from extproc.config import FILE_NAME, host_and_port
+from extproc.envoy import source
+from extproc.envoy.source import Places, Source, SyntaxProblem
 from extproc.errors import ConfigError
 
 BOOTSTRAP: Final = "envoy.yaml"
-NAMES: Final = (BOOTSTRAP, "routes.yaml", "clusters.yaml")
+ROUTES: Final = "routes.yaml"
+CLUSTERS: Final = "clusters.yaml"
+NAMES: Final = (BOOTSTRAP, ROUTES, CLUSTERS)
+OVERLAY: Final = "overlay.yaml"
 
-DEMO_ADDRESSES: Final = (("127.0.0.1", 8001), ("127.0.0.1", 8002))
-"""The endpoints that stand for the demo backends in clusters.yaml, wherever those really listen."""
+DEMO_HOST: Final = "127.0.0.1"
+DEMO_PORTS: Final = range(8001, 8010)
+"""The endpoints that stand for demo backends in clusters.yaml, wherever those really listen."""
 
-Documents = dict[str, Any]
-"""The parsed files by name."""
+
+class Documents(dict[str, Any]):
+    """The parsed files by name, with the places of what is in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, Places] = {}
+
+    def add(self, name: str, read: Source) -> None:
+        self[name] = read.value
+        self.places[name] = read.places
 
 
 def shipped() -> Traversable:
@@ -39,32 +56,45 @@ def shipped() -> Traversable:
 
 
 def read(directory: Path | None) -> Documents:
-    """The documents of a directory over the shipped ones; None is the shipped ones alone."""
-    documents: Documents = {name: _parsed((shipped() / name).read_bytes(), name) for name in NAMES}
-    if directory is not None:
-        try:
-            paths = sorted(path for path in directory.iterdir() if path.suffix == ".yaml" and path.is_file())
-            documents |= {path.name: _parsed(path.read_bytes(), str(path)) for path in paths}
-        except OSError as error:
-            raise ConfigError(f"{error.filename or directory}: cannot be read: {error.strerror}") from None
+    """The documents of a directory over the shipped ones; None is the shipped ones alone. Raises ConfigError."""
+    documents, problems = read_all(directory)
+    if problems:
+        raise problems[0]
     return documents
 
 
-def _parsed(data: bytes, place: str) -> Any:
+def read_all(directory: Path | None) -> tuple[Documents, list[SyntaxProblem]]:
+    """What `read` gives, and every file that cannot be parsed. Raises ConfigError when one cannot be read at all."""
+    files: dict[str, tuple[bytes, str]] = {name: ((shipped() / name).read_bytes(), name) for name in NAMES}
+    files |= {} if directory is None else _own(directory)
+    overlay = files.pop(OVERLAY, None)
+    documents, problems = Documents(), []
+    for name, (data, file) in files.items():
+        try:
+            documents.add(name, source.parse(data, file, overlay if name == BOOTSTRAP else None))
+        except SyntaxProblem as problem:
+            problems.append(problem)
+    return documents, problems
+
+
+def is_shipped(directory: Path | None) -> bool:
+    """Whether a directory holds the shipped files, or none, and so what is known to be right."""
+    if directory is None:
+        return True
+    return all(name in NAMES and data == (shipped() / name).read_bytes() for name, (data, _) in _own(directory).items())
+
+
+def _own(directory: Path) -> dict[str, tuple[bytes, str]]:
     try:
-        document = yaml.load(data, Loader=_LOADER)  # noqa: S506 - a safe loader, in C where there is one
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{place}{line}: not YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{place}: not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{place}:1: a mapping, as in the shipped file, would be right")
-    return document
+        paths = sorted(path for path in directory.iterdir() if is_read(path) and path.is_file())
+        return {path.name: (path.read_bytes(), str(path)) for path in paths}
+    except OSError as error:
+        raise ConfigError(f"{error.filename or directory}: cannot be read: {error.strerror}") from None
 
 
-_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+def is_read(path: Path) -> bool:
+    """Whether a file of this name belongs to the configuration: an editor's own files begin with a dot."""
+    return path.suffix == ".yaml" and not path.name.startswith(".") and path.name != FILE_NAME
 
 
 # Changes ---------------------------------------------------------------------------------------------------
@@ -112,10 +142,10 @@ def set_sidecar(documents: Documents, addresses: Sequence[str]) -> None:
 def set_directory(documents: Documents, directory: Path) -> None:
     """Point every watched file that is one of the documents to its place in `directory`."""
     for document in documents.values():
-        for source in _find(document, "path_config_source"):
-            name = Path(str(source.get("path"))).name if isinstance(source, dict) else ""
+        for watched in _find(document, "path_config_source"):
+            name = Path(str(watched.get("path"))).name if isinstance(watched, dict) else ""
             if name in documents:
-                source |= {"path": str(directory / name), "watched_directory": {"path": str(directory)}}
+                watched |= {"path": str(directory / name), "watched_directory": {"path": str(directory)}}
 
 
 def set_tracing(documents: Documents, collector: str) -> None:
@@ -172,21 +202,25 @@ def _collector(url: urllib.parse.SplitResult) -> dict[str, Any]:
     return cluster
 
 
-def demo_endpoints(documents: Documents) -> list[dict[str, Any]]:
-    """The socket addresses in clusters.yaml that stand for demo backends."""
-    addresses = (each for each in _find(documents["clusters.yaml"], "socket_address") if isinstance(each, dict))
-    return [each for each in addresses if (each.get("address"), each.get("port_value")) in DEMO_ADDRESSES]
+def demo_ports(documents: Documents) -> list[int]:
+    """The ports in clusters.yaml that stand for demo backends."""
+    return sorted({address["port_value"] for address in _demo_addresses(documents)})
 
 
 def set_demo_ports(documents: Documents, ports: Mapping[int, int]) -> None:
     """Replace the demo backends' ports of the file by those that they really have."""
-    for address in demo_endpoints(documents):
-        address["port_value"] = ports[address["port_value"]]
+    for address in _demo_addresses(documents):
+        address["port_value"] = ports.get(address["port_value"], address["port_value"])
+
+
+def _demo_addresses(documents: Documents) -> list[dict[str, Any]]:
+    addresses = (each for each in _find(documents[CLUSTERS], "socket_address") if isinstance(each, dict))
+    return [each for each in addresses if each.get("address") == DEMO_HOST and each.get("port_value") in DEMO_PORTS]
 
 
 def set_backends(documents: Documents, urls: Sequence[str]) -> None:
     """Replace the endpoints of the cluster `llm`. https ones get TLS with SNI and the system's authorities."""
-    cluster = _cluster(documents["clusters.yaml"], "llm")
+    cluster = _cluster(documents[CLUSTERS], "llm")
     if cluster is None:
         raise ConfigError("clusters.yaml: no cluster llm, so --backend has nothing to replace; the shipped file has it")
     backends = [urllib.parse.urlsplit(url) for url in urls]
@@ -201,7 +235,7 @@ def set_backends(documents: Documents, urls: Sequence[str]) -> None:
             {"name": name, "match": {"backend": name}, "transport_socket": _tls(backend.hostname or "")}
             for name, backend in secure.items()
         ]
-        _rewrite_hosts(documents["routes.yaml"])
+        _rewrite_hosts(documents[ROUTES])
 
 
 def _endpoint(backend: urllib.parse.SplitResult) -> dict[str, Any]:
@@ -282,33 +316,26 @@ def _cluster(document: Any, name: str) -> dict[str, Any] | None:
 
 
 def _find(value: Any, name: str) -> Iterator[Any]:
-    """Every member of this name in a document, however deep."""
-    stack = [value]
-    while stack:
-        match stack.pop(0):
-            case dict() as members:
-                if name in members:
-                    yield members[name]
-                stack.extend(members.values())
-            case list() as items:
-                stack.extend(items)
+    return (found for _, found in source.find(value, name))
 
 
 # Writing ---------------------------------------------------------------------------------------------------
 
 
-def write(documents: Documents, directory: Path) -> None:
+def write(documents: Mapping[str, Any], directory: Path) -> None:
     """Write all documents into a directory, each renamed into place: Envoy notices nothing else."""
     directory.mkdir(0o700, parents=True, exist_ok=True)
     for name, document in documents.items():
         temporary = directory / f".{name}.new"
-        text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text(document), encoding="utf-8")
         temporary.rename(directory / name)
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes out what the file shares by anchors."""
+def text(document: Any) -> str:
+    """A document as YAML, with what an alias stood for written out."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True

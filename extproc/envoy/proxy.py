@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -25,6 +26,8 @@ from extproc.envoy.files import BOOTSTRAP
 _ADMIN_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5.0
 _TAIL_LINES: Final = 12
+_TAKE_SECONDS: Final = 20.0
+_POLL_SECONDS: Final = 0.05
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Envoy:
         self._process: asyncio.subprocess.Process | None = None
         self._address_file = directory / "admin-address"
         self._admin: tuple[str, int] | None = None
+        self._rejected = 0
 
     @property
     def pid(self) -> int | None:
@@ -114,6 +118,27 @@ class Envoy:
             hosts={each["name"]: _hosts(each) for each in clusters.get("cluster_statuses", [])},
             rejected=re.search(rb": [1-9]", refusals) is not None,
         )
+
+    async def took(self, clusters: str | None, routes: str | None) -> str | None:
+        """Wait until these versions of clusters.yaml and routes.yaml are served, and every cluster is warm.
+
+        Returns what Envoy says when it refuses one. None also when it takes longer than is worth waiting for: a
+        configuration without RDS, for one, never says what routes it has.
+        """
+        until = time.monotonic() + _TAKE_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                stats = await self.ask("/stats?filter=(version_text|update_rejected|warming_clusters)$")
+                versions = set(re.findall(rb'version_text: "(.*)"', stats))
+                rejected = sum(map(int, re.findall(rb"update_rejected: ([0-9]+)", stats)))
+                if rejected > self._rejected:
+                    self._rejected = rejected
+                    return "\n".join(f"envoy: {line}" for line in self.complaints()[-2:]) or "Envoy refuses it"
+                waiting = {each.encode() for each in (clusters, routes) if each is not None} - versions
+                if not waiting and b"warming_clusters: 0" in stats:
+                    return None
+            await asyncio.sleep(_POLL_SECONDS)
+        return None
 
     async def ask(self, path: str, method: str = "GET") -> bytes:
         """One request to the admin interface."""

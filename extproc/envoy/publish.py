@@ -1,22 +1,62 @@
-"""An Envoy directory, written where a running Envoy reads it, with the settings of the deployment in it.
+"""An Envoy directory, checked and written where a running Envoy reads it, with the settings of the deployment in it.
 
-What `up` does for the Envoy that it starts itself, for one that somebody else starts: in compose, in a pod.
+    publisher = Publisher(config, target, settings_of(config, collector, target), say)
+    await publisher.publish()       # once: raises Refused when the configuration is not right
+    await publisher.watch()         # and after every change; what is not right is said, and what was live goes on
+
+What is live is always a whole configuration that has passed the check. A new cluster is there, and warm, before a
+route leads to it, and one that was removed stays until no route does.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import hashlib
+import logging
 import socket
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from extproc.config import Config
-from extproc.envoy import files
+from extproc.envoy import changes, files
+from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES, Documents
 from extproc.errors import ConfigError
 
+if TYPE_CHECKING:
+    from extproc.envoy.check import Report
+
 _RETRY_SECONDS: Final = 0.5
+_CHANGES_SHOWN: Final = 20
+_HALF_SAVED_SECONDS: Final = 0.4
+"""An editor that writes in pieces has the next one there by then."""
+_DEBOUNCE_MS: Final = 400
+_STEP_MS: Final = 80
+_WARM_SECONDS: Final = 3.0
+"""How long a new cluster takes to be warm, where nobody can ask Envoy: its names and a round of health checks."""
+
+Settings = Callable[[Documents], Coroutine[Any, Any, None]]
+"""Puts the settings of the deployment into documents that were read. Raises ConfigError."""
+
+Say = Callable[[str], None]
+
+
+class Refused(ConfigError):
+    """The configuration is not right. The text has a line for each error."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__("\n".join(map(str, report.errors)))
+        self.report = report
+
+
+class Live(Protocol):
+    """The Envoy that reads what is published."""
+
+    async def took(self, clusters: str | None, routes: str | None) -> str | None:
+        """Wait until it serves these versions, with every cluster warm; what it says when it refuses one."""
 
 
 def directory(config: Config) -> Path | None:
@@ -28,21 +68,176 @@ def directory(config: Config) -> Path | None:
     raise ConfigError(f"{config.envoy_dir}: there is no such directory; `extproc init .` writes ./envoy for editing")
 
 
-def publish(config: Config, target: Path, collector: str | None) -> list[Path]:
-    """Write the configuration's files into `target`, each renamed into place; their paths. Raises ConfigError."""
-    documents = files.read(directory(config))
-    if config.backends:
-        files.set_backends(documents, config.backends)
+def settings_of(config: Config, collector: str | None, target: Path) -> Settings:
+    """The settings of a deployment whose parts somebody else starts."""
+
+    async def apply(documents: Documents) -> None:
+        if config.backends:
+            files.set_backends(documents, config.backends)
+        addresses = [config.address(worker) for worker in range(config.workers)]
+        apply_common(documents, config, addresses, collector, target)
+
+    return apply
+
+
+def apply_common(
+    documents: Documents, config: Config, addresses: Sequence[str], collector: str | None, target: Path
+) -> None:
+    """What every deployment sets: ports, where the sidecar listens, the collector, where the files are."""
     files.set_ports(documents, port=config.port, admin_port=config.envoy_admin_port)
-    files.set_sidecar(documents, [config.address(worker) for worker in range(config.workers)])
+    files.set_sidecar(documents, addresses)
     if collector is not None:
         files.set_tracing(documents, collector)
     files.set_directory(documents, target.absolute())
-    try:
-        files.write(documents, target)
-    except OSError as error:
-        raise ConfigError(f"{error.filename or target}: cannot be written: {error.strerror}") from error
-    return [target / name for name in documents]
+
+
+class Publisher:
+    """One target directory and what is live in it. `say` gets the lines for the operator."""
+
+    def __init__(self, config: Config, target: Path, settings: Settings, say: Say, envoy: Live | None = None) -> None:
+        self._config = config
+        self._source = directory(config)
+        self._target = target
+        self._settings = settings
+        self._say = say
+        self._envoy = envoy
+        self._live: dict[str, Any] = {}
+        self._published = False
+        self._refused: list[str] = []
+
+    async def read(self) -> Documents:
+        """The documents as they would be published. Raises Refused, and ConfigError."""
+        if files.is_shipped(self._source):
+            documents = files.read(None)
+            await self._settings(documents)
+            return documents
+        from extproc.envoy import check  # noqa: PLC0415 - Envoy's message types take most of a second
+
+        documents, problems = files.read_all(self._source)
+        if problems:
+            raise Refused(check.syntax(problems))
+        await self._settings(documents)
+        report = await asyncio.to_thread(check.check, documents, self._config)
+        if report.errors:
+            raise Refused(report)
+        for warning in report.warnings:
+            self._say(str(warning))
+        return documents
+
+    async def publish(self) -> list[Path]:
+        """Make the configuration live; the paths of its files. Raises Refused, and ConfigError."""
+        documents = await self.read()
+        lines = changes.between(self._live, documents) if self._live else []
+        await self._make_live(documents)
+        self._say_changes(lines)
+        return [self._target / name for name in documents]
+
+    async def watch(self) -> None:
+        """Publish after every change of the directory, until cancelled."""
+        import watchfiles  # noqa: PLC0415 - only who watches pays for it
+
+        if self._source is None:
+            await asyncio.Event().wait()  # the shipped files do not change
+            return
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
+        async for _ in watchfiles.awatch(
+            self._source,
+            watch_filter=lambda _, path: files.is_read(Path(path)) or path.endswith("..data"),
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            recursive=False,
+        ):
+            await self._publish_or_say()
+
+    async def _publish_or_say(self) -> None:
+        try:
+            await self.publish()
+        except ConfigError:
+            # Perhaps only the first half of a file has been written.
+            await asyncio.sleep(_HALF_SAVED_SECONDS)
+            try:
+                await self.publish()
+            except ConfigError as error:
+                self._say_refusal(error)
+                return
+        self._refused = []
+
+    def _say_refusal(self, error: ConfigError) -> None:
+        lines = str(error).splitlines()
+        if lines != self._refused:
+            for line in lines:
+                self._say(line)
+            self._say("not published; what was live goes on")
+        self._refused = lines
+
+    def _say_changes(self, lines: Sequence[str]) -> None:
+        for line in lines[:_CHANGES_SHOWN]:
+            self._say(f"live: {line}")
+        if len(lines) > _CHANGES_SHOWN:
+            self._say(f"live: {len(lines) - _CHANGES_SHOWN} changes more")
+        if any(line.startswith(f"{BOOTSTRAP}:") for line in lines):
+            self._say(f"{BOOTSTRAP} is read when Envoy starts: what has changed in it waits for a restart")
+
+    # Making it live ----------------------------------------------------------------------------------------
+
+    async def _make_live(self, documents: Documents) -> None:
+        """Each file only if it has changed, and no route without its cluster in between."""
+        before, after = self._live.get(CLUSTERS), documents[CLUSTERS]
+        kept = _removed(before, after)
+        if kept:
+            after = {**after, "resources": [*(after.get("resources") or ()), *kept]}
+        others = {name: each for name, each in documents.items() if name not in (CLUSTERS, ROUTES)}
+        await self._write({**others, CLUSTERS: after}, wait=bool(_removed(after, before)))
+        await self._write({ROUTES: documents[ROUTES]}, wait=bool(kept))
+        if kept:
+            await self._write({CLUSTERS: documents[CLUSTERS]}, wait=False)
+        self._published = True
+
+    async def _write(self, documents: Mapping[str, Any], *, wait: bool) -> None:
+        changed = {name: each for name, each in documents.items() if self._live.get(name) != each}
+        if not changed:
+            return
+        versions: dict[str, str] = {n: _version(each) for n, each in changed.items() if n in (CLUSTERS, ROUTES)}
+        self._to_disk({name: _versioned(each, versions.get(name)) for name, each in changed.items()})
+        if self._published:
+            await self._until_taken(versions, wait=wait)
+        self._live |= copy.deepcopy(changed)
+
+    async def _until_taken(self, versions: Mapping[str, str], *, wait: bool) -> None:
+        if self._envoy is None:
+            if wait:
+                await asyncio.sleep(_WARM_SECONDS)
+            return
+        refusal = await self._envoy.took(versions.get(CLUSTERS), versions.get(ROUTES))
+        if refusal is not None:
+            # An Envoy that is started on these files must find what this one serves.
+            self._to_disk({name: _versioned(self._live[name], _version(self._live[name])) for name in versions})
+            raise ConfigError(refusal)
+
+    def _to_disk(self, documents: Mapping[str, Any]) -> None:
+        try:
+            files.write(documents, self._target)
+        except OSError as error:
+            raise ConfigError(f"{error.filename or self._target}: cannot be written: {error.strerror}") from error
+
+
+def _removed(before: Any, after: Any) -> list[Any]:
+    """The clusters of one file that the other has no more."""
+    names = {each.get("name") for each in (after or {}).get("resources") or ()}
+    return [each for each in (before or {}).get("resources") or () if each.get("name") not in names]
+
+
+def _version(document: Any) -> str:
+    return hashlib.sha256(files.text(document).encode()).hexdigest()[:16]
+
+
+def _versioned(document: Any, version: str | None) -> Any:
+    if version is None:
+        return document
+    return {"version_info": version} | {name: each for name, each in document.items() if name != "version_info"}
+
+
+# The backends' names ---------------------------------------------------------------------------------------
 
 
 def resolve(backends: Sequence[str], seconds: float) -> None:

@@ -5,8 +5,9 @@
     await stack.wait()       # does not return; StackError when a part is beyond repair
     await stack.stop()       # ends everything, in order; `hurry` makes it wait no longer
 
-Files are in `<data_dir>/run`: Envoy's configuration as it was started, and its log. Nothing that the stack does to
-see whether it works is an exchange: it asks Envoy's admin interface, and Envoy asks /health past the recorder.
+Files are in `<data_dir>/run`: Envoy's configuration, which follows what is edited (`publish`), and its log. Nothing
+that the stack does to see whether it works is an exchange: it asks Envoy's admin interface, and Envoy asks /health
+past the recorder.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final
 from extproc.config import UNIX_PATH_BYTES, Config
 from extproc.envoy import files, process, publish
 from extproc.envoy.proxy import Envoy, State
+from extproc.envoy.publish import Publisher
 from extproc.errors import StackError
 from extproc.service.sidecar import Sidecar
 from extproc.service.workers import Say, to_the_log
@@ -77,8 +79,10 @@ class Stack:
         self._sidecar = Sidecar(self._config, say)
         self.collector = otlp.endpoint(config, os.environ)
         self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
-        self._backends: list[DemoBackend] = []
+        self._publisher = Publisher(self._config, self.run_dir / "envoy", self._settings, say, self._envoy)
+        self._backends: dict[int, DemoBackend] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._more_tasks = asyncio.Event()
         self.port = 0
 
     @property
@@ -99,12 +103,11 @@ class Stack:
 
     async def start(self) -> None:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
-        documents = files.read(publish.directory(self._config))
-        self._check_ports(files.listener_host(documents))
+        self._check_ports(files.listener_host(files.read(publish.directory(self._config))))
         try:
             await self._start_sidecar()
-            await self._start_backends(documents)
-            await self._start_envoy(documents)
+            await self._publisher.publish()
+            await self._start_envoy()
         except BaseException:
             await self.stop()
             raise
@@ -114,11 +117,15 @@ class Stack:
         self._tasks += [
             asyncio.create_task(self._sidecar.wait()),
             asyncio.create_task(self._until_envoy_ends()),
-            *(asyncio.create_task(backend.keep(self._say)) for backend in self._backends),
+            asyncio.create_task(self._publisher.watch()),
         ]
-        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        while True:
+            self._more_tasks.clear()
+            more = asyncio.create_task(self._more_tasks.wait())
+            done, _ = await asyncio.wait([*self._tasks, more], return_when=asyncio.FIRST_COMPLETED)
+            more.cancel()
+            for task in done - {more}:
+                task.result()
 
     async def stop(self) -> None:
         """End all parts. The order: no new connections, the exchanges that run, Envoy, the backends.
@@ -130,7 +137,7 @@ class Stack:
         await self._envoy.refuse_connections()
         await self._sidecar.stop()
         await self._envoy.stop()
-        await asyncio.gather(*(backend.stop() for backend in self._backends))
+        await asyncio.gather(*(backend.stop() for backend in self._backends.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._short_dir is not None:
             shutil.rmtree(self._short_dir, ignore_errors=True)
@@ -177,23 +184,24 @@ class Stack:
         await self._sidecar.start()
         self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
 
-    async def _start_backends(self, documents: files.Documents) -> None:
+    async def _settings(self, documents: files.Documents) -> None:
+        """Put into the documents what this stack knows; demo backends that they need are started."""
         if self._config.backends:
             files.set_backends(documents, self._config.backends)
-            return
-        ports = sorted({address["port_value"] for address in files.demo_endpoints(documents)})
-        self._backends = [DemoBackend() for _ in ports]
-        await _all(backend.start() for backend in self._backends)
-        files.set_demo_ports(documents, dict(zip(ports, (each.port for each in self._backends), strict=True)))
+        else:
+            await self._start_backends(files.demo_ports(documents))
+            files.set_demo_ports(documents, {port: backend.port for port, backend in self._backends.items()})
+        addresses = self._sidecar.workers.addresses
+        publish.apply_common(documents, self._config, addresses, self.collector, self.run_dir / "envoy")
 
-    async def _start_envoy(self, documents: files.Documents) -> None:
-        config = self._config
-        files.set_ports(documents, port=config.port, admin_port=config.envoy_admin_port)
-        files.set_sidecar(documents, self._sidecar.workers.addresses)
-        if self.collector is not None:
-            files.set_tracing(documents, self.collector)
-        files.set_directory(documents, self.run_dir / "envoy")
-        files.write(documents, self.run_dir / "envoy")
+    async def _start_backends(self, ports: Iterable[int]) -> None:
+        new = {port: DemoBackend() for port in ports if port not in self._backends and not _is_taken(port)}
+        self._backends |= new  # `stop` ends those that have come up when one fails
+        await _all(backend.start() for backend in new.values())
+        self._tasks += [asyncio.create_task(backend.keep(self._say)) for backend in new.values()]
+        self._more_tasks.set()
+
+    async def _start_envoy(self) -> None:
         await self._envoy.start()
         ended = asyncio.create_task(self._until_envoy_ends())
         ready = asyncio.create_task(self._until_ready())
@@ -233,6 +241,12 @@ class Stack:
     def _say_complaints(self) -> None:
         for line in self._envoy.complaints():
             self._say(f"envoy: {line}")
+
+
+def _is_taken(port: int) -> bool:
+    """Whether a server of the user's own listens there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def _all(starts: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -185,7 +185,7 @@ def test_watched_files_move_with_the_documents(tmp_path: Path, documents: files.
     documents["more.yaml"] = {"a": [{"path_config_source": {"path": "/etc/clusters.yaml"}}]}
     documents["more.yaml"]["b"] = {"path_config_source": {"path": "/etc/secrets.yaml"}}
     files.set_directory(documents, tmp_path)
-    text = yaml.safe_dump(documents)
+    text = yaml.safe_dump(dict(documents))
     assert text.count(f"path: {tmp_path}/clusters.yaml") == 2
     assert text.count(f"path: {tmp_path}/routes.yaml") == 1
     assert documents["more.yaml"]["b"] == {"path_config_source": {"path": "/etc/secrets.yaml"}}
@@ -233,11 +233,11 @@ def test_demo_backends(documents: files.Documents) -> None:
     group = cluster(documents, "llm")["load_assignment"]["endpoints"][0]["lb_endpoints"]
     group[0]["load_balancing_weight"] = 3
     group.append({"endpoint": {"address": {"socket_address": {"address": "gpu", "port_value": 8001}}}})
-    assert len(files.demo_endpoints(documents)) == 2
+    assert files.demo_ports(documents) == [8001, 8002]
     files.set_demo_ports(documents, {8001: 40001, 8002: 40002})
     assert [each["socket_address"]["port_value"] for each in endpoints(documents, "llm")] == [40001, 40002, 8001]
     assert group[0]["load_balancing_weight"] == 3
-    assert files.demo_endpoints(documents) == []
+    assert files.demo_ports(documents) == []
 
 
 def test_written_files_are_what_was_read(tmp_path: Path, documents: files.Documents) -> None:

@@ -1,0 +1,124 @@
+"""What one part of a configuration says of another: names that lead nowhere, that stand twice, that nobody uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from extproc.envoy import parts
+from extproc.envoy.files import Documents
+from extproc.envoy.findings import Finding, Level, meant
+from extproc.envoy.parts import Part, get
+
+_OURS: Final = frozenset({"extproc", "otlp"})
+"""Clusters that `up` and `publish` know by name."""
+
+
+def findings(documents: Documents) -> Iterator[Finding]:
+    """All of them, in no order."""
+    clusters = list(parts.clusters(documents))
+    used = list(_cluster_references(documents))
+    yield from _missing(used, {each.name for each in clusters})
+    yield from _unused(clusters, {each.value for each in used})
+    yield from _twice(clusters, "cluster")
+    yield from _twice(parts.listeners(documents), "listener")
+    for configuration in parts.route_configurations(documents):
+        hosts = list(configuration.each("virtual_hosts"))
+        yield from _twice(hosts, "virtual host")
+        yield from _domains_twice(hosts)
+        for host in hosts:
+            yield from _twice((each for each in host.each("routes") if each.name), "route", Level.WARNING)
+    yield from _route_configurations(documents)
+    yield from _filter_names(documents)
+    yield from _watched_files(documents)
+
+
+def _cluster_references(documents: Documents) -> Iterator[Part]:
+    """Every place where a cluster is named."""
+    for route in parts.routes(documents):
+        yield from _named(route.at("route", "cluster"))
+        for weighted in route.each("route", "weighted_clusters", "clusters"):
+            yield from _named(weighted.at("name"))
+        for mirror in route.each("route", "request_mirror_policies"):
+            yield from _named(mirror.at("cluster"))
+    for whole in parts.everything(documents):
+        for service in whole.found("envoy_grpc"):
+            yield from _named(service.at("cluster_name"))
+        for uri in (*whole.found("http_uri"), *whole.found("uri")):
+            yield from _named(uri.at("cluster"))
+    for cluster in parts.clusters(documents):
+        aggregate = cluster.at("cluster_type", "typed_config")
+        if str(get(aggregate.value, "@type")).endswith(".aggregate.v3.ClusterConfig"):
+            for member in aggregate.each("clusters"):
+                yield from _named(member)
+
+
+def _named(part: Part) -> Iterator[Part]:
+    if isinstance(part.value, str) and part.value:
+        yield part
+
+
+def _missing(used: Iterable[Part], known: set[str]) -> Iterator[Finding]:
+    for each in used:
+        if each.value not in known:
+            text = f"there is no cluster {each.value}{meant(each.value, known)}"
+            yield Finding(Level.ERROR, each.place, text, each.path)
+
+
+def _unused(clusters: Iterable[Part], used: set[str]) -> Iterator[Finding]:
+    for cluster in clusters:
+        if cluster.name not in used | _OURS:
+            text = f"nothing uses the cluster {cluster.name}; a route in routes.yaml would"
+            yield Finding(Level.WARNING, cluster.at("name").place, text, cluster.path)
+
+
+def _twice(things: Iterable[Part], what: str, level: Level = Level.ERROR) -> Iterator[Finding]:
+    first: dict[str, Part] = {}
+    for thing in things:
+        if thing.name in first:
+            text = f"a second {what} {thing.name}; the first is at {first[thing.name].at('name').place}"
+            yield Finding(level, thing.at("name").place, text, thing.path)
+        first.setdefault(thing.name, thing)
+
+
+def _domains_twice(hosts: Iterable[Part]) -> Iterator[Finding]:
+    first: dict[str, Part] = {}
+    for host in hosts:
+        for domain in host.each("domains"):
+            if domain.value in first:
+                text = f"the domain {domain.value} stands here a second time; first at {first[domain.value].place}"
+                yield Finding(Level.ERROR, domain.place, text, domain.path)
+            first.setdefault(str(domain.value), domain)
+
+
+def _route_configurations(documents: Documents) -> Iterator[Finding]:
+    known = {each.name for each in parts.resources(documents, ".RouteConfiguration")}
+    for listener in parts.listeners(documents):
+        for manager in parts.managers(listener):
+            name = manager.at("rds", "route_config_name")
+            if isinstance(name.value, str) and name.value not in known:
+                text = f"no file has a RouteConfiguration {name.value}{meant(name.value, known)}"
+                yield Finding(Level.ERROR, name.place, text, name.path)
+
+
+def _filter_names(documents: Documents) -> Iterator[Finding]:
+    """`typed_per_filter_config` for a filter that is not in the chain is ignored by Envoy, without a word."""
+    managers = [manager for listener in parts.listeners(documents) for manager in parts.managers(listener)]
+    known = {each.name for manager in managers for each in manager.each("http_filters")}
+    for configuration in parts.route_configurations(documents):
+        for settings in configuration.found("typed_per_filter_config"):
+            for name in settings.value if isinstance(settings.value, dict) else ():
+                if name not in known:
+                    place = documents.places[settings.file].of_name((*settings.path, name))
+                    text = f"there is no HTTP filter {name} in envoy.yaml{meant(name, known)}"
+                    yield Finding(Level.ERROR, place, text, (*settings.path, name))
+
+
+def _watched_files(documents: Documents) -> Iterator[Finding]:
+    for whole in parts.everything(documents):
+        for source in whole.found("path_config_source"):
+            path = get(source.value, "path")
+            if isinstance(path, str) and Path(path).name not in documents and not Path(path).is_file():
+                text = f"there is no file {path}, neither here nor beside {whole.file}"
+                yield Finding(Level.ERROR, source.at("path").place, text, source.path)

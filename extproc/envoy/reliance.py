@@ -1,0 +1,218 @@
+"""What the recorder relies on in Envoy's configuration.
+
+An error is what breaks it: traffic would be refused, hang, or pass without a word. A warning is what costs a promise
+that somebody may give up on purpose (fail open, no access log), or what ends a long generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from extproc.config import Config, size_text
+from extproc.envoy import parts
+from extproc.envoy.files import BOOTSTRAP, Documents
+from extproc.envoy.findings import Finding, Level
+from extproc.envoy.parts import Part, get
+
+_ENVOYS_BUFFER_BYTES: Final = 1024 * 1024
+_ENVOYS_WINDOW_BYTES: Final = 256 * 1024 * 1024
+_ENVOYS_MESSAGE_SECONDS: Final = 0.2
+_ENVOYS_ROUTE_SECONDS: Final = 15.0
+_ENVOYS_BREAKER: Final = 1024
+_LONG_SECONDS: Final = 60.0
+_LOOPBACK: Final = ("127.", "::1", "localhost")
+
+_HOLD: Final = {
+    "request_header_mode": "SEND",
+    "request_body_mode": "BUFFERED",
+    "request_trailer_mode": "SEND",
+    "response_header_mode": "SEND",
+    "response_body_mode": "STREAMED",
+    "response_trailer_mode": "SEND",
+}
+_SHOWN: Final = {**_HOLD, "request_body_mode": "STREAMED"}
+_DEFAULTS: Final = {
+    "request_header_mode": "SEND",
+    "request_body_mode": "NONE",
+    "request_trailer_mode": "SKIP",
+    "response_header_mode": "SEND",
+    "response_body_mode": "NONE",
+    "response_trailer_mode": "SKIP",
+}
+
+
+def findings(documents: Documents, config: Config) -> Iterator[Finding]:
+    """All of them, file by file."""
+    yield from _admin(documents)
+    recorded = False
+    for listener in parts.listeners(documents):
+        for manager in parts.managers(listener):
+            recorder = parts.recorder(manager)
+            if recorder is not None:
+                recorded = True
+                yield from _recorder(recorder.at("typed_config"), config)
+                yield from _limits(listener, manager, recorder, config)
+                yield from _access_log(manager)
+                yield from _order(manager)
+    if not recorded:
+        bootstrap = parts.document(documents, BOOTSTRAP)
+        text = "no listener has the filter envoy.filters.http.ext_proc: nothing would be recorded"
+        yield _error(bootstrap.at("static_resources", "listeners"), text)
+    yield from _sidecar(documents)
+    yield from _routes(documents)
+
+
+def _admin(documents: Documents) -> Iterator[Finding]:
+    address = parts.document(documents, BOOTSTRAP).at("admin", "address", "socket_address", "address")
+    if isinstance(address.value, str) and not address.value.startswith(_LOOPBACK):
+        text = (
+            f"Envoy's admin interface on {address.value}: whoever reaches it can stop Envoy; 127.0.0.1 would be right"
+        )
+        yield _error(address, text)
+
+
+def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
+    observing = get(ext_proc.value, "observability_mode") is True
+    mode = ext_proc.at("processing_mode")
+    for name, wanted in _SHOWN.items():
+        value = get(mode.value, name) or _DEFAULTS[name]
+        if value in ("DEFAULT", 0):
+            value = _DEFAULTS[name]
+        if value != wanted:
+            yield _error(mode.at(name), f"{name} is {value}; the recorder needs {wanted}")
+    if observing:
+        yield _warning(
+            ext_proc.at("observability_mode"), "observability_mode: nothing waits for a record (best effort)"
+        )
+    else:
+        yield from _gates(ext_proc, config)
+    if get(ext_proc.value, "failure_mode_allow") is True:
+        text = "failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"
+        yield _warning(ext_proc.at("failure_mode_allow"), text)
+    namespaces = ext_proc.at("metadata_options", "receiving_namespaces", "untyped")
+    if "extproc" not in (namespaces.value or ()):
+        text = (
+            "the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "
+            "would be right"
+        )
+        yield _warning(ext_proc.at("metadata_options"), text)
+    timeout = ext_proc.at("grpc_service", "timeout")
+    if (_seconds(timeout.value) or 0) > 0:
+        text = f"a timeout of {timeout.value} for the call ends every exchange that lasts longer; none would be right"
+        yield _error(timeout, text)
+
+
+def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
+    timeout = ext_proc.at("message_timeout")
+    seconds = _seconds(timeout.value)
+    seconds = _ENVOYS_MESSAGE_SECONDS if seconds is None else seconds
+    if seconds <= config.gate_timeout_seconds:
+        yield _error(
+            timeout,
+            f"message_timeout is {seconds:g} s, and the recorder waits for its disk for up to "
+            f"{config.gate_timeout_seconds:g} s (gate_timeout_seconds); more than that would be right",
+        )
+    if config.hold_request_bytes and not _may_hold(ext_proc.value):
+        text = (
+            "requests are not held back until their record is durable: allow_mode_override with the "
+            "allowed_override_modes of the shipped envoy.yaml would be right, or hold_request_bytes: 0"
+        )
+        yield _warning(ext_proc.at("allow_mode_override"), text)
+
+
+def _may_hold(ext_proc: Any) -> bool:
+    if get(ext_proc, "allow_mode_override") is not True or get(
+        ext_proc, "send_body_without_waiting_for_header_response"
+    ):
+        return False
+    allowed = get(ext_proc, "allowed_override_modes")
+    return not allowed or any({**_DEFAULTS, **each} == _HOLD for each in allowed if isinstance(each, dict))
+
+
+def _limits(listener: Part, manager: Part, recorder: Part, config: Config) -> Iterator[Finding]:
+    """A held request has to fit into what Envoy buffers, otherwise it is answered with 413."""
+    if not _may_hold(get(recorder.value, "typed_config")):
+        return
+    connection = listener.at("per_connection_buffer_limit_bytes")
+    window = manager.at("http2_protocol_options", "initial_stream_window_size")
+    held = config.hold_request_bytes
+    for limit, default in ((connection, _ENVOYS_BUFFER_BYTES), (window, _ENVOYS_WINDOW_BYTES)):
+        size = int(limit.value) if isinstance(limit.value, int | float | str) else default
+        if size <= held:
+            yield _error(
+                limit,
+                f"{limit.path[-1]} is {size_text(size)}, and requests up to {size_text(held)} are held "
+                "(hold_request_bytes): they would be answered with 413; raise the one or lower the other",
+            )
+
+
+def _access_log(manager: Part) -> Iterator[Finding]:
+    for log in manager.each("access_log"):
+        service = get(log.value, "typed_config", "common_config", "grpc_service", "envoy_grpc", "cluster_name")
+        if service == "extproc":
+            return
+    text = "without Envoy's gRPC access log to the cluster extproc nobody can say why an exchange was cut off"
+    yield _warning(manager.at("access_log"), text)
+
+
+def _order(manager: Part) -> Iterator[Finding]:
+    """`content-length` survives ext_proc only between the two filters that carry it around."""
+    names = [each.name for each in manager.each("http_filters")]
+    recorder = parts.recorder(manager)
+    assert recorder is not None
+    at = names.index(recorder.name)
+    if "extproc.outer" not in names[:at] or "extproc.inner" not in names[at:]:
+        text = (
+            "ext_proc drops content-length: extproc.outer before it and extproc.inner behind it, as in the shipped "
+            "envoy.yaml, would keep it"
+        )
+        yield _warning(recorder, text)
+
+
+def _sidecar(documents: Documents) -> Iterator[Finding]:
+    for cluster in parts.clusters(documents):
+        if cluster.name != "extproc":
+            continue
+        options = cluster.at("typed_extension_protocol_options", parts.PROTOCOL_OPTIONS)
+        explicit = get(options.value, "explicit_http_config")
+        if not isinstance(explicit, dict) or "http2_protocol_options" not in explicit:
+            yield _error(cluster, "the cluster extproc speaks gRPC; http2_protocol_options for it would be right")
+        thresholds = list(cluster.each("circuit_breakers", "thresholds"))
+        for name in ("max_requests", "max_connections", "max_pending_requests"):
+            size = next((get(each.value, name) for each in thresholds if get(each.value, name) is not None), None)
+            if int(size or _ENVOYS_BREAKER) <= _ENVOYS_BREAKER:
+                text = f"{name} is {size or _ENVOYS_BREAKER}: the next exchange in flight would be refused; 100000"
+                yield _warning(cluster.at("circuit_breakers"), f"{text} would be right")
+
+
+def _routes(documents: Documents) -> Iterator[Finding]:
+    for route in parts.routes(documents):
+        action = route.at("route")
+        if not isinstance(action.value, dict) or get(route.value, "match", "grpc") is not None:
+            continue
+        timeout = action.at("timeout")
+        seconds = _seconds(timeout.value)
+        seconds = _ENVOYS_ROUTE_SECONDS if seconds is None else seconds
+        if 0 < seconds < _LONG_SECONDS:
+            name = f"route {route.name}" if route.name else "this route"
+            default = "" if timeout.value else ", Envoy's default"
+            text = f"{name} ends each answer after {seconds:g} s{default}; timeout: 0s lets a generation end by itself"
+            yield _warning(timeout, text)
+
+
+def _seconds(duration: Any) -> float | None:
+    if not isinstance(duration, str) or not duration.endswith("s"):
+        return None
+    try:
+        return float(duration[:-1])
+    except ValueError:
+        return None
+
+
+def _error(part: Part, text: str) -> Finding:
+    return Finding(Level.ERROR, part.place, text, part.path)
+
+
+def _warning(part: Part, text: str) -> Finding:
+    return Finding(Level.WARNING, part.place, text, part.path)

@@ -1,0 +1,244 @@
+"""YAML files, read with the place of everything in them, and an overlay laid over one of them.
+
+A place is where a person has to look: file, line and column, both from 1. It is found by the path of a value in its
+document, `("resources", 0, "name")`.
+
+An overlay holds only what differs. A mapping is laid over a mapping member by member; a list over a list of things
+with a `name`, thing by thing, and new ones come at its end, but a new HTTP filter before the router, which has to be
+the last; anything else takes the place of what was there. A member that is null is taken away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Iterator
+from typing import Any, Final
+
+import yaml
+
+from extproc.errors import ConfigError
+
+Path = tuple[str | int, ...]
+"""The way to a value from the top of its document: names of members, and indexes in lists."""
+
+_NODES_AT_MOST: Final = 200_000
+"""An alias stands for all that it names: a few lines of them could be millions of values."""
+
+_LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_MERGE: Final = "tag:yaml.org,2002:merge"
+_NULL: Final = "tag:yaml.org,2002:null"
+_MOMENT: Final = "tag:yaml.org,2002:timestamp"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Where something stands. As text `FILE:LINE:COLUMN`."""
+
+    file: str
+    line: int = 1
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class Places:
+    """The places of the values of one document, and of the names of its members."""
+
+    def __init__(self, file: str) -> None:
+        self._top = Place(file)
+        self._values: dict[Path, Place] = {}
+        self._names: dict[Path, Place] = {}
+
+    def add(self, path: Path, value: Place, name: Place | None = None) -> None:
+        self._values[path] = value
+        if name is not None:
+            self._names[path] = name
+
+    def of(self, path: Path) -> Place:
+        """The place of a value; of what holds it, when it stands in no file itself."""
+        for end in range(len(path), -1, -1):
+            place = self._values.get(path[:end])
+            if place is not None:
+                return place
+        return self._top
+
+    def of_name(self, path: Path) -> Place:
+        """The place of a member's name."""
+        return self._names.get(path) or self.of(path)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """One file: the value in it, and where everything stands."""
+
+    value: Any
+    places: Places
+
+
+class SyntaxProblem(ConfigError):
+    """A file that is no YAML, or that says a thing twice."""
+
+    def __init__(self, place: Place, text: str) -> None:
+        super().__init__(f"{place}: {text}")
+        self.place = place
+        self.text = text
+
+
+def parse(data: bytes, file: str, overlay: tuple[bytes, str] | None = None) -> Source:
+    """The value of one YAML document, which is a mapping, with an overlay and its file's name. Raises SyntaxProblem."""
+    places = Places(file)
+    try:
+        node = _compose(data, file)
+        if overlay is not None:
+            node = _laid_over(node, _compose(*overlay), "")
+        return Source(_Builder(places).build(node, ()), places)
+    except RecursionError:
+        raise SyntaxProblem(Place(file), "nested too deeply, or an alias that names itself") from None
+
+
+class _Named(io.BytesIO):
+    """YAML's marks carry the name of what is read."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def _compose(data: bytes, file: str) -> yaml.MappingNode:
+    loader = _LOADER(_Named(data, file))
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            place = Place(file) if node is None else _place(node.start_mark)
+            raise SyntaxProblem(place, "a mapping, as in the shipped file, would be right")
+        _refuse_twice(loader, node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(file) if mark is None else _place(mark, file)
+        raise SyntaxProblem(place, f"not YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SyntaxProblem(Place(file), f"not YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    return node
+
+
+def _place(mark: Any, file: str | None = None) -> Place:
+    return Place(file or mark.name, mark.line + 1, mark.column + 1)
+
+
+def _refuse_twice(loader: Any, top: yaml.Node) -> None:
+    """A name that stands twice in a mapping; YAML forbids it, and the parser would take the last without a word."""
+    seen: set[int] = set()
+    waiting: list[yaml.Node] = [top]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            first: dict[str, yaml.Node] = {}
+            for key, value in node.value:
+                name = key.value if isinstance(key, yaml.ScalarNode) else None
+                if name is None:
+                    raise SyntaxProblem(_place(key.start_mark), "a name would be right before the colon")
+                if name in first and key.tag != _MERGE:
+                    line = first[name].start_mark.line + 1
+                    raise SyntaxProblem(
+                        _place(key.start_mark), f"{name} stands here a second time; first in line {line}"
+                    )
+                first[name] = key
+                waiting.append(value)
+            loader.flatten_mapping(node)  # writes the members of a `<<` out
+
+
+class _Builder:
+    """Python's values from YAML's nodes. What is named by an alias becomes a value of its own each time."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._left = _NODES_AT_MOST
+        self._scalars: Any = yaml.constructor.SafeConstructor()
+
+    def build(self, node: yaml.Node, path: Path, name: Place | None = None) -> Any:
+        place = _place(node.start_mark)
+        self._left -= 1
+        if self._left < 0:
+            raise SyntaxProblem(place, f"over {_NODES_AT_MOST} values, with those that aliases stand for")
+        self._places.add(path, place, name)
+        if isinstance(node, yaml.MappingNode):
+            # A member that came by `<<` stands before the mapping's own, which counts.
+            members = {key.value: (key, value) for key, value in node.value}
+            return {
+                member: self.build(value, (*path, member), _place(key.start_mark))
+                for member, (key, value) in members.items()
+            }
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        if node.tag == _MOMENT:
+            return node.value  # a date in YAML; in Envoy's messages there are none
+        try:
+            return self._scalars.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise SyntaxProblem(place, f"not YAML: {' '.join(str(error).split())}") from None
+
+
+# Overlays --------------------------------------------------------------------------------------------------
+
+
+def _laid_over(base: yaml.Node, overlay: yaml.Node, member: str) -> Any:
+    if isinstance(base, yaml.MappingNode) and isinstance(overlay, yaml.MappingNode):
+        members = {key.value: (key, value) for key, value in base.value}
+        for key, value in overlay.value:
+            if value.tag == _NULL:
+                members.pop(key.value, None)
+            elif key.value in members:
+                members[key.value] = (key, _laid_over(members[key.value][1], value, key.value))
+            else:
+                members[key.value] = (key, value)
+        return yaml.MappingNode(base.tag, list(members.values()), overlay.start_mark, overlay.end_mark)
+    if isinstance(base, yaml.SequenceNode) and isinstance(overlay, yaml.SequenceNode):
+        named = {name: item for item in base.value if (name := _name(item)) is not None}
+        if len(named) == len(base.value) and all(_name(item) is not None for item in overlay.value):
+            return _things_laid_over(base, named, overlay, member)
+    return overlay
+
+
+def _things_laid_over(
+    base: yaml.SequenceNode, named: dict[str, yaml.Node], overlay: yaml.SequenceNode, member: str
+) -> yaml.SequenceNode:
+    things = dict(named)
+    new: dict[str, yaml.Node] = {}
+    for item in overlay.value:
+        name = _name(item) or ""
+        if name in things:
+            things[name] = _laid_over(things[name], item, "")
+        else:
+            new[name] = item
+    last = len(things) - 1 if member == "http_filters" else len(things)
+    order = list(things.values())
+    return yaml.SequenceNode(base.tag, [*order[:last], *new.values(), *order[last:]], base.start_mark, base.end_mark)
+
+
+def _name(node: yaml.Node) -> str | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((str(value.value) for key, value in node.value if key.value == "name"), None)
+
+
+def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every member of this name in a value, however deep, with its path; the outer ones first."""
+    waiting: list[tuple[Path, Any]] = [(path, value)]
+    while waiting:
+        at, each = waiting.pop(0)
+        match each:
+            case dict():
+                if name in each:
+                    yield (*at, name), each[name]
+                waiting.extend(((*at, key), item) for key, item in each.items())
+            case list():
+                waiting.extend(((*at, index), item) for index, item in enumerate(each))
