@@ -38,9 +38,6 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 TIB: Final = 1024 * GIB
 
-ENVOY_BUFFER_BYTES: Final = MIB
-"""Envoy's `per_connection_buffer_limit_bytes`: a held body of this size would be answered with 413."""
-
 ENVOY_MESSAGE_TIMEOUT_SECONDS: Final = 10.0
 """`message_timeout` of the shipped ext_proc filter: after it the error is Envoy's, and a plain 504."""
 
@@ -230,9 +227,10 @@ class Config:
     )
     hold_request_bytes: int = _setting(
         512 * KIB,
-        _size(0, ENVOY_BUFFER_BYTES - 1),
+        _size(0, 64 * MIB),
         "Requests with a `content-length` up to this are held back whole until their record is durable; "
-        "larger and chunked ones stream, and only their end waits. 0 holds none",
+        "larger and chunked ones stream, and only their end waits. Below what Envoy buffers (`extproc check` compares "
+        "the two): 1 MiB, or a route's `request_body_buffer_limit`. 0 holds none",
     )
     hold_total_bytes: int = _setting(
         64 * MIB,

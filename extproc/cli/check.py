@@ -26,11 +26,11 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
     program is on this machine, Envoy's own validation. Exit code 0: fine, warnings or not. 1: there are errors, and
     `publish` would refuse it. 2: wrong usage or settings.
 
-    \\b
+    \b
     Examples:
       extproc check
       extproc check --envoy-dir envoy/examples/model-routing --config envoy/examples/model-routing/extproc.yaml
-      extproc check --json | jq -r 'select(.level == "error") | .file'
+      extproc check --json | jq .message
     """
     from extproc.envoy import check, compose, files, publish
     from extproc.telemetry import otlp

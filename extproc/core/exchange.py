@@ -25,7 +25,7 @@ from extproc.core import dialects, record, response_flags
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
 from extproc.core.half import Half
-from extproc.core.head import read
+from extproc.core.head import Head, read
 from extproc.core.reading import RequestReader, ResponseReader
 from extproc.core.redact import Redactor
 from extproc.core.stream import LATE, Input, State
@@ -73,6 +73,7 @@ class Exchange:
         "held",
         "id",
         "late_count",
+        "routing",
     )
 
     def __init__(
@@ -94,6 +95,8 @@ class Exchange:
         """Envoy keeps the whole request back until its body is answered."""
         self.best_effort = False
         """Nobody waits for the records (observability mode)."""
+        self.routing: dict[str, Any] | None = None
+        """What Envoy was told to route by, where its configuration asks us (see `routing`)."""
         self.late_count = 0
         """Messages that came after the end of their direction."""
         self._settings = settings
@@ -163,6 +166,11 @@ class Exchange:
     def request_over(self) -> bool:
         """The request direction has its record."""
         return self._request.stream.over
+
+    @property
+    def request_head(self) -> Head:
+        """The request's headers."""
+        return self._request.head
 
     @property
     def announced_request_bytes(self) -> int | None:
@@ -353,6 +361,7 @@ class Exchange:
             "trace_flags": trace.trace_flags,
             "held": self.held,
             "best_effort": self.best_effort,
+            "routing": self.routing,
             "request": self._request.fields(sha256, body),
             "llm": llm,
             "protocol": self._protocol(),

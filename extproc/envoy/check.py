@@ -73,6 +73,11 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
     return Report(_in_order([*(named or [refusal]), *found]), envoy_asked=True)
 
 
+def check_shipped(documents: Documents, config: Config) -> Report:
+    """Check the settings against documents that are known to be right: Envoy's message types take a second to load."""
+    return Report(_in_order(list(reliance.findings(documents, config))), envoy_asked=False)
+
+
 def _in_order(findings: Sequence[Finding]) -> list[Finding]:
     return sorted(set(findings), key=lambda each: (each.place, each.level, each.text))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from extproc.config import Config, size_text
+from extproc.core import routing
 from extproc.envoy import parts
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.findings import Finding, Level
@@ -61,6 +62,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
         yield _error(bootstrap.at("static_resources", "listeners"), text)
     yield from _sidecar(documents)
     yield from _routes(documents)
+    yield from _asked_headers(documents)
 
 
 def _admin(documents: Documents) -> Iterator[Finding]:
@@ -136,15 +138,37 @@ def _limits(listener: Part, manager: Part, recorder: Part, config: Config) -> It
         return
     connection = listener.at("per_connection_buffer_limit_bytes")
     window = manager.at("http2_protocol_options", "initial_stream_window_size")
-    held = config.hold_request_bytes
-    for limit, default in ((connection, _ENVOYS_BUFFER_BYTES), (window, _ENVOYS_WINDOW_BYTES)):
-        size = int(limit.value) if isinstance(limit.value, int | float | str) else default
-        if size <= held:
+    limits = ((connection, _ENVOYS_BUFFER_BYTES), (window, _ENVOYS_WINDOW_BYTES))
+    too_small = [limit for limit, default in limits if _size(limit, default) <= config.hold_request_bytes]
+    for host in _hosts(manager):
+        yield from _limits_of_host(host, too_small, config.hold_request_bytes)
+
+
+def _limits_of_host(host: Part, of_listener: list[Part], held: int) -> Iterator[Finding]:
+    """A route's own limit counts before its virtual host's, and that before the listener's."""
+    of_host = host.at("request_body_buffer_limit")
+    for route in host.each("routes"):
+        of_route = route.at("request_body_buffer_limit")
+        own = next((limit for limit in (of_route, of_host) if limit.value is not None), None)
+        too_small = of_listener if own is None else [own] if _size(own, 0) <= held else []
+        for limit in too_small:
+            default = _ENVOYS_BUFFER_BYTES if limit.value is None else limit.value
             yield _error(
                 limit,
-                f"{limit.path[-1]} is {size_text(size)}, and requests up to {size_text(held)} are held "
+                f"{limit.path[-1]} is {size_text(int(default))}, and requests up to {size_text(held)} are held "
                 "(hold_request_bytes): they would be answered with 413; raise the one or lower the other",
             )
+
+
+def _hosts(manager: Part) -> Iterator[Part]:
+    wanted = get(manager.value, "rds", "route_config_name")
+    for configuration in parts.route_configurations(manager.documents):
+        if configuration.name == wanted or configuration.path[:-1] == manager.path:
+            yield from configuration.each("virtual_hosts")
+
+
+def _size(limit: Part, default: int) -> int:
+    return int(limit.value) if isinstance(limit.value, int | float | str) else default
 
 
 def _access_log(manager: Part) -> Iterator[Finding]:
@@ -199,6 +223,18 @@ def _routes(documents: Documents) -> Iterator[Finding]:
             default = "" if timeout.value else ", Envoy's default"
             text = f"{name} ends each answer after {seconds:g} s{default}; timeout: 0s lets a generation end by itself"
             yield _warning(timeout, text)
+
+
+def _asked_headers(documents: Documents) -> Iterator[Finding]:
+    """What routes ask of the recorder (see `core.routing`), which would only be a line in its log."""
+    for whole in parts.everything(documents):
+        for metadata in (*whole.found("grpc_initial_metadata"), *whole.found("initial_metadata")):
+            for entry in metadata.each():
+                if get(entry.value, "key") == routing.METADATA:
+                    try:
+                        routing.parse(str(get(entry.value, "value") or ""))
+                    except ValueError as error:
+                        yield _error(entry.at("value"), f"{routing.METADATA} asks for {error}")
 
 
 def _seconds(duration: Any) -> float | None:

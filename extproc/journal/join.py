@@ -166,6 +166,7 @@ class Parts:
             "parent_span_id": begun.get("parent_span_id"),
             "held": begun.get("held"),
             "best_effort": begun.get("best_effort"),
+            "routing": begun.get("routing"),
             "attempts": access.get("attempts"),
             "access_log": self._access_log(ended_at, now),
             "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,

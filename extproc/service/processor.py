@@ -13,14 +13,17 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from time import monotonic, monotonic_ns, time_ns
 from typing import Protocol
 
 from extproc.config import Config
+from extproc.core import routing
 from extproc.core.effects import Append, Effect
-from extproc.core.events import CloseReason, Direction
+from extproc.core.events import Body, CloseReason, Direction
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
+from extproc.core.routing import Asked
 from extproc.errors import JournalError
 from extproc.journal.timing import Times
 from extproc.service import ids, wire
@@ -69,6 +72,8 @@ class Recorder:
         self._gates: deque[_Gate] = deque()
         self._unfinished: deque[tuple[float, Exchange]] = deque()
         self._draining = False
+        # The texts stand in Envoy's configuration, so there are few.
+        self._asked = lru_cache(maxsize=64)(_asked)
 
     def processor(self, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]) -> Processor:
         """The processor of a new stream with this gRPC metadata."""
@@ -101,6 +106,16 @@ class Recorder:
                 gate.processor.settle(gate, JournalError(f"no answer from the disk in {self._gate_timeout:g} s"))
 
     # -- for processors -----------------------------------------------------------------------------------------------
+
+    def read(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, Asked | None]:
+        """What the call's metadata says: the `traceparent` of Envoy's span, and which headers the route asks for."""
+        parent = asked = None
+        for key, value in metadata:
+            if key == "traceparent":
+                parent = _text(value)
+            elif key == routing.METADATA:
+                asked = self._asked(_text(value))
+        return parent, asked
 
     def begin(self, parent: str | None) -> Exchange:
         self.in_flight += 1
@@ -166,6 +181,25 @@ class Recorder:
             self.journal.submit(effects, self.unwaited)
 
 
+def _asked(text: str) -> Asked | None:
+    try:
+        return routing.parse(text)
+    except ValueError as error:
+        log.warning("Envoy's configuration asks for headers in %s: %s", routing.METADATA, error)
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("ascii", "replace")
+
+
+def _why_not_held(exchange: Exchange) -> str:
+    """Why the body has no say in where the request goes."""
+    if exchange.announced_request_bytes is None:
+        return "no content-length"
+    return "not held: over hold_request_bytes, or over hold_total_bytes with the others"
+
+
 class _Gate:
     """A reply that waits for effects to be durable. Settled once, by whoever claims it first."""
 
@@ -198,14 +232,14 @@ class _Gate:
 class Processor:
     """One stream. `receive` and `closed` are called by the stream's owner, `settle` by the gate's."""
 
-    __slots__ = ("_exchange", "_held", "_modes", "_parent", "_recorder", "_send")
+    __slots__ = ("_asked", "_exchange", "_held", "_modes", "_parent", "_recorder", "_send")
 
     def __init__(
         self, recorder: Recorder, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]
     ) -> None:
         self._recorder = recorder
         self._send = send
-        self._parent = _traceparent(metadata)
+        self._parent, self._asked = recorder.read(metadata)
         self._exchange: Exchange | None = None
         self._modes: Modes | None = None
         self._held = 0
@@ -220,8 +254,9 @@ class Processor:
             return wire.NO_REPLY
         exchange = self._exchange or self._begin(message)
         late = exchange.late_count
+        headers = self._headers(exchange, message) if self._asked is not None else None
         effects = exchange.receive(message.event)
-        reply = self._reply(exchange, message, late=exchange.late_count > late)
+        reply = wire.routed(headers) if headers else self._reply(exchange, message, late=exchange.late_count > late)
         if self._held and message.kind is Kind.REQUEST_BODY:
             self._release(exchange)
         if not effects:
@@ -256,7 +291,34 @@ class Processor:
                 self._held = self._recorder.hold(exchange.announced_request_bytes)
             self._recorder.watch_unfinished(exchange)
         exchange.held = self._held > 0
-        return wire.accepted(exchange.id, hold=exchange.held)
+        reply = wire.accepted(exchange.id, hold=exchange.held)
+        return reply if self._asked is None else self._prepare_routing(exchange, self._asked, reply)
+
+    def _prepare_routing(self, exchange: Exchange, asked: Asked, reply: bytes) -> bytes:
+        key = routing.client_key(exchange.request_head) if asked.client else None
+        if not exchange.request_over:
+            why = None if exchange.held else _why_not_held(exchange)
+            exchange.routing = {"by": "headers", "why": why, "set": {} if key is None else {routing.CLIENT: key}}
+        return wire.with_client_key(reply, key) if asked.client else reply
+
+    def _headers(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
+        """What a held body tells of where it should go."""
+        event = message.event
+        if not self._held or message.kind is not Kind.REQUEST_BODY or exchange.request_over:
+            return None
+        assert isinstance(event, Body)
+        assert self._asked is not None
+        if (
+            not self._asked.body
+            or exchange.routing is None
+            or not (event.end_of_stream or len(event.data) >= self._held)
+        ):
+            return None
+        headers, why = routing.of_body(self._asked, event.data, exchange.request_head.content_encoding)
+        exchange.routing["by"] = "body" if headers else "headers"
+        exchange.routing["why"] = why
+        exchange.routing["set"] |= headers
+        return headers
 
     def _release(self, exchange: Exchange) -> None:
         # Envoy sends a held body as one message. If this was not all of it, our override had no effect.
@@ -286,10 +348,3 @@ class Processor:
         if self._exchange is not None:
             self._exchange.reject(recorded=gate.late)
         return wire.REFUSED
-
-
-def _traceparent(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
-    for key, value in metadata:
-        if key == "traceparent":
-            return value if isinstance(value, str) else value.decode("ascii", "replace")
-    return None

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping
 
 import msgspec
 
 from extproc._proto.ext_proc_pb2 import (
     HeaderMap,
+    HeaderMutation,
     HttpBody,
     HttpHeaders,
     ImmediateResponse,
@@ -24,6 +26,7 @@ from extproc._proto.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
 )
+from extproc.core import routing
 from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
 
 FILTER = "envoy.filters.http.ext_proc"
@@ -212,6 +215,34 @@ def accepted(exchange_id: str, *, hold: bool) -> bytes:
     return before + exchange_id.encode() + after
 
 
+def with_client_key(reply: bytes, key: str | None) -> bytes:
+    """A reply to request headers that also sets `x-client-key`, or takes away what a client sent as one."""
+    response = ProcessingResponse.FromString(reply)
+    mutation = response.request_headers.response.header_mutation
+    if key is None:
+        mutation.remove_headers.append(routing.CLIENT)
+    else:
+        _set_header(mutation, routing.CLIENT, key)
+    return response.SerializeToString()
+
+
+def routed(headers: Mapping[str, str]) -> bytes:
+    """The reply to a held body that sets these headers, and lets Envoy choose the route once more."""
+    response = ProcessingResponse()
+    common = response.request_body.response
+    for name, value in headers.items():
+        _set_header(common.header_mutation, name, value)
+    common.clear_route_cache = True
+    return response.SerializeToString()
+
+
+def _set_header(mutation: HeaderMutation, name: str, value: str) -> None:
+    option = mutation.set_headers.add()
+    option.header.key = name
+    option.header.raw_value = value.encode()
+    option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+
+
 def _refusal(retry_after_seconds: int) -> bytes:
     error = {
         "message": "The request was refused because it could not be recorded. It has not reached the model.",
@@ -225,10 +256,7 @@ def _refusal(retry_after_seconds: int) -> bytes:
     immediate.body = json.dumps({"error": error}).encode()
     immediate.details = "extproc_not_recorded"
     for name, value in (("content-type", "application/json"), ("retry-after", str(retry_after_seconds))):
-        option = immediate.headers.set_headers.add()
-        option.header.key = name
-        option.header.raw_value = value.encode()
-        option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+        _set_header(immediate.headers, name, value)
     immediate.grpc_status.status = 14  # UNAVAILABLE, for a gRPC client
     return response.SerializeToString()
 

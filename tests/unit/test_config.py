@@ -18,7 +18,7 @@ from extproc.errors import ConfigError
 # What would be right, in the words of the message.
 URL = "http://HOST:PORT or https://HOST[:PORT], without a path or credentials"
 SEGMENT = "a number of bytes from 4 KiB to 16 GiB, such as 65536 or 64 KiB"
-HOLD = "a number of bytes from 0 to 1048575, such as 65536 or 64 KiB"
+HOLD = "a number of bytes from 0 to 64 MiB, such as 65536 or 64 KiB"
 LISTEN = "unix:PATH (at most 107 bytes) or HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"
 COUNT = "a whole number from 1 to 256"
 PORT = "a whole number from 0 to 65535"
@@ -193,8 +193,8 @@ def test_values_from_variables(variable: str, text: str, name: str, value: objec
             "extproc.yaml:1: on_audit_failure: 'ignore' is wrong; one of deny, allow would be right",
         ),
         (
-            "hold_request_bytes: 1 MiB\n",
-            f"extproc.yaml:1: hold_request_bytes: '1 MiB' is wrong; {HOLD} would be right",
+            "hold_request_bytes: 65 MiB\n",
+            f"extproc.yaml:1: hold_request_bytes: '65 MiB' is wrong; {HOLD} would be right",
         ),
         (
             "segment_bytes: 64 MB\n",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from extproc.config import ENVOY_BUFFER_BYTES, ENVOY_MESSAGE_TIMEOUT_SECONDS, Config
+from extproc.config import ENVOY_MESSAGE_TIMEOUT_SECONDS, Config
 from extproc.envoy import files
 from extproc.errors import ConfigError
 
@@ -42,11 +42,13 @@ def documents() -> files.Documents:
 
 
 def test_the_order_of_the_filters(documents: files.Documents) -> None:
-    """The recorder stands between the two filters that carry content-length around it."""
+    """The recorder stands between the two filters that carry content-length around it, and sees no compressed answer."""
     assert list(filters(documents)) == [
+        "envoy.filters.http.compressor",
         "extproc.outer",
         "envoy.filters.http.ext_proc",
         "extproc.inner",
+        "envoy.filters.http.local_ratelimit",
         "envoy.filters.http.body_size_limit",
         "envoy.filters.http.router",
     ]
@@ -77,8 +79,8 @@ def test_limits_agree_with_the_settings(documents: files.Documents) -> None:
     assert filters(documents)["envoy.filters.http.ext_proc"]["message_timeout"] == f"{ENVOY_MESSAGE_TIMEOUT_SECONDS:g}s"
     listener = documents["envoy.yaml"]["static_resources"]["listeners"][0]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    assert listener["per_connection_buffer_limit_bytes"] == ENVOY_BUFFER_BYTES
-    assert manager["http2_protocol_options"]["initial_stream_window_size"] >= ENVOY_BUFFER_BYTES
+    assert listener["per_connection_buffer_limit_bytes"] > Config().hold_request_bytes
+    assert manager["http2_protocol_options"]["initial_stream_window_size"] > Config().hold_request_bytes
     assert filters(documents)["envoy.filters.http.body_size_limit"]["max_request_bytes"] == 100 * 2**20
 
 
