@@ -42,7 +42,7 @@ def documents() -> files.Documents:
 
 
 def test_the_order_of_the_filters(documents: files.Documents) -> None:
-    """The recorder stands between the two filters that carry content-length around it, and sees no compressed answer."""
+    """The recorder stands between the two filters that carry content-length around it, and sees nothing compressed."""
     assert list(filters(documents)) == [
         "envoy.filters.http.compressor",
         "extproc.outer",
