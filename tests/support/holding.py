@@ -1,9 +1,9 @@
 """A backend that keeps every answer back until it is told to go on, and clients that wait for it.
 
-    with HoldingBackend() as backend:
-        ...                                       # requests by other threads
-        backend.wait_for(2)                       # two requests run
-        backend.release()                         # all answers go out, later ones at once
+with HoldingBackend() as backend:
+    ...                                       # requests by other threads
+    backend.wait_for(2)                       # two requests run
+    backend.release()                         # all answers go out, later ones at once
 """
 
 from __future__ import annotations
