@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 
 from support.raw import Connection, Head, RawBackend
@@ -19,10 +20,12 @@ from support.stack import eventually
 
 
 class HoldingBackend(RawBackend):
-    """`running` requests have come and not been answered; `most` is the most that there ever were at once."""
+    """`running` requests have come and not been answered; `most` is the most that there ever were at once. Of what it
+    does not hold it answers each request at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, holds: Callable[[Head], bool] = lambda _: True) -> None:
         super().__init__()
+        self._holds = holds
         self.running = 0
         self.most = 0
         self.requests: list[Head] = []
@@ -48,7 +51,8 @@ class HoldingBackend(RawBackend):
             self.requests.append(head)
             self.running += 1
             self.most = max(self.most, self.running)
-        self._go_on.wait()
+        if self._holds(head):
+            self._go_on.wait()
         with self._lock:
             self.running -= 1
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
