@@ -62,11 +62,11 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         *certificates.findings(documents),
     ]
     if any(each.level is Level.ERROR for each in found):
-        return Report(_in_order([*wrong, *found]), envoy_asked=False)
+        return Report(_in_order([*map(_uncertain, wrong), *found]), envoy_asked=False)
     try:
         refusal = _refusal(documents)
     except StackError:
-        return Report(_in_order([*(_uncertain(each) for each in wrong), *found]), envoy_asked=False)
+        return Report(_in_order([*map(_uncertain, wrong), *found]), envoy_asked=False)
     if refusal is None:
         return Report(_in_order(found), envoy_asked=True)
     named = [each for each in wrong if each.name and each.name in refusal.text]
