@@ -112,7 +112,7 @@ def _filter_names(documents: Documents) -> Iterator[Finding]:
                 if name not in known:
                     place = documents.places[settings.file].of_name((*settings.path, name))
                     text = f"there is no HTTP filter {name} in envoy.yaml{meant(name, known)}"
-                    yield Finding(Level.ERROR, place, text, (*settings.path, name))
+                    yield Finding(Level.WARNING, place, text, (*settings.path, name))
 
 
 def _watched_files(documents: Documents) -> Iterator[Finding]:

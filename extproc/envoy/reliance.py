@@ -59,7 +59,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
     if not recorded:
         bootstrap = parts.document(documents, BOOTSTRAP)
         text = "no listener has the filter envoy.filters.http.ext_proc: nothing would be recorded"
-        yield _error(bootstrap.at("static_resources", "listeners"), text)
+        yield _warning(bootstrap.at("static_resources", "listeners"), text)
     yield from _sidecar(documents)
     yield from _routes(documents)
     yield from _asked_headers(documents)

@@ -174,7 +174,7 @@ def test_healthy_in_order(compose: dict[str, Any]) -> None:
         for name, service in services(compose)
     }
     assert waits["envoy"] == {"extproc": "service_healthy"}
-    assert waits["extproc"] == {"config": "service_completed_successfully", "jaeger": "service_healthy"}
+    assert waits["extproc"] == {"config": "service_healthy", "jaeger": "service_healthy"}
     assert compose["services"]["extproc"]["restart"] == "on-failure"
 
 
