@@ -222,7 +222,7 @@ class Compose:
 
     def __init__(self, directory: Path, variables: dict[str, str]) -> None:
         # A copy, because it is edited.
-        self.envoy_dir = shutil.copytree(ROOT / "envoy", directory / "envoy")
+        self.envoy_dir = shutil.copytree(ROOT / "envoy", directory / "edited")
         self.env = {
             **os.environ,
             **variables,
