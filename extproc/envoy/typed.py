@@ -181,7 +181,9 @@ def _in_any(value: Any, path: Path) -> Iterator[Mismatch]:
         return
     url = value["@type"]
     type_name = url.rpartition("/")[2]
-    if type_name in NEWER or type_name.startswith(("google.protobuf.", "xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")):
+    if type_name in NEWER or type_name.startswith(
+        ("google.protobuf.", "xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")
+    ):
         return
     message = _message(type_name)
     if message is None:
