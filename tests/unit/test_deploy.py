@@ -144,7 +144,7 @@ def test_what_is_mounted_exists(compose: dict[str, Any]) -> None:
     """Each file of the checkout read-only, each volume declared."""
     for name, service in services(compose):
         for mount in service.get("volumes", ()):
-            source, *rest = mount.split(":")
+            source, *rest = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", mount).split(":")
             if source.startswith("."):
                 assert (ROOT / source).exists(), (name, source)
                 assert rest[-1] == "ro", (name, source)
