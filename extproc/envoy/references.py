@@ -100,10 +100,11 @@ def _domains_twice(hosts: Iterable[Part]) -> Iterator[Finding]:
     first: dict[str, Part] = {}
     for host in hosts:
         for domain in host.each("domains"):
-            if domain.value in first:
-                text = f"the domain {domain.value} stands here a second time; first at {first[domain.value].place}"
+            name = str(domain.value)
+            if name in first:
+                text = f"the domain {name} stands here a second time; first at {first[name].place}"
                 yield Finding(Level.ERROR, domain.place, text, domain.path)
-            first.setdefault(str(domain.value), domain)
+            first.setdefault(name, domain)
 
 
 def _route_configurations(documents: Documents) -> Iterator[Finding]:

@@ -283,3 +283,16 @@ def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:
                 waiting.extend(((*at, key), item) for key, item in each.items())
             case list():
                 waiting.extend(((*at, index), item) for index, item in enumerate(each))
+
+
+def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Everything in a value that is no mapping and no list, with its path."""
+    match value:
+        case dict():
+            for name, item in value.items():
+                yield from scalars(item, (*path, name))
+        case list():
+            for index, item in enumerate(value):
+                yield from scalars(item, (*path, index))
+        case _:
+            yield path, value

@@ -127,7 +127,7 @@ AGGREGATE = (
         ((BOOTSTRAP.replace("route_config_name: ingress", "route_config_name: ingres"),),
          ["envoy.yaml:10 ingres: error: no file has a RouteConfiguration ingres; did you mean ingress?"]),
         ((BOOTSTRAP, ROUTES + "    typed_per_filter_config: {ext_prc: {}}\n"),
-         ["routes.yaml:9 ext_prc: error: there is no HTTP filter ext_prc in envoy.yaml; did you mean ext_proc?"]),
+         ["routes.yaml:9 ext_prc: warning: there is no HTTP filter ext_prc in envoy.yaml; did you mean ext_proc?"]),
         ((BOOTSTRAP.replace("path: routes.yaml", "path: /no/s.yaml"),),
          ["envoy.yaml:11 /no/s.yaml: error: there is no file /no/s.yaml, neither here nor beside envoy.yaml"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 from typing import Any
 
 import pytest
@@ -30,16 +31,16 @@ def type_of(file: str) -> str:
 
 
 def test_the_shipped_files_are_as_their_types_have_them() -> None:
-    """But for a type that our copy lacks, which Envoy itself is asked about."""
+    """Nothing is found in them."""
     documents = files.read(None)
-    found = [each for name in documents for each in typed.mismatches(documents[name], type_of(name))]
-    assert [(each.path[-1], each.name, each.text) for each in found] == [
-        (
-            "@type",
-            "envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit",
-            "there is no type envoy.extensions.filters.http.body_size_limit.v3.BodySizeLimit here",
-        )
-    ]
+    assert [each for name in documents for each in typed.mismatches(documents[name], type_of(name))] == []
+
+
+@pytest.mark.parametrize("name", sorted(typed.NEWER))
+def test_types_that_our_copy_lacks(name: str) -> None:
+    """What is in them is Envoy's to judge, until a newer package has them."""
+    assert typed._message(name) is None
+    assert list(typed.mismatches({"@type": typed.ANY_PREFIX + name, "a": 1}, "google.protobuf.Any")) == []
 
 
 def test_what_is_used_of_betterproto() -> None:
@@ -222,11 +223,8 @@ ODD: tuple[Any, ...] = (None, True, 5, float("inf"), "x", [], {})
 
 @pytest.mark.parametrize("file", files.NAMES)
 def test_nothing_raises(file: str) -> None:
-    """Whatever stands in the place of any one value of the shipped files."""
+    """Whatever stands in the place of any one value of the shipped files. Each gets the half of what is odd."""
     documents = files.read(None)
-    told = 0
-    for way in ways(documents[file]):
-        for value in ODD:
-            changed = altered(documents, file, way, value)
-            told += bool(list(typed.mismatches(changed[file], type_of(file))))
-    assert told
+    cases = list(itertools.product(ways(documents[file]), ODD))[::2]
+    found = [list(typed.mismatches(altered(documents, file, *case)[file], type_of(file))) for case in cases]
+    assert 0 < sum(map(bool, found)) < len(found)
