@@ -38,16 +38,15 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
     settings = config.load(config_path, overrides=overrides)
     source = publish.directory(settings)
     documents, problems = files.read_all(source)
-    if problems:
-        report = check.syntax(problems)
-    else:
+    report = check.syntax(problems) if problems else check.types(documents)
+    if not report.errors:
         apply = publish.settings_of(settings, otlp.endpoint(settings, os.environ), settings.data_dir / "run" / "envoy")
         asyncio.run(apply(documents))
         report = check.check(documents, settings, [*compose.findings(Path()), *names.findings(documents)])
     for finding in report.findings:
         line = output.json_line(finding.fields()) if as_json else output.escape(str(finding))
         click.echo(line)
-    if not problems and not report.envoy_asked and not report.errors:
+    if not report.envoy_asked and not report.errors:
         click.echo("Envoy itself was not asked: there is no such program on this machine", err=True)
     if report.errors:
         click.echo(f"{len(report.errors)} {'error' if len(report.errors) == 1 else 'errors'}", err=True)

@@ -112,8 +112,10 @@ class Publisher:
         documents, problems = files.read_all(self._source)
         if problems:
             raise Refused(check.syntax(problems))
-        await self._settings(documents)
         shipped = files.is_shipped(self._source)
+        if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
+            raise Refused(wrong)
+        await self._settings(documents)
         report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
         if report.errors:
             raise Refused(report)
