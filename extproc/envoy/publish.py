@@ -117,6 +117,8 @@ class Publisher:
         """What stands in the target."""
         self._wanted = dict(self._live)
         """What was to be live; without the clusters that still stand there."""
+        self._serving = bool(self._live)
+        """Whether an Envoy may be running on it."""
         self._remove_at: float | None = None
         self._seen: dict[str, bytes] = {}
         self._refused: list[str] = []
@@ -234,6 +236,7 @@ class Publisher:
         await self._write({ROUTES: routes}, wait=False)
         self._drop(self._live.keys() - documents.keys())
         self._wanted = copy.deepcopy(dict(documents))
+        self._serving = True
         self._remove_at = time.monotonic() + _ON_THEIR_WAY_SECONDS if kept else None
 
     async def _remove_when_due(self) -> None:
@@ -252,10 +255,9 @@ class Publisher:
         changed = {name: each for name, each in documents.items() if self._live.get(name) != each}
         if not changed:
             return
-        first = not self._live
         versions: dict[str, str] = {n: _version(each) for n, each in changed.items() if n in (CLUSTERS, ROUTES)}
         self._to_disk({name: _versioned(each, versions.get(name)) for name, each in changed.items()})
-        if not first:
+        if self._serving:
             await self._until_taken(versions, wait=wait)
         self._live |= copy.deepcopy(changed)
 
