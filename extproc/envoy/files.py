@@ -84,6 +84,11 @@ def is_shipped(directory: Path | None) -> bool:
     return all(name in NAMES and data == (shipped() / name).read_bytes() for name, (data, _) in _own(directory).items())
 
 
+def contents(directory: Path | None) -> dict[str, bytes]:
+    """The bytes of the files that `read` takes from a directory, by name. Raises ConfigError."""
+    return {} if directory is None else {name: data for name, (data, _) in _own(directory).items()}
+
+
 def _own(directory: Path) -> dict[str, tuple[bytes, str]]:
     try:
         paths = sorted(path for path in directory.iterdir() if is_read(path) and path.is_file())
