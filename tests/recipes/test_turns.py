@@ -62,7 +62,7 @@ def test_weights(tmp_path: Path, servers: Servers) -> None:
     """5 : 3 : 2 of 2,000, within four deviations; changed weights hold at once, and a stream that runs goes on."""
     with Recipe("weights", tmp_path, backends=servers.ports) as recipe:
         order = turns(recipe, 100)
-        for first in range(0, 91):
+        for first in range(91):
             ten = shares(Counter(order[first : first + 10]), servers)
             assert all(abs(seen - weight) <= 1 for seen, weight in zip(ten, (5, 3, 2), strict=True)), ten
         five, three, two = shares(recipe.spread(2000, plain), servers)
@@ -71,7 +71,9 @@ def test_weights(tmp_path: Path, servers: Servers) -> None:
         assert abs(two - 400) <= 72
 
         stream = servers.open_stream(recipe.port)
-        recipe.edit("clusters.yaml", lambda text: text.replace("weight: 5", "weight: 1").replace("weight: 3", "weight: 6"))
+        recipe.edit(
+            "clusters.yaml", lambda text: text.replace("weight: 5", "weight: 1").replace("weight: 3", "weight: 6")
+        )
         one, six, two = shares(recipe.spread(900, plain), servers)
         assert abs(one - 100) <= 38
         assert abs(six - 600) <= 57
