@@ -298,6 +298,23 @@ def test_several_backends_share_the_load(tmp_path: Path) -> None:
     assert set(upstreams) == {f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}"}
 
 
+def test_every_backend_gets_requests_from_the_first_on(tmp_path: Path) -> None:
+    """All that are healthy at `ready`, not only those whose checks were the first to succeed."""
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with RawBackend() as one, RawBackend() as two, RawBackend() as three:
+        one.otherwise = two.otherwise = three.otherwise = script
+        flags = [flag for backend in (one, two, three) for flag in ("--backend", backend.url)]
+        upstreams = set()
+        with RunningStack(tmp_path, *flags, *FAST) as stack:
+            for _ in range(60):
+                with urllib.request.urlopen(stack.url, timeout=30) as answer:
+                    upstreams.add(answer.headers["x-upstream"])
+    assert len(upstreams) == 3
+
+
 def test_an_https_backend(tmp_path: Path) -> None:
     """TLS with SNI and the system's authorities, and the backend's own name as host."""
     certificate = make_certificate(tmp_path)
