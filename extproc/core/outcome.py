@@ -63,6 +63,8 @@ _WHY = (
     ("upstream_reset_before_response_started{connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{remote_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{local_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
+    # A circuit breaker: no backend was asked.
+    ("upstream_reset_before_response_started{overflow", Outcome.LOCAL_REPLY),
     ("upstream_reset_before_response_started", Outcome.UPSTREAM_RESET_BEFORE_HEADERS),
     ("upstream_reset_after_response_started", Outcome.UPSTREAM_RESET_MID_STREAM),
     ("upstream_response_timeout", Outcome.UPSTREAM_TIMEOUT),

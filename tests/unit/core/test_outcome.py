@@ -40,6 +40,7 @@ CASES = [
         answer(status=503, response_code_details=RESET + "{remote_connection_failure|delayed_connect_error:_111}"),
         Outcome.UPSTREAM_CONNECT_FAIL,
     ),
+    (answer(status=503, response_code_details=RESET + "{overflow}"), Outcome.LOCAL_REPLY),
     (answer(status=504, response_code_details="response_timeout"), Outcome.UPSTREAM_TIMEOUT),
     (stream(done=True, finish_reasons=["stop"]), Outcome.OK),
     (stream(done=False, finish_reasons=["stop"]), Outcome.OK),
