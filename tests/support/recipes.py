@@ -20,7 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.stack import RunningStack
+from support.stack import RunningStack, eventually
+
+from extproc.journal import reader
+from extproc.journal.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
 
@@ -119,6 +122,15 @@ class Recipe(RunningStack):
 
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             return sum(pool.map(run, share), Counter())
+
+    def settled(self, answer: Answer | str) -> Exchange:
+        """The exchange of an answer, or of an id, once it has ended and Envoy has said why."""
+        id = answer if isinstance(answer, str) else answer.headers["x-audit-id"]
+        return eventually(lambda: self._settled(id), f"Envoy's word on exchange {id}")
+
+    def _settled(self, id: str) -> Exchange | None:
+        found = reader.find([self.data_dir], id)
+        return found[0] if found and found[0]["access_log"] == "received" else None
 
     def demo_backends(self) -> list[int]:
         """The process ids of the demo backends, in the order in which they were started: that of their ports."""
