@@ -33,6 +33,7 @@ def findings(documents: Documents) -> Iterator[Finding]:
     yield from _route_configurations(documents)
     yield from _filter_names(documents)
     yield from _watched_files(documents)
+    yield from _secrets(documents)
 
 
 def _cluster_references(documents: Documents) -> Iterator[Part]:
@@ -137,3 +138,25 @@ def _watched_files(documents: Documents) -> Iterator[Finding]:
             if isinstance(path, str) and Path(path).name not in documents and not Path(path).is_file():
                 text = f"there is no file {path}, neither here nor beside {whole.file}"
                 yield Finding(Level.ERROR, source.at("path").place, text, source.path)
+
+
+def _secrets(documents: Documents) -> Iterator[Finding]:
+    """Files with keys, tokens and the like. Envoy looks into them only when it runs, and one that is empty is a 401."""
+    for whole in parts.everything(documents):
+        for secret in whole.found("generic_secret"):
+            named = secret.at("secrets")
+            several = named.value if isinstance(named.value, dict) else ()
+            for each in (secret.at("secret"), *(named.at(name) for name in several)):
+                file = each.at("filename")
+                if isinstance(file.value, str):
+                    yield from _secret(file, file.value)
+
+
+def _secret(file: Part, name: str) -> Iterator[Finding]:
+    try:
+        is_empty = not Path(name).read_bytes().strip()
+    except OSError as error:
+        yield Finding(Level.ERROR, file.place, f"{name} cannot be read: {error.strerror}", file.path)
+    else:
+        if is_empty:
+            yield Finding(Level.ERROR, file.place, f"{name} is empty; the secret would be right", file.path)

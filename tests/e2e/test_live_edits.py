@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
 from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
 from support.traffic import PATH, Servers, Traffic, question, whole

@@ -173,5 +173,3 @@ class Traffic:
         finally:
             self.running -= 1
             self.finished += 1
-
-
