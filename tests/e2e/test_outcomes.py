@@ -333,6 +333,20 @@ def test_a_backend_that_is_too_slow(
     assert exchange["attempts"] == (2 if route == "try" else 1)
 
 
+def test_the_client_is_told_of_a_time_limit_also_after_a_retry(stack: RunningStack, backend: RawBackend) -> None:
+    """Envoy's flags name the limit of retries as well, but that is not what was wrong."""
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.finish(head)
+        connection.read_to_end()
+
+    with Connection.to(stack.port) as client:
+        client.send(post(backend.on(script, "/try/")))
+        message = client.read_message()
+    assert message.head.status == 504
+    assert json.loads(message.body)["error"]["code"] == "upstream_timeout"
+
+
 @pytest.mark.parametrize(("route", "flags"), [("slow", ["UT"]), ("idle", ["SI"]), ("lasting", [])])
 def test_a_stream_that_falls_silent(stack: RunningStack, backend: RawBackend, route: str, flags: list[str]) -> None:
     """The same in the middle of the answer."""
