@@ -54,8 +54,6 @@ def fast(name: str, text: str) -> str:
             for interval in [each for each in check if each.endswith("interval")]:
                 check[interval] = "0.05s"
             check["http_health_check"]["path"] = "/alive"
-            # Envoy tells its threads of changes once a second.
-            cluster["common_lb_config"]["update_merge_window"] = "0s"
     return yaml.safe_dump(document)
 
 
