@@ -62,6 +62,7 @@ def routing(recipe: Recipe, answer: Answer) -> Any:
 
 def test_a_conversation_stays(recipe: Recipe) -> None:
     """From turn to turn, streamed or not, whatever stands before the messages."""
+    turns = []
     for number in range(20):
         first = f"{number}: {LONG}"
         turns = [
