@@ -77,6 +77,7 @@ def command(
 async def _run(publisher: Publisher, live: Callable[[Sequence[Path]], None], *, watch: bool) -> None:
     live(await publisher.publish())
     if not watch:
+        await publisher.finish()
         return
     watching = asyncio.ensure_future(publisher.watch())
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -84,6 +84,11 @@ def is_shipped(directory: Path | None) -> bool:
     return all(name in NAMES and data == (shipped() / name).read_bytes() for name, (data, _) in _own(directory).items())
 
 
+def contents(directory: Path | None) -> dict[str, bytes]:
+    """The bytes of the files that `read` takes from a directory, by name. Raises ConfigError."""
+    return {} if directory is None else {name: data for name, (data, _) in _own(directory).items()}
+
+
 def _own(directory: Path) -> dict[str, tuple[bytes, str]]:
     try:
         paths = sorted(path for path in directory.iterdir() if is_read(path) and path.is_file())
@@ -106,14 +111,14 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
     listeners = [each for each in _find(bootstrap, "listeners") if isinstance(each, list) and each]
     if not listeners:
         raise ConfigError(f"{BOOTSTRAP}: no listener; static_resources.listeners with one named ingress would be right")
-    listener = next((each for each in listeners[0] if each.get("name") == "ingress"), listeners[0][0])
+    named = (each for each in listeners[0] if isinstance(each, dict) and each.get("name") == "ingress")
+    listener = next(named, listeners[0][0])
     try:
         listener["address"]["socket_address"]["port_value"] = port
     except (KeyError, TypeError):
         raise ConfigError(f"{BOOTSTRAP}: the listener has no socket_address, so --port cannot be applied") from None
-    admin = bootstrap.setdefault("admin", {})
-    address = admin.setdefault("address", {}).setdefault("socket_address", {"address": "127.0.0.1"})
-    address["port_value"] = admin_port
+    address = _member(_member(_member(bootstrap, "admin", {}), "address", {}), "socket_address", {})
+    address |= {"address": address.get("address") or "127.0.0.1", "port_value": admin_port}
 
 
 def listener_host(documents: Documents) -> str:
@@ -152,10 +157,10 @@ def set_tracing(documents: Documents, collector: str) -> None:
     """Let Envoy export its spans to an OTLP/gRPC collector (a URL). Tracing that is configured stays as it is."""
     url = urllib.parse.urlsplit(collector)
     bootstrap = documents[BOOTSTRAP]
-    managers = [each for each in _find(bootstrap, "typed_config") if str(each.get("@type")).endswith(_MANAGER)]
-    for manager in managers:
-        manager.setdefault("tracing", _tracing())
-    clusters = bootstrap.setdefault("static_resources", {}).setdefault("clusters", [])
+    for manager in _find(bootstrap, "typed_config"):
+        if isinstance(manager, dict) and str(manager.get("@type")).endswith(_MANAGER):
+            _member(manager, "tracing", _tracing())
+    clusters = _member(_member(bootstrap, "static_resources", {}), "clusters", [])
     if all(cluster.get("name") != _COLLECTOR for cluster in clusters):
         clusters.append(_collector(url))
 
@@ -313,6 +318,13 @@ def _cluster(document: Any, name: str) -> dict[str, Any] | None:
                 if isinstance(cluster, dict) and cluster.get("name") == name:
                     return cluster
     return None
+
+
+def _member(holder: dict[str, Any], name: str, default: Any) -> Any:
+    """A member; the default, which is put there, where there is none. One that is null is none."""
+    if holder.get(name) is None:
+        holder[name] = default
+    return holder[name]
 
 
 def _find(value: Any, name: str) -> Iterator[Any]:

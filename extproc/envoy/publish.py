@@ -2,10 +2,12 @@
 
     publisher = Publisher(config, target, settings_of(config, collector, target), say)
     await publisher.publish()       # once: raises Refused when the configuration is not right
+    await publisher.finish()        # what is left to do: take clusters away that nothing leads to any more
     await publisher.watch()         # and after every change; what is not right is said, and what was live goes on
 
 What is live is always a whole configuration that has passed the check. A new cluster is there, and warm, before a
-route leads to it, and one that was removed stays until no route does.
+route leads to it. One that was removed stays until no route does, and then as long as a request may be held by the
+recorder on its way to it: Envoy has chosen its route already, and asks for the cluster only afterwards.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ import logging
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from extproc.config import Config
-from extproc.envoy import changes, files
+from extproc.envoy import changes, files, source
 from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES, Documents
+from extproc.envoy.source import SyntaxProblem
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,12 +34,17 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS: Final = 0.5
 _CHANGES_SHOWN: Final = 20
-_HALF_SAVED_SECONDS: Final = 0.4
+_HALF_SAVED_SECONDS: Final = 1.0
 """An editor that writes in pieces has the next one there by then."""
-_DEBOUNCE_MS: Final = 400
-_STEP_MS: Final = 80
+_QUIET_MS: Final = 150
+_QUIET_AT_LAST_MS: Final = 1000
+_LOOK_MS: Final = 1000
+"""How often the directory is looked at when nothing tells of changes, as on some file systems that are shared."""
 _WARM_SECONDS: Final = 3.0
 """How long a new cluster takes to be warm, where nobody can ask Envoy: its names and a round of health checks."""
+_ON_THEIR_WAY_SECONDS: Final = 12.0
+"""How long a request may be on its way to a cluster that no route leads to any more: a little more than the
+`message_timeout` of ext_proc."""
 
 Settings = Callable[[Documents], Coroutine[Any, Any, None]]
 """Puts the settings of the deployment into documents that were read. Raises ConfigError."""
@@ -92,7 +100,11 @@ def apply_common(
 
 
 class Publisher:
-    """One target directory and what is live in it. `say` gets the lines for the operator."""
+    """One target directory and what is live in it. `say` gets the lines for the operator.
+
+    Without `envoy`, one may be running on what stands in the target. With it, that one is started after the first
+    `publish`.
+    """
 
     def __init__(self, config: Config, target: Path, settings: Settings, say: Say, envoy: Live | None = None) -> None:
         self._config = config
@@ -101,63 +113,101 @@ class Publisher:
         self._settings = settings
         self._say = say
         self._envoy = envoy
-        self._live: dict[str, Any] = {}
-        self._published = False
+        self._live = {} if envoy is not None else _standing(target)
+        """What stands in the target."""
+        self._wanted = dict(self._live)
+        """What was to be live; without the clusters that still stand there."""
+        self._serving = bool(self._live)
+        """Whether an Envoy may be running on it."""
+        self._remove_at: float | None = None
+        self._seen: dict[str, bytes] = {}
         self._refused: list[str] = []
+        self._warned: list[str] = []
 
     async def read(self) -> Documents:
         """The documents as they would be published. Raises Refused, and ConfigError."""
         from extproc.envoy import check  # noqa: PLC0415 - not for those who only want to know the directory
 
+        self._seen = self._contents()
         documents, problems = files.read_all(self._source)
         if problems:
             raise Refused(check.syntax(problems))
-        await self._settings(documents)
         shipped = files.is_shipped(self._source)
+        if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
+            raise Refused(wrong)
+        await self._settings(documents)
         report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
         if report.errors:
             raise Refused(report)
-        for warning in report.warnings:
-            self._say(str(warning))
+        warnings = [str(each) for each in report.warnings]
+        for warning in warnings:
+            if warning not in self._warned:
+                self._say(warning)
+        self._warned = warnings
         return documents
 
     async def publish(self) -> list[Path]:
         """Make the configuration live; the paths of its files. Raises Refused, and ConfigError."""
         documents = await self.read()
-        lines = changes.between(self._live, documents) if self._live else []
+        lines = changes.between(self._wanted, documents) if self._wanted else []
         await self._make_live(documents)
         self._say_changes(lines)
         return [self._target / name for name in documents]
+
+    async def finish(self) -> None:
+        """Wait until the clusters that were removed can go, and take them away. Raises ConfigError."""
+        if self._remove_at is not None:
+            await asyncio.sleep(self._remove_at - time.monotonic())
+            await self._remove_kept()
 
     async def watch(self) -> None:
         """Publish after every change of the directory, until cancelled."""
         import watchfiles  # noqa: PLC0415 - only who watches pays for it
 
         if self._source is None:
+            await self.finish()
             await asyncio.Event().wait()  # the shipped files do not change
             return
         logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every change
         async for _ in watchfiles.awatch(
             self._source,
             watch_filter=lambda _, path: files.is_read(Path(path)) or path.endswith("..data"),
-            debounce=_DEBOUNCE_MS,
-            step=_STEP_MS,
+            debounce=_QUIET_AT_LAST_MS,
+            step=_QUIET_MS,
+            rust_timeout=_LOOK_MS,
+            yield_on_timeout=True,
             recursive=False,
         ):
-            await self._publish_or_say()
+            # Compared each time: an edit may also have come before the watch began.
+            if self._contents() != self._seen:
+                await self._publish_or_say()
+            await self._remove_when_due()
+
+    def _contents(self) -> dict[str, bytes]:
+        try:
+            return files.contents(self._source)
+        except ConfigError:
+            return {}  # said by who reads the documents
 
     async def _publish_or_say(self) -> None:
+        before, self._seen = self._seen, self._contents()
+        if not _looks_half_saved(before, self._seen) and await self._published():
+            return
+        await asyncio.sleep(_HALF_SAVED_SECONDS)
+        try:
+            await self.publish()
+        except ConfigError as error:
+            self._say_refusal(error)
+            return
+        self._refused = []
+
+    async def _published(self) -> bool:
         try:
             await self.publish()
         except ConfigError:
-            # Perhaps only the first half of a file has been written.
-            await asyncio.sleep(_HALF_SAVED_SECONDS)
-            try:
-                await self.publish()
-            except ConfigError as error:
-                self._say_refusal(error)
-                return
+            return False
         self._refused = []
+        return True
 
     def _say_refusal(self, error: ConfigError) -> None:
         lines = str(error).splitlines()
@@ -179,16 +229,29 @@ class Publisher:
 
     async def _make_live(self, documents: Documents) -> None:
         """Each file only if it has changed, and no route without its cluster in between."""
-        before, after = self._live.get(CLUSTERS), documents[CLUSTERS]
-        kept = _removed(before, after)
+        clusters, routes = documents[CLUSTERS], documents[ROUTES]
+        kept = _removed(self._live.get(CLUSTERS), clusters)
         if kept:
-            after = {**after, "resources": [*(after.get("resources") or ()), *kept]}
+            clusters = {**clusters, "resources": [*(clusters.get("resources") or ()), *kept]}
         others = {name: each for name, each in documents.items() if name not in (CLUSTERS, ROUTES)}
-        await self._write({**others, CLUSTERS: after}, wait=bool(_removed(after, before)))
-        await self._write({ROUTES: documents[ROUTES]}, wait=bool(kept))
-        if kept:
-            await self._write({CLUSTERS: documents[CLUSTERS]}, wait=False)
-        self._published = True
+        await self._write({**others, CLUSTERS: clusters}, wait=self._live.get(ROUTES) != routes)
+        await self._write({ROUTES: routes}, wait=False)
+        self._drop(self._live.keys() - documents.keys())
+        self._wanted = copy.deepcopy(dict(documents))
+        self._serving = True
+        self._remove_at = time.monotonic() + _ON_THEIR_WAY_SECONDS if kept else None
+
+    async def _remove_when_due(self) -> None:
+        if self._remove_at is None or time.monotonic() < self._remove_at:
+            return
+        try:
+            await self._remove_kept()
+        except ConfigError as error:
+            self._say_refusal(error)
+
+    async def _remove_kept(self) -> None:
+        self._remove_at = None
+        await self._write({CLUSTERS: self._wanted[CLUSTERS]}, wait=False)
 
     async def _write(self, documents: Mapping[str, Any], *, wait: bool) -> None:
         changed = {name: each for name, each in documents.items() if self._live.get(name) != each}
@@ -196,13 +259,13 @@ class Publisher:
             return
         versions: dict[str, str] = {n: _version(each) for n, each in changed.items() if n in (CLUSTERS, ROUTES)}
         self._to_disk({name: _versioned(each, versions.get(name)) for name, each in changed.items()})
-        if self._published:
+        if self._serving:
             await self._until_taken(versions, wait=wait)
         self._live |= copy.deepcopy(changed)
 
     async def _until_taken(self, versions: Mapping[str, str], *, wait: bool) -> None:
         if self._envoy is None:
-            if wait:
+            if wait and CLUSTERS in versions:
                 await asyncio.sleep(_WARM_SECONDS)
             return
         refusal = await self._envoy.took(versions.get(CLUSTERS), versions.get(ROUTES))
@@ -216,6 +279,27 @@ class Publisher:
             files.write(documents, self._target)
         except OSError as error:
             raise ConfigError(f"{error.filename or self._target}: cannot be written: {error.strerror}") from error
+
+    def _drop(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            (self._target / name).unlink(missing_ok=True)
+            del self._live[name]
+
+
+def _standing(target: Path) -> dict[str, Any]:
+    """The documents of an earlier publication; none where they are not whole."""
+    try:
+        read = {path.name: source.parse(path.read_bytes(), path.name).value for path in target.glob("[!.]*.yaml")}
+    except (OSError, SyntaxProblem):
+        return {}
+    if any(name not in read for name in files.NAMES):
+        return {}
+    return {name: {member: each[member] for member in each if member != "version_info"} for name, each in read.items()}
+
+
+def _looks_half_saved(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
+    """Whether an editor has perhaps not finished: a file is gone, or ends within a line."""
+    return bool(before.keys() - now.keys()) or any(not data.endswith(b"\n") for data in now.values())
 
 
 def _removed(before: Any, after: Any) -> list[Any]:

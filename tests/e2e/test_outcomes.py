@@ -55,7 +55,7 @@ def overlay(directory: Path, change: Callable[[files.Documents], None]) -> Path:
 
 
 def _routes(documents: files.Documents) -> None:
-    """Routes with limits of their own before the shipped ones, and a filter that can limit rates."""
+    """Routes with limits of their own before the shipped ones."""
     routes = documents["routes.yaml"]["resources"][0]["virtual_hosts"][0]["routes"]
     actions: dict[str, dict[str, Any]] = {
         "slow": {"timeout": "0.3s"},
@@ -83,10 +83,7 @@ def _routes(documents: files.Documents) -> None:
             "typed_per_filter_config": {limiter: limit},
         },
     )
-    routes.insert(0, {"name": "nowhere", "match": {"prefix": "/nowhere/"}, "route": {"cluster": "gone"}})
-    manager = documents[files.BOOTSTRAP]["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]
-    off = {"@type": limit["@type"], "stat_prefix": "none"}
-    manager["typed_config"]["http_filters"].insert(-1, {"name": limiter, "typed_config": off})
+    routes.insert(0, {"name": "nowhere", "match": {"prefix": "/nowhere/"}, "route": {"cluster_header": "host"}})
     documents["clusters.yaml"]["resources"].append(
         {
             "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -380,7 +377,7 @@ def test_no_healthy_upstream(stack: RunningStack) -> None:
 
 
 def test_a_cluster_that_does_not_exist(stack: RunningStack) -> None:
-    """A misspelt route."""
+    """A route goes where a header says."""
     exchange = answered(stack, "/nowhere/1")
     assert facts(exchange) == ("local_reply", ["NC"], "cluster_not_found")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -232,12 +233,15 @@ def envoy_directory(directory: Path, name: str, old: str, new: str) -> Path:
     [("envoy.yaml", "stat_prefix: ingress"), ("routes.yaml", "timeout: 0s"), ("clusters.yaml", "lb_policy:")],
 )
 def test_a_misspelt_field(tmp_path: Path, name: str, old: str) -> None:
-    """Exit code 1 with Envoy's own complaint, in whichever file it is, and nothing left running."""
+    """Exit code 2 with the place, and what was meant, in whichever file it is; nothing is left running."""
     misspelt = old.replace("t", "tt", 1).replace("lb_", "lbb_")
     directory = envoy_directory(tmp_path / "envoy", name, old, misspelt)
     ended = run("up", *FREE_PORTS, "--envoy-dir", directory, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert f"no such field: '{misspelt.split(':')[0]}'" in " ".join(ended.stderr.decode().split())
+    assert ended.returncode == 2
+    wrong, right = (each.partition(":")[0] for each in (misspelt, old))
+    assert re.search(
+        rf"{directory}/{name}:\d+:\d+: error: \w+ has no {wrong}; did you mean {right}\?", ended.stderr.decode()
+    )
 
 
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:

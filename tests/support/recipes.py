@@ -22,6 +22,9 @@ from typing import Any, NamedTuple
 
 from support.stack import RunningStack, eventually
 
+from extproc.journal import reader
+from extproc.journal.join import Exchange
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
 
 CHAT = {"model": "demo", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
@@ -132,6 +135,15 @@ class Recipe(RunningStack):
         new.write_text(changed)
         new.rename(path)
         eventually(lambda: self.stderr().count("live: ") > before, f"{name} live: {self.stderr()[-500:]}")
+
+    def settled(self, answer: Answer | str) -> Exchange:
+        """The exchange of an answer, or of an id, once it has ended and Envoy has said why."""
+        id = answer if isinstance(answer, str) else answer.headers["x-audit-id"]
+        return eventually(lambda: self._settled(id), f"Envoy's word on exchange {id}")
+
+    def _settled(self, id: str) -> Exchange | None:
+        found = reader.find([self.data_dir], id)
+        return found[0] if found and found[0]["access_log"] == "received" else None
 
     def demo_backends(self) -> list[int]:
         """The process ids of the demo backends, in the order in which they were started: that of their ports."""

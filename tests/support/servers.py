@@ -1,8 +1,8 @@
 """Several servers of the test's own behind a recipe, which answer at once, or hold an answer open for a while.
 
-    with Servers(3) as servers, Recipe("least-request", tmp_path, backends=servers.ports) as recipe:
-        stream = servers.open_stream(recipe.port)     # its answer has begun, and goes on until ...
-        servers.end_streams()
+with Servers(3) as servers, Recipe("least-request", tmp_path, backends=servers.ports) as recipe:
+    stream = servers.open_stream(recipe.port)     # its answer has begun, and goes on until ...
+    servers.end_streams()
 """
 
 from __future__ import annotations
