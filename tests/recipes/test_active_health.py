@@ -125,7 +125,7 @@ def test_with_none_left_envoy_answers(tmp_path: Path, servers: Servers, health: 
         assert answer.status == 503
         assert answer.json()["error"]["code"] == "no_healthy_upstream"
         assert answer.headers["retry-after"] == "1"
-        exchange = recipe.exchange(answer.headers["x-audit-id"])
+        exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["UH"])
         assert exchange["upstream"] is None
         health[1].status = 200

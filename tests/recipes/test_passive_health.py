@@ -59,7 +59,7 @@ def test_three_failures_put_a_server_out(tmp_path: Path, servers: Servers) -> No
             servers.address(2): 30,
         }
         assert recipe.envoy_stat("cluster.llm.outlier_detection.ejections_active") == 1
-        exchange = recipe.exchange(failed[0].headers["x-audit-id"])
+        exchange = recipe.settled(failed[0])
         assert (exchange["outcome"], exchange["status"]) == ("upstream_error_status", 500)
         assert (exchange["upstream"], exchange["attempts"]) == (servers.address(0), 1)
         over(recipe)
@@ -74,7 +74,7 @@ def test_a_server_that_refuses_connections_is_put_out(tmp_path: Path, servers: S
         until_out(recipe, 1)
         assert {answer.status for answer in ask(recipe, 60)} == {200}
         assert failed[0].json()["error"]["code"] == "upstream_connect_failure"
-        exchange = recipe.exchange(failed[0].headers["x-audit-id"])
+        exchange = recipe.settled(failed[0])
         assert (exchange["outcome"], exchange["upstream"]) == ("upstream_connect_fail", servers.address(0))
         assert exchange["response_flags"] == ["UF"]
         assert exchange["attempts"] == 1
