@@ -160,4 +160,4 @@ def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
 
 
 def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in resource.items() if name != "@type"}
+    return copy.deepcopy({name: value for name, value in resource.items() if name != "@type"})

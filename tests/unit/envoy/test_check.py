@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from extproc.envoy.check import Report
 from extproc.envoy.files import Documents
 from extproc.envoy.findings import Finding, Level
 from extproc.envoy.source import Path as Way
-from extproc.envoy.source import Place
+from extproc.envoy.source import Place, parse
 from extproc.errors import ConfigError, StackError
 
 SHIPPED = files.read(None)
@@ -298,3 +299,16 @@ def test_a_value_of_an_unknown_type_replaced(where: tuple[tuple[str, Way], Way],
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "_refusal", lambda documents: None)
         published(documents)
+
+
+def test_documents_are_not_changed() -> None:
+    """Not even where Envoy is asked, which gets a copy with other paths in it."""
+    documents = files.read(None)
+    cluster = documents["clusters.yaml"]["resources"][0]
+    del cluster["load_assignment"]
+    source = {"path_config_source": {"path": "envoy/endpoints.yaml", "watched_directory": {"path": "envoy"}}}
+    cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
+    documents.add("endpoints.yaml", parse(b"resources: []\n", "endpoints.yaml"))
+    before = copy.deepcopy(dict(documents))
+    assert check.check(documents, Config()).envoy_asked
+    assert documents == before
