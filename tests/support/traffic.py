@@ -96,12 +96,13 @@ def question(number: int, tokens: int = 0) -> dict[str, Any]:
 def whole(asked: dict[str, Any]) -> bytes:
     """The answer to a request that is not for a stream."""
     message = {"role": "assistant", "content": f"You are {asked['user']}."}
-    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps({"choices": [choice]}).encode()
 
 
 def events(asked: dict[str, Any]) -> list[bytes]:
     """The events of a stream."""
-    deltas = [
+    deltas: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"content": f"{asked['user']} {number}"}, "finish_reason": None}]}
         for number in range(asked["max_tokens"])
     ]
@@ -173,5 +174,3 @@ class Traffic:
         finally:
             self.running -= 1
             self.finished += 1
-
-
