@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS: Final = 0.5
 _CHANGES_SHOWN: Final = 20
-_HALF_SAVED_SECONDS: Final = 1.0
+_HALF_SAVED_SECONDS: Final = 0.7
 """An editor that writes in pieces has the next one there by then."""
 _QUIET_MS: Final = 150
 _QUIET_AT_LAST_MS: Final = 1000

@@ -601,3 +601,18 @@ def test_the_shipped_files_do_not_change(tmp_path: Path, monkeypatch: pytest.Mon
         await asyncio.wait([watch])
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "half"),
+    [
+        ({"a": b"x\n"}, {"a": b"y\n"}, False),
+        ({"a": b"x\n"}, {"a": b"y"}, True),
+        ({"a": b"x\n"}, {"a": b""}, True),
+        ({"a": b"x\n"}, {}, True),
+        ({}, {"a": b"x\n"}, False),
+    ],
+)
+def test_what_looks_half_saved(before: dict[str, bytes], now: dict[str, bytes], half: bool) -> None:
+    """A file that is gone, where a shipped one would take its place, or that ends within a line."""
+    assert publish._looks_half_saved(before, now) is half
