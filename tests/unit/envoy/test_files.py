@@ -82,7 +82,7 @@ def test_the_access_log_says_what_a_recorder_cannot(documents: files.Documents) 
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     tags = manager["access_log"][0]["typed_config"]["common_config"]["custom_tags"]
     assert [tag["tag"] for tag in tags] == [BYPASS_TAG, ENCODING_TAG, FAILED_OPEN_TAG]
-    (name,) = re.findall(r"%FILTER_STATE\(([a-z._]+):FIELD:failed_open\)%", tags[1]["value"])
+    (name,) = re.findall(r"%FILTER_STATE\(([a-z._]+):FIELD:failed_open\)%", tags[2]["value"])
     assert filters(documents)[name]["@type"].endswith(".ExternalProcessor")
 
 
