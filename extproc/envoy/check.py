@@ -75,8 +75,11 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         return Report(_in_order([*uncertain, *found]), envoy_asked=False)
     if refused is None:
         return Report(_in_order(found), envoy_asked=True)
-    named = [each for each in wrong if each.name and each.name in refused.text]
-    return Report(_in_order([*(named or [refused]), *found]), envoy_asked=True)
+    if any(each.name in refused.text for each in wrong):
+        # Envoy names one at a time.
+        told = [each for each in wrong if each.name in refused.text or _uncertain(each) is each]
+        return Report(_in_order([*told, *found]), envoy_asked=True)
+    return Report(_in_order([refused, *found]), envoy_asked=True)
 
 
 def check_shipped(documents: Documents, config: Config) -> Report:
@@ -160,4 +163,4 @@ def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
 
 
 def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in resource.items() if name != "@type"}
+    return copy.deepcopy({name: value for name, value in resource.items() if name != "@type"})

@@ -32,9 +32,9 @@ CLUSTERS: Final = "clusters.yaml"
 NAMES: Final = (BOOTSTRAP, ROUTES, CLUSTERS)
 OVERLAY: Final = "overlay.yaml"
 
-DEMO_HOST: Final = "127.0.0.1"
+DEMO_HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
 DEMO_PORTS: Final = range(8001, 8010)
-"""The endpoints that stand for demo backends in clusters.yaml, wherever those really listen."""
+"""The endpoints that stand for demo backends in the files but envoy.yaml, wherever those really listen."""
 
 
 class Documents(dict[str, Any]):
@@ -208,7 +208,7 @@ def _collector(url: urllib.parse.SplitResult) -> dict[str, Any]:
 
 
 def demo_ports(documents: Documents) -> list[int]:
-    """The ports in clusters.yaml that stand for demo backends."""
+    """The ports that stand for demo backends."""
     return sorted({address["port_value"] for address in _demo_addresses(documents)})
 
 
@@ -219,8 +219,9 @@ def set_demo_ports(documents: Documents, ports: Mapping[int, int]) -> None:
 
 
 def _demo_addresses(documents: Documents) -> list[dict[str, Any]]:
-    addresses = (each for each in _find(documents[CLUSTERS], "socket_address") if isinstance(each, dict))
-    return [each for each in addresses if each.get("address") == DEMO_HOST and each.get("port_value") in DEMO_PORTS]
+    found = (_find(document, "socket_address") for name, document in documents.items() if name != BOOTSTRAP)
+    addresses = [each for addresses in found for each in addresses if isinstance(each, dict)]
+    return [each for each in addresses if each.get("address") in DEMO_HOSTS and each.get("port_value") in DEMO_PORTS]
 
 
 def set_backends(documents: Documents, urls: Sequence[str]) -> None:

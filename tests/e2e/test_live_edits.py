@@ -8,9 +8,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+from support.commands import PROGRAM
+from support.parts import EnvoyPart, Part, free_port
+from support.raw import Connection
 from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
 from support.traffic import PATH, Servers, Traffic, question, whole
+
+from extproc.journal import reader
 
 
 @dataclasses.dataclass
@@ -105,20 +111,21 @@ def renamed(path: Path, text: str, traffic: Traffic) -> None:
 def moved_away(path: Path, text: str, traffic: Traffic) -> None:
     """The old file becomes a backup, and for a while there is none."""
     path.rename(path.with_name(f"{path.name}~"))
-    traffic.goes_on()
+    traffic.goes_on(50)
     path.write_text(text)
 
 
 def in_halves(path: Path, text: str, traffic: Traffic) -> None:
-    """Half of it stands there for a while, then the rest."""
+    """Half of its lines stand there for a while, which may be a whole file by chance, then the rest."""
+    half = text.rindex("\n", 0, len(text) // 2)
     with path.open("w") as file:
-        file.write(text[: len(text) // 2])
+        file.write(text[:half])
         file.flush()
-        traffic.goes_on()
-        file.write(text[len(text) // 2 :])
+        traffic.goes_on(50)
+        file.write(text[half:])
 
 
-EDITORS: tuple[Editor, ...] = (in_place, renamed, in_halves, moved_away)
+EDITORS: tuple[Editor, ...] = (in_place, renamed, in_halves, in_place, renamed, moved_away, in_place)
 
 
 # What is edited --------------------------------------------------------------------------------------------
@@ -136,7 +143,7 @@ class Edit:
     """Every answer shows it from now on, not only one of them."""
 
 
-def edits(round: int, ports: list[int]) -> Iterator[Edit]:
+def edits(turn: int, ports: list[int]) -> Iterator[Edit]:
     """One of each kind, from a setup with the clusters `one` and `two` back to it."""
     first, second, third, fourth = ports
 
@@ -153,37 +160,37 @@ def edits(round: int, ports: list[int]) -> Iterator[Edit]:
         return lambda answer: answer.headers["x-mark"] == mark
 
     def add(setup: Setup) -> None:
-        setup.clusters[f"new-{round}"] = [fourth]
-        setup.weights = {f"new-{round}": 1}
+        setup.clusters[f"new-{turn}"] = [fourth]
+        setup.weights = {f"new-{turn}": 1}
 
     def rename(setup: Setup) -> None:
-        setup.clusters[f"renamed-{round}"] = setup.clusters.pop(f"new-{round}")
-        setup.weights = {f"renamed-{round}": 1}
+        setup.clusters[f"renamed-{turn}"] = setup.clusters.pop(f"new-{turn}")
+        setup.weights = {f"renamed-{turn}": 1}
 
     def remove(setup: Setup) -> None:
-        del setup.clusters[f"renamed-{round}"]
+        del setup.clusters[f"renamed-{turn}"]
         setup.weights = {"one": 1, "two": 1}
 
-    path = f"/v1/round-{round}"
+    path = f"/v1/turn-{turn}"
     yield Edit(weigh(one=1, two=0), r"routes\.yaml: .*weight: .* -> ", at(first, second))
     yield Edit(weigh(one=0, two=1), r"routes\.yaml: .*weight: .* -> ", at(third))
     yield Edit(serve("two", third, fourth), rf"clusters\.yaml: two: .*{fourth} added", at(fourth), always=False)
     yield Edit(serve("two", fourth), rf"clusters\.yaml: two: .*{third} removed", at(fourth))
     yield Edit(serve("two", third), rf"clusters\.yaml: two: .*{fourth} removed", at(third))
-    yield Edit(add, rf"clusters\.yaml: new-{round} added", at(fourth))
-    yield Edit(rename, rf"clusters\.yaml: renamed-{round} added", at(fourth))
+    yield Edit(add, rf"clusters\.yaml: new-{turn} added", at(fourth))
+    yield Edit(rename, rf"clusters\.yaml: renamed-{turn} added", at(fourth))
     yield Edit(lambda setup: setup.paths.update({path: "one"}), rf"routes\.yaml: .*{path} added", marked(path), path)
-    yield Edit(remove, rf"clusters\.yaml: renamed-{round} removed", at(first, second, third))
-    mark = f"mark-{round}"
+    yield Edit(remove, rf"clusters\.yaml: renamed-{turn} removed", at(first, second, third))
+    mark = f"mark-{turn}"
     yield Edit(lambda setup: setup.__setattr__("mark", mark), rf"routes\.yaml: .*{mark}", marked(mark))
 
 
 # The tests -------------------------------------------------------------------------------------------------
 
 
-def live(stack: RunningStack) -> list[str]:
-    """What the log has said of what is live."""
-    events = [json.loads(line)["event"] for line in stack.stderr().splitlines()]
+def live(log: str) -> list[str]:
+    """What a log has said of what is live."""
+    events = [json.loads(line)["event"] for line in log.splitlines()]
     return [event for event in events if event.startswith("live: ")]
 
 
@@ -194,47 +201,157 @@ def ask(client: Client, path: str = PATH) -> Answer:
     return answer
 
 
-def said(stack: RunningStack, pattern: str, after: int) -> None:
-    """Wait for a line of the log, after the first so many."""
+def said(log: Callable[[], str], pattern: str, after: int = 0) -> None:
+    """Wait for a line that says what is live, after the first so many."""
     eventually(
-        lambda: any(re.search(pattern, event) for event in live(stack)[after:]),
-        f"{pattern} in the log; since then it says {live(stack)[after:]}, {stack.stderr()[-500:]}",
+        lambda: any(re.search(pattern, event) for event in live(log())[after:]),
+        f"{pattern} in the log; since then it says {live(log())[after:]}",
     )
 
 
-def test_fifty_edits_under_load(tmp_path: Path) -> None:
+def save(directory: Path, setup: Setup) -> None:
+    """Write those files that differ, the routes first: whoever takes them one by one has a route without a cluster."""
+    directory.mkdir(exist_ok=True)
+    for name, text in reversed(setup.files().items()):
+        path = directory / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Four LLM servers."""
+    with Servers(4) as running:
+        yield running
+
+
+@pytest.fixture
+def setup(servers: Servers) -> Setup:
+    """Two clusters that share the requests."""
+    first, second, third, _ = servers.ports
+    return Setup({"one": [first, second], "two": [third]}, {"one": 1, "two": 1})
+
+
+@pytest.fixture
+def stack(tmp_path: Path, setup: Setup) -> Iterator[RunningStack]:
+    """The stack on a directory that is edited."""
+    save(tmp_path / "envoy", setup)
+    with RunningStack(tmp_path, "--envoy-dir", tmp_path / "envoy", "--envoy-concurrency", "2") as running:
+        yield running
+        assert running.stop() == 0
+        assert running.findings() == []
+
+
+def test_fifty_edits_under_load(stack: RunningStack, servers: Servers, setup: Setup) -> None:
     """Weights, backends, clusters and routes, with every editor: each is live, and no request fails or is cut."""
-    with Servers(4) as servers:
-        first, second, third, _ = servers.ports
-        setup = Setup({"one": [first, second], "two": [third]}, {"one": 1, "two": 1})
-        envoy_dir = tmp_path / "envoy"
-        envoy_dir.mkdir()
-        for name, text in setup.files().items():
-            (envoy_dir / name).write_text(text)
-        number = 0
-        with (
-            RunningStack(tmp_path, "--envoy-dir", envoy_dir, "--envoy-concurrency", "2") as stack,
-            Traffic(stack.port) as traffic,
-        ):
-            client = Client(stack.port)
-            for round in range(5):
-                for edit in edits(round, servers.ports):
-                    before, told = setup.files(), len(live(stack))
-                    edit.change(setup)
-                    for name, text in reversed(setup.files().items()):
-                        if text != before[name]:
-                            EDITORS[number % len(EDITORS)](envoy_dir / name, text, traffic)
-                    said(stack, edit.says, told)
-                    eventually(lambda edit=edit: edit.shown(ask(client, edit.path)), f"edit {number}")  # type: ignore[misc]
-                    if edit.always:
-                        assert all(edit.shown(ask(client, edit.path)) for _ in range(3)), f"edit {number}"
-                    number += 1
-            assert number == 50
-            client.close()
-            assert traffic.end() == []
-            assert traffic.finished > 50
-            assert stack.stop() == 0
-        assert stack.findings() == []
-        exchanges = stack.exchanges()
-        assert {exchange["outcome"] for exchange in exchanges} == {"ok"}
-        assert len(exchanges) >= traffic.finished
+    client = Client(stack.port)
+    number = 0
+    with Traffic(stack.port) as traffic:
+        for turn in range(5):
+            for edit in edits(turn, servers.ports):
+                before, told = setup.files(), len(live(stack.stderr()))
+                edit.change(setup)
+                for name, text in reversed(setup.files().items()):
+                    if text != before[name]:
+                        EDITORS[number % len(EDITORS)](stack.directory / "envoy" / name, text, traffic)
+                said(stack.stderr, edit.says, told)
+                eventually(lambda edit=edit: edit.shown(ask(client, edit.path)), f"edit {number}")  # type: ignore[misc]
+                if edit.always:
+                    assert all(edit.shown(ask(client, edit.path)) for _ in range(3)), f"edit {number}"
+                number += 1
+        assert traffic.end() == []
+    client.close()
+    assert number == 50
+    assert stack.stop() == 0
+    exchanges = stack.exchanges()
+    assert {exchange["outcome"] for exchange in exchanges} == {"ok"}
+    assert len(exchanges) >= traffic.finished
+    assert "not published" not in stack.stderr()
+
+
+@pytest.mark.parametrize(
+    ("name", "slip", "message"),
+    [
+        ("clusters.yaml", ("lb_policy", "lb_polcy"), r"envoy/clusters\.yaml:6:3: error: .*lb_polcy.*lb_policy"),
+        ("clusters.yaml", ("LEAST_REQUEST", "["), r"envoy/clusters\.yaml:\d+:\d+: error: not YAML"),
+        ("routes.yaml", ("{name: two", "{name: tow"), r"envoy/routes\.yaml:17:20: error: there is no cluster tow"),
+        ("routes.yaml", ("weight: 1", "weight: many"), r"envoy/routes\.yaml:16:33: error: .*many"),
+    ],
+)
+def test_a_broken_edit(stack: RunningStack, setup: Setup, name: str, slip: tuple[str, str], message: str) -> None:
+    """It is refused with file, line and column, traffic goes on as before, and the next good edit is live."""
+    path = stack.directory / "envoy" / name
+    client = Client(stack.port)
+    with Traffic(stack.port) as traffic:
+        path.write_text(path.read_text().replace(*slip, 1))
+        eventually(lambda: "not published; what was live goes on" in stack.stderr(), "the refusal")
+        assert re.search(message, stack.stderr()), stack.stderr()
+        assert ask(client).headers["x-mark"] == "none"
+        traffic.goes_on()
+        assert live(stack.stderr()) == []
+        setup.mark = "mended"
+        save(stack.directory / "envoy", setup)
+        said(stack.stderr, r"routes\.yaml: .*none -> mended")
+        eventually(lambda: ask(client).headers["x-mark"] == "mended", "the next edit")
+        assert traffic.end() == []
+    client.close()
+
+
+def test_a_request_that_is_held_for_a_cluster_that_goes(stack: RunningStack, setup: Setup) -> None:
+    """Its route was chosen, and its body is still coming, when the cluster is removed: it is answered all the same."""
+    body = json.dumps(question(1)).encode()
+    with Connection.to(stack.port) as client:
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body))
+        eventually(
+            lambda: stack.envoy_stat("http.ingress.ext_proc.streams_started") == 1, "the request at the recorder"
+        )
+        setup.clusters["three"] = setup.clusters.pop("one")
+        del setup.clusters["two"]
+        setup.weights = {"three": 1}
+        save(stack.directory / "envoy", setup)
+        said(stack.stderr, r"clusters\.yaml: one removed")
+        client.send(body)
+        assert client.read_message().body == whole(question(1))
+    eventually(lambda: stack.envoy_stat("cluster_manager.active_clusters") == 2, "the end of the clusters one and two")
+
+
+def test_publishing_alone(tmp_path: Path, servers: Servers, setup: Setup) -> None:
+    """For an Envoy that cannot be asked: no request fails, and what was edited while nobody watched is live later."""
+    save(tmp_path / "envoy", setup)
+    port = free_port()
+    sidecar = ("--data-dir", tmp_path / "data")
+    publish = (*PROGRAM, "publish", *sidecar, "--envoy-dir", tmp_path / "envoy", "--to", tmp_path / "live", "--watch")
+    ports = {"EXTPROC_PORT": port, "EXTPROC_ENVOY_ADMIN_PORT": 0}
+    fourth = servers.ports[3]
+
+    def shows_new() -> bool:
+        return ask(client).upstream == f"127.0.0.1:{fourth}"
+
+    with Part(tmp_path, "serve", *PROGRAM, "serve", *sidecar, "--admin-port", "0") as serving:
+        serving.wait_for("ready ")
+        with Part(tmp_path, "publish", *publish, **ports) as publishing:
+            publishing.wait_for("envoy.yaml")
+            with (
+                EnvoyPart(tmp_path, tmp_path / "live" / "envoy.yaml", "--disable-hot-restart"),
+                Traffic(port) as traffic,
+            ):
+                client = Client(port)
+                setup.clusters["new"], setup.weights = [fourth], {"new": 1}
+                save(tmp_path / "envoy", setup)
+                said(publishing.stderr, r"clusters\.yaml: new added")
+                eventually(shows_new, "the new cluster")
+                assert publishing.stop() == 0
+                setup.clusters["renamed"], setup.weights = setup.clusters.pop("new"), {"renamed": 1}
+                save(tmp_path / "envoy", setup)
+                with Part(tmp_path, "again", *publish, **ports) as again:
+                    said(again.stderr, r"clusters\.yaml: renamed added")
+                    assert all(shows_new() for _ in range(3))
+                    setup.mark = "edited"
+                    save(tmp_path / "envoy", setup)
+                    said(again.stderr, r"routes\.yaml: .*none -> edited")
+                    eventually(lambda: ask(client).headers["x-mark"] == "edited", "an edit after the restart")
+                    assert traffic.end() == []
+                    assert again.stop() == 0
+                client.close()
+        assert serving.stop() == 0
+    assert {exchange["outcome"] for exchange in reader.exchanges([tmp_path / "data"])} == {"ok"}

@@ -123,7 +123,7 @@ def test_the_whole_uri_is_the_key(tmp_path: Path, backends: Mapping[int, int]) -
     with Recipe("consistent-hash", tmp_path, backends=backends) as recipe:
         answers = [recipe.client().chat(x_user=str(number)) for number in range(20)]
         assert len({answer.upstream for answer in answers}) == 1
-        exchange = recipe.exchange(answers[0].headers["x-audit-id"])
+        exchange = recipe.settled(answers[0])
         assert (exchange["upstream"], exchange["cluster"]) == (answers[0].upstream, "llm")
         over(recipe)
 
@@ -171,7 +171,7 @@ def test_a_client_stays(tmp_path: Path, backends: Mapping[int, int]) -> None:
         claims = {from_address(recipe, "127.0.0.2", x_forwarded_for=f"10.0.0.{number}") for number in range(20)}
         assert claims == {first[0]}
         answer = recipe.client("127.0.7.2").ask("GET", "/v1/models")
-        exchange = recipe.exchange(answer.headers["x-audit-id"])
+        exchange = recipe.settled(answer)
         assert exchange["client"].startswith("127.0.7.2:")
         assert exchange["upstream"] == first[7]
         over(recipe)

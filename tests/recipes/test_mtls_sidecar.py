@@ -164,7 +164,9 @@ def test_an_exchange_crosses_the_wire(gateway: Gateway, recorder: Machine, backe
     assert reader.body(exchange, "request") == reader.body(exchange, "response") == body
     assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
     assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{backend.port}", 1)
-    assert exchange["response_flags"] == exchange["integrity"] == []
+    assert exchange["integrity"] == []
+    # A client that has its last byte may close before Envoy has its own end of the answer.
+    assert exchange["response_flags"] in ([], ["DC"])
 
 
 def test_all_of_it_goes_over_tls(gateway: Gateway, recorder: Machine) -> None:

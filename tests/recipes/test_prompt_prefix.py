@@ -57,11 +57,12 @@ def chunked(recipe: Recipe, body: dict[str, Any], **headers: str) -> Answer:
 
 def routing(recipe: Recipe, answer: Answer) -> Any:
     """What the record says of it."""
-    return recipe.exchange(answer.headers["x-audit-id"])["routing"]
+    return recipe.settled(answer)["routing"]
 
 
 def test_a_conversation_stays(recipe: Recipe) -> None:
     """From turn to turn, streamed or not, whatever stands before the messages."""
+    turns = []
     for number in range(20):
         first = f"{number}: {LONG}"
         turns = [
@@ -71,7 +72,7 @@ def test_a_conversation_stays(recipe: Recipe) -> None:
             ask(recipe, {"stream": True, "temperature": 0.5, **said(first, "An answer.", "What?", "So.", "And then?")}),
         ]
         assert len({answer.upstream for answer in turns}) == 1
-    record = recipe.exchange(turns[-1].headers["x-audit-id"])
+    record = recipe.settled(turns[-1])
     assert (record["upstream"], record["route"], record["held"]) == (turns[-1].upstream, "prompts", True)
     assert record["routing"] == routing(recipe, turns[0])
     assert record["routing"]["by"] == "body"
@@ -93,7 +94,7 @@ def test_an_answer_that_streams(recipe: Recipe, servers: Servers) -> None:
     assert stream.connection.read_chunk() == b"data: a\n\n"
     servers.end_streams()
     assert stream.rest().body == b"data: a\n\n"
-    assert recipe.exchange(stream.id)["routing"]["by"] == "body"
+    assert recipe.settled(stream.id)["routing"]["by"] == "body"
 
 
 def opened(recipe: Recipe, servers: Servers, body: dict[str, Any]) -> Stream:

@@ -181,17 +181,19 @@ def test_it_starts_without_the_remote(tmp_path: Path) -> None:
     [(None, "keys/remote-api cannot be read: No such file or directory"), ("\n", "keys/remote-api is empty")],
 )
 def test_check_names_the_file_of_a_missing_key(tmp_path: Path, key: str | None, said: str) -> None:
-    """With the place where it is named; nothing else is wrong."""
+    """With the place where it is named; and the server that is only an example does not resolve."""
     if key is not None:
         with_key(tmp_path, key)
     done = run("check", "--envoy-dir", EXAMPLES / "remote-api", cwd=tmp_path)
-    (line,) = done.stdout.decode().splitlines()
+    unknown, line = done.stdout.decode().splitlines()
+    assert "warning: the name api.example.com does not resolve" in unknown
     assert done.returncode == 1
     assert line.startswith(f"{EXAMPLES / 'remote-api' / 'secrets.yaml'}:7:24: ")
     assert said in line
 
 
 def test_check_takes_it(tmp_path: Path) -> None:
-    """Without a warning, and without the key in what it says."""
+    """It warns of nothing but the server that is only an example, and never says the key."""
     done = run("check", "--envoy-dir", EXAMPLES / "remote-api", cwd=with_key(tmp_path))
-    assert (done.returncode, done.stdout) == (0, b"")
+    (unknown,) = done.stdout.splitlines()
+    assert (done.returncode, b"warning: the name api.example.com" in unknown) == (0, True)

@@ -34,7 +34,7 @@ def test_round_robin(tmp_path: Path, servers: Servers) -> None:
         spread = recipe.spread(600, plain)
         assert max(spread.values()) - min(spread.values()) <= 2
         answer = plain(recipe.client())
-        exchange = recipe.exchange(answer.headers["x-audit-id"])
+        exchange = recipe.settled(answer)
         assert (exchange["upstream"], exchange["cluster"], exchange["outcome"]) == (answer.upstream, "llm", "ok")
         assert recipe.stop() == 0
         assert recipe.findings() == []
@@ -80,6 +80,6 @@ def test_weights(tmp_path: Path, servers: Servers) -> None:
         assert abs(two - 200) <= 50
         servers.end_streams()
         stream.rest()
-        assert recipe.exchange(stream.id)["outcome"] == "ok"
+        assert recipe.settled(stream.id)["outcome"] == "ok"
         assert recipe.stop() == 0
         assert recipe.findings() == []

@@ -14,11 +14,13 @@ import itertools
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from support.stack import PATIENCE_SECONDS, eventually
 
 TOKEN_SECONDS: Final = 0.1
@@ -48,6 +50,8 @@ class Servers:
     def __init__(self, count: int) -> None:
         self.ports: list[int] = []
         self.unhealthy: set[int] = set()
+        self.running: Counter[int] = Counter()
+        """The answers under way at each port."""
         self._count = count
 
     def __enter__(self) -> Self:
@@ -60,7 +64,7 @@ class Servers:
         self._loop.close()
 
     async def _start(self) -> None:
-        app = web.Application()
+        app = web.Application(middlewares=[_with_port])
         app.router.add_get("/health", self._health)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -71,11 +75,16 @@ class Servers:
         self.ports = [address[1] for address in self._runner.addresses]
 
     async def _health(self, request: web.Request) -> web.Response:
-        assert request.transport is not None
-        port = request.transport.get_extra_info("sockname")[1]
-        return web.Response(status=503 if port in self.unhealthy else 200)
+        return web.Response(status=503 if _port(request) in self.unhealthy else 200)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.running[_port(request)] += 1
+        try:
+            return await self._told(request)
+        finally:
+            self.running[_port(request)] -= 1
+
+    async def _told(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         if not asked["stream"]:
             return web.Response(body=whole(asked), content_type="application/json")
@@ -88,6 +97,18 @@ class Servers:
         return response
 
 
+@web.middleware
+async def _with_port(request: web.Request, handler: Handler) -> web.StreamResponse:
+    assert request.transport is not None
+    request["port"] = request.transport.get_extra_info("sockname")[1]
+    return await handler(request)
+
+
+def _port(request: web.Request) -> int:
+    """The port of the server that was asked; of a client that has left, too."""
+    return int(request["port"])
+
+
 def question(number: int, tokens: int = 0) -> dict[str, Any]:
     """A request; with `tokens` for a stream of so many."""
     return {"model": "demo", "user": str(number), "stream": tokens > 0, "max_tokens": tokens, "messages": []}
@@ -96,12 +117,13 @@ def question(number: int, tokens: int = 0) -> dict[str, Any]:
 def whole(asked: dict[str, Any]) -> bytes:
     """The answer to a request that is not for a stream."""
     message = {"role": "assistant", "content": f"You are {asked['user']}."}
-    return json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
+    choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps({"choices": [choice]}).encode()
 
 
 def events(asked: dict[str, Any]) -> list[bytes]:
     """The events of a stream."""
-    deltas = [
+    deltas: list[dict[str, Any]] = [
         {"choices": [{"index": 0, "delta": {"content": f"{asked['user']} {number}"}, "finish_reason": None}]}
         for number in range(asked["max_tokens"])
     ]
@@ -110,15 +132,19 @@ def events(asked: dict[str, Any]) -> list[bytes]:
 
 
 class Traffic:
-    """So many requests a second, and of them so many for streams of one to three seconds, until `end`."""
+    """So many requests a second, and of them so many for streams of one to three seconds, until `end`.
 
-    def __init__(self, port: int, rate: float = 200.0, streams: float = 0.1) -> None:
+    Connections are kept, unless `keep` is false: then each request has its own.
+    """
+
+    def __init__(self, port: int, rate: float = 200.0, streams: float = 0.1, *, keep: bool = True) -> None:
         self.finished = 0
         self.failures: list[str] = []
         self.running = 0
         self._url = f"http://127.0.0.1:{port}{PATH}"
         self._pause = 1 / rate
         self._share = streams
+        self._keep = keep
         self._ending = asyncio.Event()
         self._random = random.Random(0)
 
@@ -145,7 +171,7 @@ class Traffic:
     async def _run(self) -> None:
         timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session,
+            aiohttp.ClientSession(connector=self._connector(), timeout=timeout) as session,
             asyncio.TaskGroup() as group,
         ):
             began = asyncio.get_running_loop().time()
@@ -159,6 +185,9 @@ class Traffic:
                 streams = self._random.random() < self._share
                 tokens = self._random.randint(round(1 / TOKEN_SECONDS), round(3 / TOKEN_SECONDS)) if streams else 0
                 group.create_task(self._ask(session, question(number, tokens)))
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=0, force_close=not self._keep)
 
     async def _ask(self, session: aiohttp.ClientSession, asked: dict[str, Any]) -> None:
         expected = b"".join(events(asked)) if asked["stream"] else whole(asked)

@@ -12,7 +12,7 @@ import yaml
 from extproc.config import ENVOY_MESSAGE_TIMEOUT_SECONDS, Config
 from extproc.envoy import files
 from extproc.errors import ConfigError
-from extproc.service.accesslog import BYPASS_TAG, FAILED_OPEN_TAG
+from extproc.service.accesslog import BYPASS_TAG, ENCODING_TAG, FAILED_OPEN_TAG
 
 
 def filters(documents: files.Documents) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def test_the_access_log_says_what_a_recorder_cannot(documents: files.Documents) 
     listener = documents["envoy.yaml"]["static_resources"]["listeners"][0]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     tags = manager["access_log"][0]["typed_config"]["common_config"]["custom_tags"]
-    assert [tag["tag"] for tag in tags] == [BYPASS_TAG, FAILED_OPEN_TAG]
-    (name,) = re.findall(r"%FILTER_STATE\(([a-z._]+):FIELD:failed_open\)%", tags[1]["value"])
+    assert [tag["tag"] for tag in tags] == [BYPASS_TAG, ENCODING_TAG, FAILED_OPEN_TAG]
+    (name,) = re.findall(r"%FILTER_STATE\(([a-z._]+):FIELD:failed_open\)%", tags[2]["value"])
     assert filters(documents)[name]["@type"].endswith(".ExternalProcessor")
 
 

@@ -67,7 +67,7 @@ def entry(id: str | None = ID) -> wire.HTTPAccessLogEntry:
                 ],
             ),
         ),
-        custom_tags={"extproc.bypass": "upgrade", "extproc.failed_open": "0"},
+        custom_tags={"extproc.bypass": "upgrade", "extproc.encoding": "gzip", "extproc.failed_open": "0"},
     )
     common.tls_properties.tls_cipher_suite.value = 0x1301
     common.start_time.FromJsonString("2026-11-21T03:11:59.250Z")
@@ -143,6 +143,7 @@ def test_every_field() -> None:
             "peer_subject": "CN=client",
             "peer_sans": ["spiffe://a/b", "a.example"],
         },
+        "encoding": "gzip",
         "bypass": "upgrade",
         "failed_open": False,
     }
