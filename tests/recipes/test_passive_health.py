@@ -50,15 +50,13 @@ def test_three_failures_put_a_server_out(tmp_path: Path, servers: Servers) -> No
             servers.failing[0] = status
             assert Counter(answer.status for answer in ask(recipe, 3 * rounds))[status] >= rounds
         servers.failing[0] = 500
-        answers = ask(recipe, 60)
-        failed = [answer for answer in answers if answer.status == 500]
-        assert {answer.upstream for answer in failed} == {servers.address(0)}
-        assert len(failed) == 3
+        failed = [answer for answer in ask(recipe, 9) if answer.status == 500]
+        assert [answer.upstream for answer in failed] == [servers.address(0)] * 3
+        until_out(recipe, 1)
         assert Counter(answer.upstream for answer in ask(recipe, 60)) == {
             servers.address(1): 30,
             servers.address(2): 30,
         }
-        assert recipe.envoy_stat("cluster.llm.outlier_detection.ejections_active") == 1
         exchange = recipe.settled(failed[0])
         assert (exchange["outcome"], exchange["status"]) == ("upstream_error_status", 500)
         assert (exchange["upstream"], exchange["attempts"]) == (servers.address(0), 1)
@@ -107,7 +105,7 @@ def test_when_all_are_out_all_are_tried(tmp_path: Path, servers: Servers) -> Non
     """Their own answers come through; with one healthy server left it gets everything."""
     with Recipe("passive-health", tmp_path, backends=servers.ports) as recipe:
         servers.failing |= {0: 500, 1: 500}
-        ask(recipe, 9)
+        ask(recipe, 15)  # whose turn it is next changes when the first one goes
         until_out(recipe, 2)
         assert {(a.upstream, a.status) for a in ask(recipe, 30)} == {(servers.address(2), 200)}
         servers.failing[2] = 500
