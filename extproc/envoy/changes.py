@@ -62,9 +62,10 @@ def _by_label(items: list[Any]) -> dict[str, Any]:
 
 
 def _label(item: Any) -> str | None:
-    name = get(item, "name")
-    if isinstance(name, str):
-        return name
+    for member in ("name", "cluster_name"):
+        name = get(item, member)
+        if isinstance(name, str):
+            return name
     address = get(item, "endpoint", "address", "socket_address")
     if isinstance(address, dict):
         return f"{address.get('address')}:{address.get('port_value')}"

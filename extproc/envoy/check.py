@@ -73,13 +73,15 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         refused = _refusal(documents)
     except StackError:
         return Report(_in_order([*uncertain, *found]), envoy_asked=False)
+    # Of the other files Envoy has been shown no more than endpoints.
+    unseen = [_uncertain(each) for each in _types(documents, documents.keys() - set(files.NAMES))]
     if refused is None:
-        return Report(_in_order(found), envoy_asked=True)
+        return Report(_in_order([*unseen, *found]), envoy_asked=True)
     if any(each.name in refused.text for each in wrong):
         # Envoy names one at a time.
         told = [each for each in wrong if each.name in refused.text or _uncertain(each) is each]
-        return Report(_in_order([*told, *found]), envoy_asked=True)
-    return Report(_in_order([refused, *found]), envoy_asked=True)
+        return Report(_in_order([*told, *unseen, *found]), envoy_asked=True)
+    return Report(_in_order([refused, *unseen, *found]), envoy_asked=True)
 
 
 def check_shipped(documents: Documents, config: Config) -> Report:
@@ -100,11 +102,11 @@ def _uncertain(finding: Finding) -> Finding:
     return dataclasses.replace(finding, level=Level.WARNING)
 
 
-def _types(documents: Documents) -> Iterator[Finding]:
-    for name, document in documents.items():
+def _types(documents: Documents, names: Iterable[str] | None = None) -> Iterator[Finding]:
+    for name in documents if names is None else names:
         places = documents.places[name]
         type_name = typed.BOOTSTRAP if name == BOOTSTRAP else typed.RESOURCES
-        for each in typed.mismatches(document, type_name):
+        for each in typed.mismatches(documents[name], type_name):
             place = places.of_name(each.path) if each.name else places.of(each.path)
             yield Finding(Level.ERROR, place, each.text, each.path, each.name)
 
@@ -138,7 +140,7 @@ def _refusal(documents: Documents) -> Finding | None:
 
 
 def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
-    """Routes and clusters within the bootstrap, and where they are from: in this mode Envoy reads no watched file."""
+    """All within the bootstrap, and where it is from: routes, clusters, endpoints. Envoy reads no watched file here."""
     standing = Documents()
     standing.update(copy.deepcopy(dict(documents)))
     standing.places = documents.places
@@ -151,6 +153,7 @@ def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
         for each in parts.resources(documents, ".Cluster"):
             origins["static_resources", "clusters", len(static["clusters"])] = each
             static["clusters"].append(_untyped(each.value))
+    origins |= _with_endpoints(standing, documents)
     by_name = {each.name: each for each in parts.resources(documents, ".RouteConfiguration")}
     for listener in parts.listeners(standing):
         for manager in parts.managers(listener):
@@ -160,6 +163,21 @@ def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
                 manager.value["route_config"] = _untyped(routes.value)
                 origins[*manager.path, "route_config"] = routes
     return standing, origins
+
+
+def _with_endpoints(standing: Documents, documents: Documents) -> dict[Way, Part]:
+    """Clusters that get their endpoints from a file get them in their own place. Where those are from."""
+    every = parts.resources(documents, ".ClusterLoadAssignment")
+    assignments = {str(get(each.value, "cluster_name")): each for each in every}
+    origins: dict[Way, Part] = {}
+    for cluster in parts.document(standing, BOOTSTRAP).each("static_resources", "clusters"):
+        source = cluster.at("eds_cluster_config")
+        assignment = assignments.get(str(get(source.value, "service_name") or cluster.name))
+        if assignment is not None and get(source.value, "eds_config", "path_config_source") is not None:
+            del cluster.value["eds_cluster_config"]
+            cluster.value.update(type="STATIC", load_assignment=_untyped(assignment.value))
+            origins[*cluster.path, "load_assignment"] = assignment
+    return origins
 
 
 def _untyped(resource: dict[str, Any]) -> dict[str, Any]:

@@ -119,23 +119,23 @@ class Envoy:
             rejected=re.search(rb": [1-9]", refusals) is not None,
         )
 
-    async def took(self, clusters: str | None, routes: str | None) -> str | None:
-        """Wait until these versions of clusters.yaml and routes.yaml are served, and every cluster is warm.
+    async def took(self, clusters: str | None, routes: str | None, *others: str) -> str | None:
+        """Wait until these versions of clusters.yaml, routes.yaml and other files are served, every cluster warm.
 
         Returns what Envoy says when it refuses one. None also when it takes longer than is worth waiting for: a
         configuration without RDS, for one, never says what routes it has.
         """
+        wanted = {version.encode() for version in (clusters, routes, *others) if version is not None}
         until = time.monotonic() + _TAKE_SECONDS
         while time.monotonic() < until:
             with contextlib.suppress(OSError, http.client.HTTPException):
                 stats = await self.ask("/stats?filter=(version_text|update_rejected|warming_clusters)$")
-                versions = set(re.findall(rb'version_text: "(.*)"', stats))
+                served = set(re.findall(rb'version_text: "(.*)"', stats))
                 rejected = sum(map(int, re.findall(rb"update_rejected: ([0-9]+)", stats)))
                 if rejected > self._rejected:
                     self._rejected = rejected
                     return "\n".join(f"envoy: {line}" for line in self.complaints()[-2:]) or "Envoy refuses it"
-                waiting = {each.encode() for each in (clusters, routes) if each is not None} - versions
-                if not waiting and b"warming_clusters: 0" in stats:
+                if wanted <= served and b"warming_clusters: 0" in stats:
                     return None
             await asyncio.sleep(_POLL_SECONDS)
         return None

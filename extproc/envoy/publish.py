@@ -64,8 +64,9 @@ class Refused(ConfigError):
 class Live(Protocol):
     """The Envoy that reads what is published."""
 
-    async def took(self, clusters: str | None, routes: str | None) -> str | None:
-        """Wait until it serves these versions, with every cluster warm; what it says when it refuses one."""
+    async def took(self, clusters: str | None, routes: str | None, *others: str) -> str | None:
+        """Wait until it serves these versions of clusters.yaml, routes.yaml and other files, every cluster warm; what
+        it says when it refuses one."""
 
 
 def directory(config: Config) -> Path | None:
@@ -120,6 +121,8 @@ class Publisher:
         """What was to be live; without the clusters that still stand there."""
         self._serving = bool(self._live)
         """Whether an Envoy may be running on it."""
+        self._watched = {CLUSTERS, ROUTES}
+        """What Envoy reads as it changes, and says the version of."""
         self._remove_at: float | None = None
         self._seen: dict[str, bytes] = {}
         self._refused: list[str] = []
@@ -230,6 +233,7 @@ class Publisher:
 
     async def _make_live(self, documents: Documents) -> None:
         """Each file only if it has changed, and no route without its cluster in between."""
+        self._watched = {CLUSTERS, ROUTES, *_watched(documents)}
         clusters, routes = documents[CLUSTERS], documents[ROUTES]
         kept = _removed(self._live.get(CLUSTERS), clusters)
         if kept:
@@ -258,7 +262,7 @@ class Publisher:
         changed = {name: each for name, each in documents.items() if self._live.get(name) != each}
         if not changed:
             return
-        versions: dict[str, str] = {n: _version(each) for n, each in changed.items() if n in (CLUSTERS, ROUTES)}
+        versions = {name: _version(each) for name, each in changed.items() if name in self._watched}
         self._to_disk({name: _versioned(each, versions.get(name)) for name, each in changed.items()})
         if self._serving:
             await self._until_taken(versions, changed, wait=wait)
@@ -269,7 +273,8 @@ class Publisher:
             if wait and CLUSTERS in versions:
                 await asyncio.sleep(_WARM_SECONDS)
             return
-        refusal = await self._envoy.took(versions.get(CLUSTERS), versions.get(ROUTES))
+        others = [version for name, version in versions.items() if name not in (CLUSTERS, ROUTES)]
+        refusal = await self._envoy.took(versions.get(CLUSTERS), versions.get(ROUTES), *others)
         if refusal is not None:
             # An Envoy that is started on these files must find what this one serves.
             before = {name: self._live[name] for name in written if name in self._live}
@@ -315,6 +320,12 @@ def _removed(before: Any, after: Any) -> list[Any]:
 def _resources(document: Any) -> list[Any]:
     resources = get(document, "resources")
     return resources if isinstance(resources, list) else []
+
+
+def _watched(documents: Mapping[str, Any]) -> set[str]:
+    """The documents that others name as files to be watched: endpoints, secrets."""
+    sources = (each for document in documents.values() for _, each in source.find(document, "path_config_source"))
+    return {Path(str(get(each, "path"))).name for each in sources} & documents.keys()
 
 
 def _version(document: Any) -> str:

@@ -31,6 +31,7 @@ def findings(documents: Documents) -> Iterator[Finding]:
         for host in hosts:
             yield from _twice(host.each("routes"), "route", Level.WARNING)
     yield from _route_configurations(documents)
+    yield from _endpoints(documents)
     yield from _filter_names(documents)
     yield from _watched_files(documents)
     yield from _secrets(documents)
@@ -116,6 +117,18 @@ def _route_configurations(documents: Documents) -> Iterator[Finding]:
             if isinstance(name.value, str) and name.value not in known:
                 text = f"no file has a RouteConfiguration {name.value}{meant(name.value, known)}"
                 yield Finding(Level.ERROR, name.place, text, name.path)
+
+
+def _endpoints(documents: Documents) -> Iterator[Finding]:
+    """A cluster that gets its endpoints from a file which has none for it would wait for them, and then have none."""
+    known = {str(get(each.value, "cluster_name")) for each in parts.resources(documents, ".ClusterLoadAssignment")}
+    for cluster in parts.clusters(documents):
+        source = cluster.at("eds_cluster_config")
+        path = get(source.value, "eds_config", "path_config_source", "path")
+        name = str(get(source.value, "service_name") or cluster.name)
+        if isinstance(path, str) and Path(path).name in documents and name not in known:
+            text = f"no file has a ClusterLoadAssignment {name}{meant(name, known)}"
+            yield Finding(Level.ERROR, source.place, text, source.path)
 
 
 def _filter_names(documents: Documents) -> Iterator[Finding]:

@@ -45,6 +45,7 @@ def between(old: str, new: str) -> list[str]:
         ("a: [{name: x}, {name: x, v: 1}]", "a: [{name: x}, {name: x, v: 2}]", ["a: x [1]: v: 1 -> 2"]),
         ("resources: [{name: llm, p: 1}]", "resources: [{name: llm, p: 2}]", ["llm: p: 1 -> 2"]),
         ("resources: [{name: llm}]", "resources: []", ["llm removed"]),
+        ("resources: [{cluster_name: llm, p: 1}]", "resources: [{cluster_name: llm, p: 2}]", ["llm: p: 1 -> 2"]),
         (
             "virtual_hosts: [{name: all, routes: [{name: r, route: {cluster: a}}]}]",
             "virtual_hosts: [{name: all, routes: [{name: r, route: {cluster: b}}]}]",

@@ -304,14 +304,54 @@ def test_a_value_of_an_unknown_type_replaced(where: tuple[tuple[str, Way], Way],
         published(documents)
 
 
-def test_documents_are_not_changed() -> None:
-    """Not even where Envoy is asked, which gets a copy with other paths in it."""
+def with_endpoints(endpoint: str) -> Documents:
+    """The shipped files, with the endpoints of `llm` in a file of their own: this one, in line 6, column 17."""
     documents = files.read(None)
-    cluster = documents["clusters.yaml"]["resources"][0]
+    cluster = documents[CLUSTERS]["resources"][0]
     del cluster["load_assignment"]
     source = {"path_config_source": {"path": "envoy/endpoints.yaml", "watched_directory": {"path": "envoy"}}}
     cluster |= {"type": "EDS", "eds_cluster_config": {"eds_config": source}}
-    documents.add("endpoints.yaml", parse(b"resources: []\n", "endpoints.yaml"))
+    text = f"""\
+resources:
+- "@type": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment
+  cluster_name: llm
+  endpoints:
+  - lb_endpoints:
+    - endpoint: {endpoint}
+"""
+    documents.add("endpoints.yaml", parse(text.encode(), "endpoints.yaml"))
+    return documents
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "place", "text"),
+    [
+        ("{adress: {}}", "endpoints.yaml:6:18", "Endpoint has no adress; did you mean address?"),
+        ("{address: {socket_address: {address: gpu7, port_value: 1}}}", "envoy.yaml:11:1", "malformed IP address"),
+        ("{address: {socket_address: {address: 127.0.0.1, port_value: 99999}}}", "endpoints.yaml:6:77", "port_value"),
+    ],
+)
+def test_endpoints_in_a_file_of_their_own(endpoint: str, place: str, text: str) -> None:
+    """Envoy would read them only when it runs, and is shown them all the same."""
+    report = check.check(with_endpoints(endpoint), Config())
+    (error,) = report.errors
+    assert text in error.text
+    assert place == str(error.place)
+
+
+def test_a_name_in_a_file_that_envoy_is_not_shown() -> None:
+    """That Envoy has nothing against the rest does not make it right."""
+    documents = files.read(None)
+    text = b'resources:\n- "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n  nam: key\n'
+    documents.add("secrets.yaml", parse(text, "secrets.yaml"))
+    report = check.check(documents, Config())
+    assert report.envoy_asked
+    assert [str(each) for each in report.errors] == ["secrets.yaml:3:3: error: Secret has no nam; did you mean name?"]
+
+
+def test_documents_are_not_changed() -> None:
+    """Not even where Envoy is asked, which gets a copy with other paths in it."""
+    documents = with_endpoints("{address: {socket_address: {address: 127.0.0.1, port_value: 8001}}}")
     before = copy.deepcopy(dict(documents))
     assert check.check(documents, Config()).envoy_asked
     assert documents == before

@@ -254,6 +254,13 @@ def test_demo_backends(documents: files.Documents) -> None:
     assert files.demo_ports(documents) == []
 
 
+def test_demo_backends_in_other_files(documents: files.Documents) -> None:
+    """Of endpoints in a file of their own too, and by the name of this machine; nothing in the bootstrap is one."""
+    documents["endpoints.yaml"] = {"x": {"socket_address": {"address": "localhost", "port_value": 8003}}}
+    documents["envoy.yaml"]["admin"]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 8004}
+    assert files.demo_ports(documents) == [8001, 8002, 8003]
+
+
 def test_written_files_are_what_was_read(tmp_path: Path, documents: files.Documents) -> None:
     """Renamed into place, without anchors, private."""
     files.write(documents, tmp_path / "run")

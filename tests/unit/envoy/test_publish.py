@@ -123,10 +123,12 @@ class Envoy:
         self.target = target
         self.found: list[tuple[set[str], set[str]]] = []
         self.versions: list[tuple[str | None, str | None]] = []
+        self.others: list[str] = []
         self.refuses = ""
 
-    async def took(self, clusters: str | None, routes: str | None) -> str | None:
+    async def took(self, clusters: str | None, routes: str | None, *others: str) -> str | None:
         """Look; refuse a version of the file that is to be refused."""
+        self.others += others
         self.found.append((names(self.target / CLUSTERS), leads(self.target / ROUTES)))
         self.versions.append((clusters, routes))
         refused = {CLUSTERS: clusters, ROUTES: routes}.get(self.refuses) is not None
@@ -296,6 +298,23 @@ def test_files_of_any_shape_are_refused(deployment: Deployment, old: str, new: s
     edit(deployment.source / BOOTSTRAP, old, new)
     with pytest.raises(publish.Refused, match=r"envoy\.yaml:[0-9]+:[0-9]+: error: "):
         deployment.publish()
+
+
+def test_envoy_is_asked_for_other_files_that_it_watches(deployment: Deployment) -> None:
+    """Endpoints, for one; a file that nobody reads is not waited for."""
+    (deployment.source / "endpoints.yaml").write_text("resources: []\n")
+    deployment.publish()
+    assert deployment.envoy.others == []
+    cds = "eds_cluster_config: {eds_config: {path_config_source: {path: envoy/endpoints.yaml}}}"
+    assignment = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+    text = f'resources:\n- {{"@type": {assignment}, cluster_name: eds}}\n'
+    (deployment.source / "endpoints.yaml").write_text(text)
+    cluster = f'- {{"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: eds, type: EDS, {cds}}}\n'
+    with (deployment.source / CLUSTERS).open("a") as clusters:
+        clusters.write(cluster)
+    deployment.publish()
+    published = yaml.safe_load((deployment.target / "endpoints.yaml").read_text())
+    assert deployment.envoy.others == [published["version_info"]]
 
 
 def test_a_file_more_and_a_file_less(deployment: Deployment) -> None:
