@@ -76,13 +76,14 @@ def directory(config: Config) -> Path | None:
     raise ConfigError(f"{config.envoy_dir}: there is no such directory; `extproc init .` writes ./envoy for editing")
 
 
-def settings_of(config: Config, collector: str | None, target: Path) -> Settings:
-    """The settings of a deployment whose parts somebody else starts."""
+def settings_of(config: Config, collector: str | None, target: Path, sidecars: Sequence[str] = ()) -> Settings:
+    """The settings of a deployment whose parts somebody else starts. `sidecars`: the addresses of all workers, where
+    there is more than one sidecar."""
 
     async def apply(documents: Documents) -> None:
         if config.backends:
             files.set_backends(documents, config.backends)
-        addresses = [config.address(worker) for worker in range(config.workers)]
+        addresses = sidecars or [config.address(worker) for worker in range(config.workers)]
         apply_common(documents, config, addresses, collector, target)
 
     return apply
