@@ -22,9 +22,9 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
 
     Each finding is a line on stdout: file, line, column, what was seen, what would be right. Checked are the YAML;
     the type of every message (unknown fields, wrong types, enum values that do not exist); the names by which parts
-    refer to each other; what the recorder relies on, with the settings of extproc.yaml; certificates; and, where the
-    program is on this machine, Envoy's own validation. Exit code 0: fine, warnings or not. 1: there are errors, and
-    `publish` would refuse it. 2: wrong usage or settings.
+    refer to each other; what the recorder relies on, with the settings of extproc.yaml; certificates; names that do
+    not resolve; and, where the program is on this machine, Envoy's own validation. Exit code 0: fine, warnings or
+    not. 1: there are errors, and `publish` would refuse it. 2: wrong usage or settings.
 
     \b
     Examples:
@@ -32,22 +32,21 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
       extproc check --envoy-dir envoy/examples/model-routing --config envoy/examples/model-routing/extproc.yaml
       extproc check --json | jq .message
     """
-    from extproc.envoy import check, compose, files, publish
+    from extproc.envoy import check, compose, files, names, publish
     from extproc.telemetry import otlp
 
     settings = config.load(config_path, overrides=overrides)
     source = publish.directory(settings)
     documents, problems = files.read_all(source)
-    if problems:
-        report = check.syntax(problems)
-    else:
+    report = check.syntax(problems) if problems else check.types(documents)
+    if not report.errors:
         apply = publish.settings_of(settings, otlp.endpoint(settings, os.environ), settings.data_dir / "run" / "envoy")
         asyncio.run(apply(documents))
-        report = check.check(documents, settings, compose.findings(Path()))
+        report = check.check(documents, settings, [*compose.findings(Path()), *names.findings(documents)])
     for finding in report.findings:
         line = output.json_line(finding.fields()) if as_json else output.escape(str(finding))
         click.echo(line)
-    if not problems and not report.envoy_asked and not report.errors:
+    if not report.envoy_asked and not report.errors:
         click.echo("Envoy itself was not asked: there is no such program on this machine", err=True)
     if report.errors:
         click.echo(f"{len(report.errors)} {'error' if len(report.errors) == 1 else 'errors'}", err=True)

@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "inflight": "List what was in flight at a moment, or when the sidecar died.",
     "replay": "Send a recorded request again, or print it as a curl command.",
     "verify": "Check every line and every body of the journal.",
+    "reconcile": "Compare Envoy's access log with the journal: what passed without us.",
     "load": "Send a bounded load, and say what came of it.",
     "mock-llm": "Run a demo LLM backend.",
 }

@@ -63,6 +63,8 @@ _WHY = (
     ("upstream_reset_before_response_started{connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{remote_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
     ("upstream_reset_before_response_started{local_connection_failure", Outcome.UPSTREAM_CONNECT_FAIL),
+    # A circuit breaker: no backend was asked.
+    ("upstream_reset_before_response_started{overflow", Outcome.LOCAL_REPLY),
     ("upstream_reset_before_response_started", Outcome.UPSTREAM_RESET_BEFORE_HEADERS),
     ("upstream_reset_after_response_started", Outcome.UPSTREAM_RESET_MID_STREAM),
     ("upstream_response_timeout", Outcome.UPSTREAM_TIMEOUT),
@@ -150,9 +152,17 @@ def _complete(response: Record, answer: Record) -> Outcome:
         return Outcome.UPSTREAM_ERROR_STATUS
     if llm.get("error"):
         return Outcome.UPSTREAM_ERROR_FRAME
-    if answer.get("truncated") or (_is_event_stream(answer) and _ended_too_soon(llm)):
+    is_too_short = _is_event_stream(answer) and _ended_too_soon(llm)
+    if answer.get("truncated") or is_too_short or _lacks_status(response, answer):
         return Outcome.UPSTREAM_TRUNCATED
     return Outcome.OK
+
+
+def _lacks_status(response: Record, answer: Record) -> bool:
+    """A gRPC answer that ended without the status with which each of them ends. gRPC-Web has it in its body."""
+    content_type = (answer.get("content_type") or "").lower().partition(";")[0].strip()
+    is_grpc = content_type == "application/grpc" or content_type.startswith("application/grpc+")
+    return is_grpc and response.get("grpc_status") is None
 
 
 def _is_event_stream(answer: Record) -> bool:

@@ -97,7 +97,7 @@ def of_body(asked: Asked, body: bytes, content_encoding: str | None) -> tuple[di
 def _parsed(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     try:
         return json.loads(body)  # NaN, lone surrogates: what model servers take, msgspec does not

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from extproc.envoy import parts
@@ -38,7 +39,7 @@ def _authorities(file: Part, now: datetime) -> Iterator[Finding]:
     try:
         # Python's own reader, which takes the odd certificates that every system's bundle has.
         context.load_verify_locations(cafile=file.value)
-    except ssl.SSLError:
+    except (ssl.SSLError, ValueError):
         yield _error(file, f"{file.value} holds no PEM certificate of an authority")
         return
     except OSError as error:
@@ -80,7 +81,7 @@ def _with_its_key(certificate: x509.Certificate, name: str, file: Part) -> Itera
         key = serialization.load_pem_private_key(Path(file.value).read_bytes(), None)
     except OSError as error:
         yield _error(file, f"{file.value} cannot be read: {error.strerror}")
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         yield _error(file, f"{file.value} holds no PEM private key without a password")
     else:
         if key.public_key().public_bytes(*_PUBLIC) != certificate.public_key().public_bytes(*_PUBLIC):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.config import Config
-from extproc.envoy import binary, certificates, files, parts, references, reliance, typed
+from extproc.envoy import binary, certificates, files, parts, references, refusal, reliance, typed
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.findings import Finding, Level
-from extproc.envoy.parts import get
+from extproc.envoy.parts import Part, get
+from extproc.envoy.source import Path as Way
 from extproc.envoy.source import Place, SyntaxProblem
 from extproc.errors import StackError
 
 _VALIDATE_SECONDS: Final = 60.0
-_USUAL: Final = re.compile(r"^\[[^\]]*\]\[[0-9]+\]\[(?:info|debug|trace|warning)\]")
-_HEAD: Final = re.compile(r"^\[[^\]]*\]\[[0-9]+\]\[\w+\]\[\w+\] \[[^\]]*\] ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,11 +48,19 @@ def syntax(problems: Sequence[SyntaxProblem]) -> Report:
     return Report([Finding(Level.ERROR, each.place, each.text) for each in problems], envoy_asked=False)
 
 
+def types(documents: Documents) -> Report:
+    """What is of another type than Envoy's messages have: settings can be applied only where there is nothing."""
+    wrong = list(_types(documents))
+    surely = any(not each.name for each in wrong)
+    return Report(_in_order(map(_uncertain, wrong)) if surely else [], envoy_asked=False)
+
+
 def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
     """Check documents as they would be published. They are not changed. `more` are findings about what is beside."""
     wrong = list(_types(documents))
+    uncertain = [_uncertain(each) for each in wrong]
     if any(not each.name for each in wrong):
-        return Report(_in_order(wrong), envoy_asked=False)
+        return Report(_in_order(uncertain), envoy_asked=False)
     found = [
         *more,
         *references.findings(documents),
@@ -62,29 +68,34 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         *certificates.findings(documents),
     ]
     if any(each.level is Level.ERROR for each in found):
-        return Report(_in_order([*map(_uncertain, wrong), *found]), envoy_asked=False)
+        return Report(_in_order([*uncertain, *found]), envoy_asked=False)
     try:
-        refusal = _refusal(documents)
+        refused = _refusal(documents)
     except StackError:
-        return Report(_in_order([*map(_uncertain, wrong), *found]), envoy_asked=False)
-    if refusal is None:
+        return Report(_in_order([*uncertain, *found]), envoy_asked=False)
+    if refused is None:
         return Report(_in_order(found), envoy_asked=True)
-    named = [each for each in wrong if each.name and each.name in refusal.text]
-    return Report(_in_order([*(named or [refusal]), *found]), envoy_asked=True)
+    if any(each.name in refused.text for each in wrong):
+        # Envoy names one at a time.
+        told = [each for each in wrong if each.name in refused.text or _uncertain(each) is each]
+        return Report(_in_order([*told, *found]), envoy_asked=True)
+    return Report(_in_order([refused, *found]), envoy_asked=True)
 
 
 def check_shipped(documents: Documents, config: Config) -> Report:
     """Check the settings against documents that are known to be right: Envoy's message types take a second to load."""
-    return Report(_in_order(list(reliance.findings(documents, config))), envoy_asked=False)
+    return Report(_in_order(reliance.findings(documents, config)), envoy_asked=False)
 
 
-def _in_order(findings: Sequence[Finding]) -> list[Finding]:
-    return sorted(set(findings), key=lambda each: (each.place, each.level, each.text))
+def _in_order(findings: Iterable[Finding]) -> list[Finding]:
+    # What an alias stands for is found wherever it is named.
+    once = {(each.place, each.level, each.text): each for each in findings}
+    return [once[key] for key in sorted(once)]
 
 
 def _uncertain(finding: Finding) -> Finding:
     # A misspelt name looks like what it should be; a new one of Envoy's does not.
-    if "did you mean" in finding.text:
+    if not finding.name or "did you mean" in finding.text:
         return finding
     return dataclasses.replace(finding, level=Level.WARNING)
 
@@ -105,7 +116,7 @@ def _refusal(documents: Documents) -> Finding | None:
     """What `envoy --mode validate` says against the whole; None when it takes it. Raises StackError without Envoy."""
     program = binary.find()
     with tempfile.TemporaryDirectory(prefix="extproc-check-") as directory:
-        standing = _standing(documents)
+        standing, origins = _standing(documents)
         files.set_directory(standing, Path(directory))
         files.write(standing, Path(directory))
         command = [
@@ -121,49 +132,35 @@ def _refusal(documents: Documents) -> Finding | None:
             return Finding(Level.WARNING, Place(BOOTSTRAP), text)
         if done.returncode == 0:
             return None
-        said = _what_it_said(done.stderr).replace(f"{directory}/", "")
-    return Finding(Level.ERROR, _place_of(said, documents), f"Envoy refuses it: {said}")
+        said = refusal.said(done.stderr.replace(f"{directory}/", ""))
+    place = refusal.place_of(said, documents, origins)
+    return Finding(Level.ERROR, place, f"Envoy refuses it: {refusal.reason(said)}")
 
 
-def _standing(documents: Documents) -> Documents:
-    """Routes and clusters within the bootstrap: in this mode Envoy reads no watched file."""
+def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
+    """Routes and clusters within the bootstrap, and where they are from: in this mode Envoy reads no watched file."""
     standing = Documents()
     standing.update(copy.deepcopy(dict(documents)))
     standing.places = documents.places
+    origins: dict[Way, Part] = {}
     bootstrap = standing[BOOTSTRAP]
-    dynamic = bootstrap.get("dynamic_resources") or {}
-    if get(dynamic, "cds_config", "path_config_source") is not None:
-        del dynamic["cds_config"]
-        clusters = bootstrap.setdefault("static_resources", {}).setdefault("clusters", [])
-        clusters.extend(_untyped(each.value) for each in parts.resources(standing, ".Cluster"))
-    by_name = {each.name: each.value for each in parts.resources(standing, ".RouteConfiguration")}
+    if get(bootstrap, "dynamic_resources", "cds_config", "path_config_source") is not None:
+        del bootstrap["dynamic_resources"]["cds_config"]
+        static = bootstrap["static_resources"] = bootstrap.get("static_resources") or {}
+        static["clusters"] = static.get("clusters") or []
+        for each in parts.resources(documents, ".Cluster"):
+            origins["static_resources", "clusters", len(static["clusters"])] = each
+            static["clusters"].append(_untyped(each.value))
+    by_name = {each.name: each for each in parts.resources(documents, ".RouteConfiguration")}
     for listener in parts.listeners(standing):
         for manager in parts.managers(listener):
-            name = get(manager.value, "rds", "route_config_name")
-            if name in by_name and get(manager.value, "rds", "config_source", "path_config_source") is not None:
+            routes = by_name.get(manager.at("rds", "route_config_name").value)
+            if routes is not None and get(manager.value, "rds", "config_source", "path_config_source") is not None:
                 del manager.value["rds"]
-                manager.value["route_config"] = _untyped(by_name[name])
-    return standing
+                manager.value["route_config"] = _untyped(routes.value)
+                origins[*manager.path, "route_config"] = routes
+    return standing, origins
 
 
 def _untyped(resource: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in resource.items() if name != "@type"}
-
-
-def _what_it_said(stderr: str) -> str:
-    lines = [_HEAD.sub("", line).strip() for line in stderr.splitlines() if line and not _USUAL.match(line)]
-    said = " ".join(lines) or "it does not say why"
-    return re.sub(r"^error initializing (?:config|configuration) '[^']*': ", "", said)[:1000]
-
-
-def _place_of(said: str, documents: Documents) -> Place:
-    """Envoy names no line, but mostly the thing that it is about."""
-    named = (
-        *parts.clusters(documents),
-        *parts.routes(documents),
-        *(each for whole in parts.everything(documents) for each in whole.found("virtual_hosts")),
-    )
-    for part in named:
-        if part.name and re.search(rf"(?<![\w.-]){re.escape(part.name)}(?![\w.-])", said):
-            return part.place
-    return documents.places[BOOTSTRAP].of(())
+    return copy.deepcopy({name: value for name, value in resource.items() if name != "@type"})

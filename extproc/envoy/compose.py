@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from extproc.envoy import source
 from extproc.envoy.findings import Finding, Level
@@ -23,10 +23,17 @@ def findings(directory: Path) -> Iterator[Finding]:
             read = source.parse(path.read_bytes(), str(path))
         except (OSError, source.SyntaxProblem):
             continue
-        for service in get(read.value, "services") or ():
+        services = get(read.value, "services")
+        for service in services if isinstance(services, dict) else ():
             at = ("services", service, "command")
-            command = get(read.value, *at)
-            words = shlex.split(command) if isinstance(command, str) else [str(each) for each in command or ()]
+            words = _words(get(read.value, *at))
             if words[:1] == ["envoy"] and _FLAG not in words:
                 text = f"Envoy is started without {_FLAG}: a misspelt field in routes.yaml would be 404 for everything"
                 yield Finding(Level.ERROR, read.places.of(at), text, at)
+
+
+def _words(command: Any) -> list[str]:
+    try:
+        return shlex.split(command) if isinstance(command, str) else list(map(str, command))
+    except (ValueError, TypeError):
+        return []  # an open quote, or no command

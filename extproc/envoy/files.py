@@ -32,9 +32,9 @@ CLUSTERS: Final = "clusters.yaml"
 NAMES: Final = (BOOTSTRAP, ROUTES, CLUSTERS)
 OVERLAY: Final = "overlay.yaml"
 
-DEMO_HOST: Final = "127.0.0.1"
+DEMO_HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
 DEMO_PORTS: Final = range(8001, 8010)
-"""The endpoints that stand for demo backends in clusters.yaml, wherever those really listen."""
+"""The endpoints that stand for demo backends in the files but envoy.yaml, wherever those really listen."""
 
 
 class Documents(dict[str, Any]):
@@ -111,14 +111,14 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
     listeners = [each for each in _find(bootstrap, "listeners") if isinstance(each, list) and each]
     if not listeners:
         raise ConfigError(f"{BOOTSTRAP}: no listener; static_resources.listeners with one named ingress would be right")
-    listener = next((each for each in listeners[0] if each.get("name") == "ingress"), listeners[0][0])
+    named = (each for each in listeners[0] if isinstance(each, dict) and each.get("name") == "ingress")
+    listener = next(named, listeners[0][0])
     try:
         listener["address"]["socket_address"]["port_value"] = port
     except (KeyError, TypeError):
         raise ConfigError(f"{BOOTSTRAP}: the listener has no socket_address, so --port cannot be applied") from None
-    admin = bootstrap.setdefault("admin", {})
-    address = admin.setdefault("address", {}).setdefault("socket_address", {"address": "127.0.0.1"})
-    address["port_value"] = admin_port
+    address = _member(_member(_member(bootstrap, "admin", {}), "address", {}), "socket_address", {})
+    address |= {"address": address.get("address") or "127.0.0.1", "port_value": admin_port}
 
 
 def listener_host(documents: Documents) -> str:
@@ -157,10 +157,10 @@ def set_tracing(documents: Documents, collector: str) -> None:
     """Let Envoy export its spans to an OTLP/gRPC collector (a URL). Tracing that is configured stays as it is."""
     url = urllib.parse.urlsplit(collector)
     bootstrap = documents[BOOTSTRAP]
-    managers = [each for each in _find(bootstrap, "typed_config") if str(each.get("@type")).endswith(_MANAGER)]
-    for manager in managers:
-        manager.setdefault("tracing", _tracing())
-    clusters = bootstrap.setdefault("static_resources", {}).setdefault("clusters", [])
+    for manager in _find(bootstrap, "typed_config"):
+        if isinstance(manager, dict) and str(manager.get("@type")).endswith(_MANAGER):
+            _member(manager, "tracing", _tracing())
+    clusters = _member(_member(bootstrap, "static_resources", {}), "clusters", [])
     if all(cluster.get("name") != _COLLECTOR for cluster in clusters):
         clusters.append(_collector(url))
 
@@ -208,7 +208,7 @@ def _collector(url: urllib.parse.SplitResult) -> dict[str, Any]:
 
 
 def demo_ports(documents: Documents) -> list[int]:
-    """The ports in clusters.yaml that stand for demo backends."""
+    """The ports that stand for demo backends."""
     return sorted({address["port_value"] for address in _demo_addresses(documents)})
 
 
@@ -219,8 +219,9 @@ def set_demo_ports(documents: Documents, ports: Mapping[int, int]) -> None:
 
 
 def _demo_addresses(documents: Documents) -> list[dict[str, Any]]:
-    addresses = (each for each in _find(documents[CLUSTERS], "socket_address") if isinstance(each, dict))
-    return [each for each in addresses if each.get("address") == DEMO_HOST and each.get("port_value") in DEMO_PORTS]
+    found = (_find(document, "socket_address") for name, document in documents.items() if name != BOOTSTRAP)
+    addresses = [each for addresses in found for each in addresses if isinstance(each, dict)]
+    return [each for each in addresses if each.get("address") in DEMO_HOSTS and each.get("port_value") in DEMO_PORTS]
 
 
 def set_backends(documents: Documents, urls: Sequence[str]) -> None:
@@ -318,6 +319,13 @@ def _cluster(document: Any, name: str) -> dict[str, Any] | None:
                 if isinstance(cluster, dict) and cluster.get("name") == name:
                     return cluster
     return None
+
+
+def _member(holder: dict[str, Any], name: str, default: Any) -> Any:
+    """A member; the default, which is put there, where there is none. One that is null is none."""
+    if holder.get(name) is None:
+        holder[name] = default
+    return holder[name]
 
 
 def _find(value: Any, name: str) -> Iterator[Any]:

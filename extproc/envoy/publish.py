@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from extproc.config import Config
 from extproc.envoy import changes, files, source
 from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES, Documents
+from extproc.envoy.parts import get
 from extproc.envoy.source import SyntaxProblem
 from extproc.errors import ConfigError
 
@@ -133,8 +134,10 @@ class Publisher:
         documents, problems = files.read_all(self._source)
         if problems:
             raise Refused(check.syntax(problems))
-        await self._settings(documents)
         shipped = files.is_shipped(self._source)
+        if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
+            raise Refused(wrong)
+        await self._settings(documents)
         report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
         if report.errors:
             raise Refused(report)
@@ -259,10 +262,10 @@ class Publisher:
         versions: dict[str, str] = {n: _version(each) for n, each in changed.items() if n in (CLUSTERS, ROUTES)}
         self._to_disk({name: _versioned(each, versions.get(name)) for name, each in changed.items()})
         if self._serving:
-            await self._until_taken(versions, wait=wait)
+            await self._until_taken(versions, changed, wait=wait)
         self._live |= copy.deepcopy(changed)
 
-    async def _until_taken(self, versions: Mapping[str, str], *, wait: bool) -> None:
+    async def _until_taken(self, versions: Mapping[str, str], written: Iterable[str], *, wait: bool) -> None:
         if self._envoy is None:
             if wait and CLUSTERS in versions:
                 await asyncio.sleep(_WARM_SECONDS)
@@ -270,7 +273,10 @@ class Publisher:
         refusal = await self._envoy.took(versions.get(CLUSTERS), versions.get(ROUTES))
         if refusal is not None:
             # An Envoy that is started on these files must find what this one serves.
-            self._to_disk({name: _versioned(self._live[name], _version(self._live[name])) for name in versions})
+            before = {name: self._live[name] for name in written if name in self._live}
+            self._to_disk(
+                {n: _versioned(each, _version(each) if n in versions else None) for n, each in before.items()}
+            )
             raise ConfigError(refusal)
 
     def _to_disk(self, documents: Mapping[str, Any]) -> None:
@@ -303,8 +309,13 @@ def _looks_half_saved(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> 
 
 def _removed(before: Any, after: Any) -> list[Any]:
     """The clusters of one file that the other has no more."""
-    names = {each.get("name") for each in (after or {}).get("resources") or ()}
-    return [each for each in (before or {}).get("resources") or () if each.get("name") not in names]
+    names = {get(each, "name") for each in _resources(after)}
+    return [each for each in _resources(before) if get(each, "name") not in names]
+
+
+def _resources(document: Any) -> list[Any]:
+    resources = get(document, "resources")
+    return resources if isinstance(resources, list) else []
 
 
 def _version(document: Any) -> str:

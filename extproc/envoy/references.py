@@ -20,7 +20,8 @@ def findings(documents: Documents) -> Iterator[Finding]:
     clusters = list(parts.clusters(documents))
     used = list(_cluster_references(documents))
     yield from _missing(used, {each.name for each in clusters})
-    yield from _unused(clusters, {each.value for each in used})
+    if not any(map(_by_request, parts.routes(documents))):
+        yield from _unused(clusters, {each.value for each in (*used, *_other_uses(documents))})
     yield from _twice(clusters, "cluster")
     yield from _twice(parts.listeners(documents), "listener")
     for configuration in parts.route_configurations(documents):
@@ -28,10 +29,11 @@ def findings(documents: Documents) -> Iterator[Finding]:
         yield from _twice(hosts, "virtual host")
         yield from _domains_twice(hosts)
         for host in hosts:
-            yield from _twice((each for each in host.each("routes") if each.name), "route", Level.WARNING)
+            yield from _twice(host.each("routes"), "route", Level.WARNING)
     yield from _route_configurations(documents)
     yield from _filter_names(documents)
     yield from _watched_files(documents)
+    yield from _secrets(documents)
 
 
 def _cluster_references(documents: Documents) -> Iterator[Part]:
@@ -66,6 +68,19 @@ def _missing(used: Iterable[Part], known: set[str]) -> Iterator[Finding]:
             yield Finding(Level.ERROR, each.place, text, each.path)
 
 
+def _by_request(route: Part) -> bool:
+    """Whether a route takes the name of its cluster from the request."""
+    names = ("cluster_header", "cluster_specifier_plugin", "inline_cluster_specifier_plugin")
+    return any(get(route.value, "route", name) is not None for name in names)
+
+
+def _other_uses(documents: Documents) -> Iterator[Part]:
+    """What looks like the name of a cluster, in filters that we do not know."""
+    for whole in parts.everything(documents):
+        for each in whole.found("cluster"):
+            yield from _named(each)
+
+
 def _unused(clusters: Iterable[Part], used: set[str]) -> Iterator[Finding]:
     for cluster in clusters:
         if cluster.name not in used | _OURS:
@@ -75,7 +90,7 @@ def _unused(clusters: Iterable[Part], used: set[str]) -> Iterator[Finding]:
 
 def _twice(things: Iterable[Part], what: str, level: Level = Level.ERROR) -> Iterator[Finding]:
     first: dict[str, Part] = {}
-    for thing in things:
+    for thing in (each for each in things if each.name):
         if thing.name in first:
             text = f"a second {what} {thing.name}; the first is at {first[thing.name].at('name').place}"
             yield Finding(level, thing.at("name").place, text, thing.path)
@@ -86,10 +101,11 @@ def _domains_twice(hosts: Iterable[Part]) -> Iterator[Finding]:
     first: dict[str, Part] = {}
     for host in hosts:
         for domain in host.each("domains"):
-            if domain.value in first:
-                text = f"the domain {domain.value} stands here a second time; first at {first[domain.value].place}"
+            name = str(domain.value)
+            if name in first:
+                text = f"the domain {name} stands here a second time; first at {first[name].place}"
                 yield Finding(Level.ERROR, domain.place, text, domain.path)
-            first.setdefault(str(domain.value), domain)
+            first.setdefault(name, domain)
 
 
 def _route_configurations(documents: Documents) -> Iterator[Finding]:
@@ -112,7 +128,7 @@ def _filter_names(documents: Documents) -> Iterator[Finding]:
                 if name not in known:
                     place = documents.places[settings.file].of_name((*settings.path, name))
                     text = f"there is no HTTP filter {name} in envoy.yaml{meant(name, known)}"
-                    yield Finding(Level.ERROR, place, text, (*settings.path, name))
+                    yield Finding(Level.WARNING, place, text, (*settings.path, name))
 
 
 def _watched_files(documents: Documents) -> Iterator[Finding]:
@@ -122,3 +138,25 @@ def _watched_files(documents: Documents) -> Iterator[Finding]:
             if isinstance(path, str) and Path(path).name not in documents and not Path(path).is_file():
                 text = f"there is no file {path}, neither here nor beside {whole.file}"
                 yield Finding(Level.ERROR, source.at("path").place, text, source.path)
+
+
+def _secrets(documents: Documents) -> Iterator[Finding]:
+    """Files with keys, tokens and the like. Envoy looks into them only when it runs, and one that is empty is a 401."""
+    for whole in parts.everything(documents):
+        for secret in whole.found("generic_secret"):
+            named = secret.at("secrets")
+            several = named.value if isinstance(named.value, dict) else ()
+            for each in (secret.at("secret"), *(named.at(name) for name in several)):
+                file = each.at("filename")
+                if isinstance(file.value, str):
+                    yield from _secret(file, file.value)
+
+
+def _secret(file: Part, name: str) -> Iterator[Finding]:
+    try:
+        is_empty = not Path(name).read_bytes().strip()
+    except OSError as error:
+        yield Finding(Level.ERROR, file.place, f"{name} cannot be read: {error.strerror}", file.path)
+    else:
+        if is_empty:
+            yield Finding(Level.ERROR, file.place, f"{name} is empty; the secret would be right", file.path)

@@ -6,6 +6,7 @@ that somebody may give up on purpose (fail open, no access log), or what ends a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -59,7 +60,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
     if not recorded:
         bootstrap = parts.document(documents, BOOTSTRAP)
         text = "no listener has the filter envoy.filters.http.ext_proc: nothing would be recorded"
-        yield _error(bootstrap.at("static_resources", "listeners"), text)
+        yield _warning(bootstrap.at("static_resources", "listeners"), text)
     yield from _sidecar(documents)
     yield from _routes(documents)
     yield from _asked_headers(documents)
@@ -92,8 +93,8 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
     if get(ext_proc.value, "failure_mode_allow") is True:
         text = "failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"
         yield _warning(ext_proc.at("failure_mode_allow"), text)
-    namespaces = ext_proc.at("metadata_options", "receiving_namespaces", "untyped")
-    if "extproc" not in (namespaces.value or ()):
+    namespaces = ext_proc.each("metadata_options", "receiving_namespaces", "untyped")
+    if all(each.value != "extproc" for each in namespaces):
         text = (
             "the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "
             "would be right"
@@ -152,10 +153,10 @@ def _limits_of_host(host: Part, of_listener: list[Part], held: int) -> Iterator[
         own = next((limit for limit in (of_route, of_host) if limit.value is not None), None)
         too_small = of_listener if own is None else [own] if _size(own, 0) <= held else []
         for limit in too_small:
-            default = _ENVOYS_BUFFER_BYTES if limit.value is None else limit.value
+            size = _size(limit, _ENVOYS_BUFFER_BYTES)
             yield _error(
                 limit,
-                f"{limit.path[-1]} is {size_text(int(default))}, and requests up to {size_text(held)} are held "
+                f"{limit.path[-1]} is {size_text(size)}, and requests up to {size_text(held)} are held "
                 "(hold_request_bytes): they would be answered with 413; raise the one or lower the other",
             )
 
@@ -168,7 +169,8 @@ def _hosts(manager: Part) -> Iterator[Part]:
 
 
 def _size(limit: Part, default: int) -> int:
-    return int(limit.value) if isinstance(limit.value, int | float | str) else default
+    size = _number(limit.value)
+    return default if size is None else int(size)
 
 
 def _access_log(manager: Part) -> Iterator[Finding]:
@@ -204,9 +206,10 @@ def _sidecar(documents: Documents) -> Iterator[Finding]:
             yield _error(cluster, "the cluster extproc speaks gRPC; http2_protocol_options for it would be right")
         thresholds = list(cluster.each("circuit_breakers", "thresholds"))
         for name in ("max_requests", "max_connections", "max_pending_requests"):
-            size = next((get(each.value, name) for each in thresholds if get(each.value, name) is not None), None)
-            if int(size or _ENVOYS_BREAKER) <= _ENVOYS_BREAKER:
-                text = f"{name} is {size or _ENVOYS_BREAKER}: the next exchange in flight would be refused; 100000"
+            sizes = (_number(get(each.value, name)) for each in thresholds)
+            size = next((each for each in sizes if each is not None), _ENVOYS_BREAKER)
+            if size <= _ENVOYS_BREAKER:
+                text = f"{name} is {size:g}: the next exchange in flight would be refused; 100000"
                 yield _warning(cluster.at("circuit_breakers"), f"{text} would be right")
 
 
@@ -244,6 +247,15 @@ def _seconds(duration: Any) -> float | None:
         return float(duration[:-1])
     except ValueError:
         return None
+
+
+def _number(value: Any) -> float | None:
+    """A number, which may stand in quotes."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _error(part: Part, text: str) -> Finding:

@@ -26,6 +26,9 @@ _NODES_AT_MOST: Final = 200_000
 """An alias stands for all that it names: a few lines of them could be millions of values."""
 
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEPTH_AT_MOST: Final = 100
+"""The shipped files go 20 deep. libyaml's composer ends the process at some ten thousand."""
+
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _NULL: Final = "tag:yaml.org,2002:null"
 _MOMENT: Final = "tag:yaml.org,2002:timestamp"
@@ -95,7 +98,7 @@ def parse(data: bytes, file: str, overlay: tuple[bytes, str] | None = None) -> S
             node = _laid_over(node, _compose(*overlay), "")
         return Source(_Builder(places).build(node, ()), places)
     except RecursionError:
-        raise SyntaxProblem(Place(file), "nested too deeply, or an alias that names itself") from None
+        raise SyntaxProblem(Place(file), "nested too deeply, by aliases") from None
 
 
 class _Named(io.BytesIO):
@@ -107,21 +110,24 @@ class _Named(io.BytesIO):
 
 
 def _compose(data: bytes, file: str) -> yaml.MappingNode:
-    loader = _LOADER(_Named(data, file))
     try:
-        node = loader.get_single_node()
-        if not isinstance(node, yaml.MappingNode):
-            place = Place(file) if node is None else _place(node.start_mark)
-            raise SyntaxProblem(place, "a mapping, as in the shipped file, would be right")
-        _refuse_twice(loader, node)
+        _refuse_deep(data, file)
+        node = yaml.compose(_Named(data, file), Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file) if mark is None else _place(mark, file)
         raise SyntaxProblem(place, f"not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SyntaxProblem(Place(file), f"not YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
+    if not isinstance(node, yaml.MappingNode):
+        place = Place(file) if node is None else _place(node.start_mark)
+        raise SyntaxProblem(place, "a mapping, as in the shipped file, would be right")
+    mappings = _mappings(node)
+    for mapping in mappings:
+        _refuse_twice(mapping)
+    written_out: set[int] = set()
+    for mapping in mappings:
+        _write_out(mapping, written_out)
     return node
 
 
@@ -129,31 +135,66 @@ def _place(mark: Any, file: str | None = None) -> Place:
     return Place(file or mark.name, mark.line + 1, mark.column + 1)
 
 
-def _refuse_twice(loader: Any, top: yaml.Node) -> None:
-    """A name that stands twice in a mapping; YAML forbids it, and the parser would take the last without a word."""
-    seen: set[int] = set()
+def _refuse_deep(data: bytes, file: str) -> None:
+    """What would be endless, or ends the process, when nodes are made of it."""
+    anchors: list[str | None] = []
+    for event in yaml.parse(_Named(data, file), Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+            if len(anchors) > _DEPTH_AT_MOST:
+                raise SyntaxProblem(_place(event.start_mark), f"nested more than {_DEPTH_AT_MOST} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchors.pop()
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            raise SyntaxProblem(_place(event.start_mark), f"the alias *{event.anchor} stands in what it names")
+
+
+def _mappings(top: yaml.Node) -> list[yaml.MappingNode]:
+    """Every mapping once, however many aliases name it."""
+    found: dict[int, yaml.Node] = {}
     waiting: list[yaml.Node] = [top]
     while waiting:
         node = waiting.pop()
-        if id(node) in seen:
+        if id(node) in found:
             continue
-        seen.add(id(node))
+        found[id(node)] = node
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
         elif isinstance(node, yaml.MappingNode):
-            first: dict[str, yaml.Node] = {}
-            for key, value in node.value:
-                name = key.value if isinstance(key, yaml.ScalarNode) else None
-                if name is None:
-                    raise SyntaxProblem(_place(key.start_mark), "a name would be right before the colon")
-                if name in first and key.tag != _MERGE:
-                    line = first[name].start_mark.line + 1
-                    raise SyntaxProblem(
-                        _place(key.start_mark), f"{name} stands here a second time; first in line {line}"
-                    )
-                first[name] = key
-                waiting.append(value)
-            loader.flatten_mapping(node)  # writes the members of a `<<` out
+            waiting += (value for _, value in node.value)
+    return [node for node in found.values() if isinstance(node, yaml.MappingNode)]
+
+
+def _refuse_twice(mapping: yaml.MappingNode) -> None:
+    """A name that stands twice in a mapping; YAML forbids it, and the parser would take the last without a word."""
+    first: dict[str, yaml.Node] = {}
+    for key, _ in mapping.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise SyntaxProblem(_place(key.start_mark), "a name would be right before the colon")
+        if key.value in first and key.tag != _MERGE:
+            line = first[key.value].start_mark.line + 1
+            text = f"{key.value} stands here a second time; first in line {line}"
+            raise SyntaxProblem(_place(key.start_mark), text)
+        first[key.value] = key
+
+
+def _write_out(mapping: yaml.MappingNode, done: set[int]) -> None:
+    """Put the members of what a `<<` names in its place. The mapping's own count before them, the first before others.
+
+    PyYAML's own way writes each as often as it is named, which a few lines of names can make billions.
+    """
+    if id(mapping) in done:
+        return
+    done.add(id(mapping))
+    merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+    own = {key.value: (key, value) for key, value in mapping.value if key.tag != _MERGE}
+    for _, named in ((key, value) for key, value in mapping.value if key.tag == _MERGE):
+        for each in named.value if isinstance(named, yaml.SequenceNode) else [named]:
+            if not isinstance(each, yaml.MappingNode):
+                raise SyntaxProblem(_place(each.start_mark), "a mapping, or a list of them, would be right after <<")
+            _write_out(each, done)
+            merged = {key.value: (key, value) for key, value in each.value} | merged
+    mapping.value = list((merged | own).values())
 
 
 class _Builder:
@@ -171,11 +212,8 @@ class _Builder:
             raise SyntaxProblem(place, f"over {_NODES_AT_MOST} values, with those that aliases stand for")
         self._places.add(path, place, name)
         if isinstance(node, yaml.MappingNode):
-            # A member that came by `<<` stands before the mapping's own, which counts.
-            members = {key.value: (key, value) for key, value in node.value}
             return {
-                member: self.build(value, (*path, member), _place(key.start_mark))
-                for member, (key, value) in members.items()
+                key.value: self.build(value, (*path, key.value), _place(key.start_mark)) for key, value in node.value
             }
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -183,8 +221,11 @@ class _Builder:
             return node.value  # a date in YAML; in Envoy's messages there are none
         try:
             return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            raise SyntaxProblem(place, f"not YAML: {' '.join(str(error).split())}") from None
+        except yaml.MarkedYAMLError as error:
+            raise SyntaxProblem(place, f"not YAML: {error.problem}") from None
+        except (ValueError, LookupError):
+            # !!bool maybe, !!int ""
+            raise SyntaxProblem(place, f"not YAML: no {node.tag.rpartition(':')[2]}") from None
 
 
 # Overlays --------------------------------------------------------------------------------------------------
@@ -212,16 +253,16 @@ def _things_laid_over(
     base: yaml.SequenceNode, named: dict[str, yaml.Node], overlay: yaml.SequenceNode, member: str
 ) -> yaml.SequenceNode:
     things = dict(named)
-    new: dict[str, yaml.Node] = {}
+    new: list[yaml.Node] = []
     for item in overlay.value:
         name = _name(item) or ""
         if name in things:
             things[name] = _laid_over(things[name], item, "")
         else:
-            new[name] = item
+            new.append(item)
     last = len(things) - 1 if member == "http_filters" else len(things)
     order = list(things.values())
-    return yaml.SequenceNode(base.tag, [*order[:last], *new.values(), *order[last:]], base.start_mark, base.end_mark)
+    return yaml.SequenceNode(base.tag, [*order[:last], *new, *order[last:]], base.start_mark, base.end_mark)
 
 
 def _name(node: yaml.Node) -> str | None:
@@ -242,3 +283,16 @@ def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:
                 waiting.extend(((*at, key), item) for key, item in each.items())
             case list():
                 waiting.extend(((*at, index), item) for index, item in enumerate(each))
+
+
+def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Everything in a value that is no mapping and no list, with its path."""
+    match value:
+        case dict():
+            for name, item in value.items():
+                yield from scalars(item, (*path, name))
+        case list():
+            for index, item in enumerate(value):
+                yield from scalars(item, (*path, index))
+        case _:
+            yield path, value

@@ -58,9 +58,10 @@ def _message(type_name: str) -> Any:
     """The class of a message; None when the package has none of that name."""
     module, _, name = type_name.rpartition(".")
     try:
-        return getattr(importlib.import_module(f"{envoy_data_plane.__name__}.{module}"), name, None)
+        found = getattr(importlib.import_module(f"{envoy_data_plane.__name__}.{module}"), name, None)
     except ImportError:
         return None
+    return found if isinstance(found, type) and dataclasses.is_dataclass(found) else None  # enums are there, too
 
 
 def _in_message(value: Any, message: Any, path: Path) -> Iterator[Mismatch]:
@@ -151,7 +152,9 @@ def _wanted(value: Any, proto_type: str, kind: Any, *, unsigned: bool) -> str | 
 def _wanted_integer(value: Any, *, unsigned: bool) -> str | None:
     if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,19}", value):
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
         return "a whole number"
     return "a number from 0" if unsigned and value < 0 else None
 
@@ -181,7 +184,9 @@ def _in_any(value: Any, path: Path) -> Iterator[Mismatch]:
         return
     url = value["@type"]
     type_name = url.rpartition("/")[2]
-    if type_name in NEWER or type_name.startswith(("google.protobuf.", "xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")):
+    if type_name in NEWER or type_name.startswith(
+        ("google.protobuf.", "xds.type.v3.TypedStruct", "udpa.type.v1.TypedStruct")
+    ):
         return
     message = _message(type_name)
     if message is None:

@@ -240,18 +240,25 @@ def _integrity(request: Any, response: Any, access: Record) -> list[dict[str, An
     """Where Envoy has counted other bytes than we have digested.
 
     Only directions that ended whole can be compared, and an answer only where nothing broke on its way: of one that
-    was cut off, Envoy counts what left for the client, and we what came from the backend.
+    was cut off, or that Envoy has compressed, it counts what left for the client, and we what came from the backend.
     """
     findings = []
+    whole = not access.get("response_flags") and not _compressed_by_envoy(response, access)
     for direction, part, envoy in (
         ("request", request, access.get("request_bytes")),
-        ("response", response, None if access.get("response_flags") else access.get("response_bytes")),
+        ("response", response, access.get("response_bytes") if whole else None),
     ):
         if part is None or envoy is None or part["ended_by"] not in _WHOLE or part["truncated"]:
             continue
         if part["bytes"] != envoy:
             findings.append({"direction": direction, "envoy": envoy, "recorded": part["bytes"]})
     return findings
+
+
+def _compressed_by_envoy(response: Any, access: Record) -> bool:
+    encoding = access.get("encoding")
+    headers = (response or {}).get("headers") or ()
+    return encoding is not None and all(header[:2] != ["content-encoding", encoding] for header in headers)
 
 
 # Times ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from extproc.core.record import DamagedLine, timestamp
 from extproc.errors import JournalError
@@ -74,7 +74,7 @@ def exchanges(
         yield from _follow(directories, window, since, stop)
         return
     tails = [Tail(series, _first_segment(series, since)) for d in directories for series in lines.series(d)]
-    for directory, record in _merged(tails):
+    for directory, record in merged(tails):
         if window.past(record):
             break
         yield from window.take(directory, record)
@@ -86,7 +86,7 @@ def in_flight(directories: Sequence[Path], at: datetime, until: datetime | None 
     first, last = _text(at) or "", _text(until or at) or ""
     window = _Window(None, last, inclusive=True)
     tails = [Tail(series, _segment_with_all_of(series, at)) for d in directories for series in lines.series(d)]
-    for directory, record in _merged(tails):
+    for directory, record in merged(tails):
         if window.past(record):
             break
         yield from (exchange for exchange in window.take(directory, record) if _reaches(exchange, first))
@@ -228,7 +228,16 @@ class _Window:
             yield parts.exchange(timestamp(time.time_ns()))
 
 
-def _merged(tails: Iterable[Tail]) -> Iterator[tuple[Path, Record]]:
+class Source(Protocol):
+    """The lines of one series, in their order."""
+
+    directory: Path
+
+    def begins_at(self) -> str: ...
+    def __iter__(self) -> Iterator[Line | None]: ...
+
+
+def merged(tails: Iterable[Source]) -> Iterator[tuple[Path, Record]]:
     """The records of several series by their time. A series is opened when its time has come."""
     queue: list[tuple[str, int, Iterator[Record] | None]] = []
     sources = list(tails)

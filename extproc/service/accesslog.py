@@ -15,7 +15,10 @@ without one is of a request that passed without the recorder, and is kept all th
     response_flags response_code_details connection_termination_details upstream_failure
     upstream cluster route attempts
     request_bytes response_bytes request_headers_bytes response_headers_bytes
+    encoding                    the content-encoding in which the answer left for the client, or null
     bypass                      why the route takes no recorder (`extproc.bypass` in its metadata), or null
+    failed_open                 whether the recorder was asked and failed, and Envoy went on without it
+                                (`failure_mode_allow`); null where Envoy does not say
 
 Nothing waits for these records. Those that cannot be written are counted, and the exchange is left without.
 """
@@ -50,12 +53,19 @@ from extproc.service.wire import NAMESPACE
 BYPASS_TAG = "extproc.bypass"
 """The custom tag of the shipped access log that carries the route's reason for passing without the recorder."""
 
+FAILED_OPEN_TAG = "extproc.failed_open"
+"""The one that carries what the ext_proc filter notes of itself: `1` where it failed and let the request pass."""
+
+ENCODING_TAG = "extproc.encoding"
+"""That of the answer's content-encoding, as it left for the client."""
+
 EXPECT_SECONDS = 2.0
 """How long after its end the entry of an exchange is worth waiting for when the worker stops."""
 
 _PROTOCOLS = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 4: "HTTP/3"}
 _TLS_VERSIONS = {1: "TLSv1", 2: "TLSv1.1", 3: "TLSv1.2", 4: "TLSv1.3"}
 _METHODS = {number: name for name, number in RequestMethod.items() if number}
+_TRUTH = {"0": False, "1": True}
 _FLAGS = {
     field.number: "DR" if field.name == "downstream_remote_reset" else response_flags.NAMES[field.number - 1]
     for field in ResponseFlags.DESCRIPTOR.fields
@@ -180,7 +190,9 @@ def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, An
         "response_headers_bytes": response.response_headers_bytes,
         "times_ms": {name: _ms(getattr(common, field)) for name, field in _TIMES if has(field)},
         "tls": _tls(common.tls_properties) if has("tls_properties") else None,
+        "encoding": common.custom_tags.get(ENCODING_TAG) or None,
         "bypass": common.custom_tags.get(BYPASS_TAG) or None,
+        "failed_open": _TRUTH.get(common.custom_tags.get(FAILED_OPEN_TAG, "")),
     }
 
 

@@ -26,7 +26,6 @@ from support.raw import Connection
 ROOT = Path(__file__).parents[2]
 PROJECT = "extproctest"
 SERVICES = ("config", "extproc", "envoy", "jaeger", "prometheus", "demo-1", "demo-2")
-HARDENED = SERVICES[1:]
 PACKAGES = ("python3", "python3-venv", "ca-certificates", "wget")
 ENGINE_PACKAGES = ("docker.io", "docker-compose", "iptables", "debootstrap")
 PATIENCE_SECONDS = 90.0
@@ -221,8 +220,15 @@ def _prometheus() -> Path:
 class Compose:
     """The project of docker-compose.yml under test."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
-        self.env = {**os.environ, **variables, "EXTPROC_PORT": "18000"}
+    def __init__(self, directory: Path, variables: dict[str, str]) -> None:
+        # A copy, because it is edited.
+        self.envoy_dir = shutil.copytree(ROOT / "envoy", directory / "edited")
+        self.env = {
+            **os.environ,
+            **variables,
+            "EXTPROC_PORT": "18000",
+            "EXTPROC_ENVOY_DIR": str(self.envoy_dir),
+        }
 
     def __call__(self, *arguments: str) -> str:
         return run("docker-compose", "-p", PROJECT, "--profile", "demo", *arguments, cwd=ROOT, env=self.env)
@@ -252,8 +258,10 @@ def check(compose: Compose) -> None:
     until(lambda: prometheus('sum(extproc_exchanges_total{outcome="ok"})') >= 1, "the metrics")
     say("looking at ports and hardening")
     check_ports(compose)
-    for service in HARDENED:
+    for service in SERVICES:
         check_hardening(compose, service)
+    say("editing the routes")
+    check_edits(compose)
     say("killing the sidecar in mid-stream")
     check_restart(compose)
 
@@ -298,7 +306,7 @@ def prometheus(query: str) -> float:
 def check_ports(compose: Compose) -> None:
     """One port for everybody, the UIs on loopback, nobody's admin."""
     published: dict[str, list[str]] = {}
-    for service in HARDENED:
+    for service in SERVICES:
         bindings = compose.inspect(service)["NetworkSettings"]["Ports"] or {}
         published[service] = sorted(
             {f"{each['HostIp']}:{each['HostPort']}" for ports in bindings.values() for each in ports or ()}
@@ -337,6 +345,26 @@ def check_hardening(compose: Compose, service: str) -> None:
     assert host["RestartPolicy"]["Name"] == "on-failure", service
 
 
+def check_edits(compose: Compose) -> None:
+    """An edit is live without a restart; one that is wrong is named, and what was live goes on."""
+    routes = compose.envoy_dir / "routes.yaml"
+    text = routes.read_text()
+    header = "      response_headers_to_add: [{header: {key: x-edited, value: here}}]\n"
+    routes.write_text(text.replace("    - name: default\n", "    - name: default\n" + header))
+    until(lambda: _header("x-edited") == "here", "the edit")
+    routes.write_text(text.replace("name: default", "nane: default"))
+    until(lambda: "Route has no nane; did you mean name?" in compose("logs", "config"), "the complaint")
+    assert _header("x-edited") == "here"
+    routes.write_text(text)
+    until(lambda: _header("x-edited") is None, "the edit that puts it back")
+
+
+def _header(name: str) -> str | None:
+    with urllib.request.urlopen("http://127.0.0.1:18000/v1/models", timeout=30) as answer:
+        value: str | None = answer.headers[name]
+    return value
+
+
 def check_restart(compose: Compose) -> None:
     """Killed with a stream open, it comes back, and the stream is an orphan."""
     before = compose.inspect("extproc")["RestartCount"]
@@ -369,7 +397,7 @@ def main() -> int:
         directory = Path(name)
         try:
             with engine(directory):
-                compose = Compose(build(directory))
+                compose = Compose(directory, build(directory))
                 try:
                     say("starting the stack")
                     compose("up", "-d", "--no-build", *SERVICES)

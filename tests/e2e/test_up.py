@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -232,12 +233,15 @@ def envoy_directory(directory: Path, name: str, old: str, new: str) -> Path:
     [("envoy.yaml", "stat_prefix: ingress"), ("routes.yaml", "timeout: 0s"), ("clusters.yaml", "lb_policy:")],
 )
 def test_a_misspelt_field(tmp_path: Path, name: str, old: str) -> None:
-    """Exit code 1 with Envoy's own complaint, in whichever file it is, and nothing left running."""
+    """Exit code 2 with the place, and what was meant, in whichever file it is; nothing is left running."""
     misspelt = old.replace("t", "tt", 1).replace("lb_", "lbb_")
     directory = envoy_directory(tmp_path / "envoy", name, old, misspelt)
     ended = run("up", *FREE_PORTS, "--envoy-dir", directory, cwd=tmp_path)
-    assert ended.returncode == 1
-    assert f"no such field: '{misspelt.split(':')[0]}'" in " ".join(ended.stderr.decode().split())
+    assert ended.returncode == 2
+    wrong, right = (each.partition(":")[0] for each in (misspelt, old))
+    assert re.search(
+        rf"{directory}/{name}:\d+:\d+: error: \w+ has no {wrong}; did you mean {right}\?", ended.stderr.decode()
+    )
 
 
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
@@ -292,6 +296,23 @@ def test_several_backends_share_the_load(tmp_path: Path) -> None:
             eventually(lambda: get(f"{stack.url}/a")[0] == 200 and len(answers) == 2, "both backends")
             upstreams = [exchange["upstream"] for exchange in stack.exchanges()]
     assert set(upstreams) == {f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}"}
+
+
+def test_every_backend_gets_requests_from_the_first_on(tmp_path: Path) -> None:
+    """All that are healthy at `ready`, not only those whose checks were the first to succeed."""
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    with RawBackend() as one, RawBackend() as two, RawBackend() as three:
+        one.otherwise = two.otherwise = three.otherwise = script
+        flags = [flag for backend in (one, two, three) for flag in ("--backend", backend.url)]
+        upstreams = set()
+        with RunningStack(tmp_path, *flags, *FAST) as stack:
+            for _ in range(60):
+                with urllib.request.urlopen(stack.url, timeout=30) as answer:
+                    upstreams.add(answer.headers["x-upstream"])
+    assert len(upstreams) == 3
 
 
 def test_an_https_backend(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ class Authority:
         files = ("-keyout", str(self.key), "-out", str(self.certificate))
         _openssl("req", "-x509", *_KEY, *files, "-days", "2", "-subj", f"/CN={name}")
 
-    def sign(self, name: str, *, days: int = 2) -> tuple[Path, Path]:
-        """A certificate for localhost, and its key."""
+    def sign(self, name: str, *, days: int = 2, names: str = "DNS:localhost, IP:127.0.0.1") -> tuple[Path, Path]:
+        """A certificate for localhost, or for other names, and its key."""
         certificate, key, request, extensions = (
             self.directory / f"{name}.{ending}" for ending in ("pem", "key", "csr", "ext")
         )
-        extensions.write_text("subjectAltName = DNS:localhost, IP:127.0.0.1\n")
+        extensions.write_text(f"subjectAltName = {names}\n")
         _openssl("req", *_KEY, "-keyout", str(key), "-out", str(request), "-subj", f"/CN={name}")
         signed_by = ("-CA", str(self.certificate), "-CAkey", str(self.key), "-CAcreateserial")
         files = ("-in", str(request), "-out", str(certificate), "-extfile", str(extensions))

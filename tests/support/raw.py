@@ -194,13 +194,17 @@ Script = Callable[[Connection, Head], None]
 """Plays the backend's part for one request; the connection is used again if it leaves it open."""
 
 
+def _healthy(connection: Connection, head: Head) -> None:
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+
 class RawBackend:
     """A backend that does what scripts say, a thread for each connection. Health checks and CONNECT it answers by
     itself."""
 
-    def __init__(self, certificate: Path | None = None) -> None:
-        """With a certificate (and its key, in one file) it speaks TLS."""
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
+        """With a certificate (and its key, in one file) it speaks TLS. Without a port, on any free one."""
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=1024)
         self._tls = None if certificate is None else self._context(certificate)
         self.server_names: list[str | None] = []
         """The names that clients asked for (SNI)."""
@@ -209,6 +213,7 @@ class RawBackend:
         self.errors: list[BaseException] = []
         self.otherwise: Script | None = None
         """The script of every path that has none of its own."""
+        self.health: Script = _healthy
         self._open: set[socket.socket] = set()
         self._scripts: dict[str, Script] = {}
         self._numbers = itertools.count(1)
@@ -261,7 +266,7 @@ class RawBackend:
             while connection.socket.fileno() >= 0:
                 head = connection.read_head()
                 if head.path == "/health":
-                    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    self.health(connection, head)
                 elif head.line.startswith("CONNECT "):
                     connection.send(b"HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n")
                 else:

@@ -20,7 +20,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.stack import RunningStack
+from support.stack import RunningStack, eventually
+
+from extproc.journal import reader
+from extproc.journal.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
 
@@ -44,10 +47,12 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One connection that is kept alive."""
+    """One connection that is kept alive, from an address of this machine's (127.0.0.2, ...) where one is named."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=50)
+    def __init__(self, port: int, source: str | None = None) -> None:
+        self._connection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=50, source_address=None if source is None else (source, 0)
+        )
 
     def ask(self, method: str = "POST", path: str = "/v1/chat/completions", body: Any = None, **headers: str) -> Answer:
         """One request and its whole answer. A dict is sent as JSON; `x_model="a"` is the header x-model."""
@@ -89,9 +94,9 @@ class Recipe(RunningStack):
             directory, "--envoy-dir", self.envoy_dir, "--envoy-concurrency", "2", *config, *arguments, **settings
         )
 
-    def client(self) -> Client:
+    def client(self, source: str | None = None) -> Client:
         """A new client of the gateway, closed with it at the latest."""
-        client = Client(self.port)
+        client = Client(self.port, source)
         self._clients.append(client)
         return client
 
@@ -119,6 +124,26 @@ class Recipe(RunningStack):
 
         with concurrent.futures.ThreadPoolExecutor(clients) as pool:
             return sum(pool.map(run, share), Counter())
+
+    def edit(self, name: str, change: Callable[[str], str]) -> None:
+        """Change one of its files while it runs, and wait until the change is live."""
+        path = self.envoy_dir / name
+        before, new = self.stderr().count("live: "), path.with_name(f".{name}.new")
+        text = path.read_text()
+        changed = change(text)
+        assert changed != text, f"nothing to change in {name}"
+        new.write_text(changed)
+        new.rename(path)
+        eventually(lambda: self.stderr().count("live: ") > before, f"{name} live: {self.stderr()[-500:]}")
+
+    def settled(self, answer: Answer | str) -> Exchange:
+        """The exchange of an answer, or of an id, once it has ended and Envoy has said why."""
+        id = answer if isinstance(answer, str) else answer.headers["x-audit-id"]
+        return eventually(lambda: self._settled(id), f"Envoy's word on exchange {id}")
+
+    def _settled(self, id: str) -> Exchange | None:
+        found = reader.find([self.data_dir], id)
+        return found[0] if found and found[0]["access_log"] == "received" else None
 
     def demo_backends(self) -> list[int]:
         """The process ids of the demo backends, in the order in which they were started: that of their ports."""

@@ -120,6 +120,15 @@ class RunningStack:
         found = reader.find([self.data_dir], id)
         return found[0] if found and not found[0].in_flight else None
 
+    def told(self, id: str) -> Exchange:
+        """One exchange, once Envoy's access log has had its say of it."""
+
+        def whole() -> Exchange | None:
+            found = self.exchange(id)
+            return found if found["access_log"] == "received" else None
+
+        return eventually(whole, f"Envoy's word on {id}")
+
     def exchange_of(self, path: str) -> Exchange:
         """The one exchange with this path, once it has ended."""
         return eventually(lambda: self._only(path), f"the end of an exchange of {path}")

@@ -29,3 +29,28 @@ def test_every_metric_is_documented(checkout: Path, families: set[tuple[str, str
     """And no other one is."""
     text = (checkout / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"(?m)^\| `(\w+)` \| (\w+) \|", text)) == families
+
+
+def test_every_recipe_is_documented_and_tested(checkout: Path) -> None:
+    """In the list of recipes, in the table from nginx to Envoy, and by a test that runs it."""
+    recipes = {path.name for path in (checkout / "envoy" / "examples").iterdir() if path.is_dir()}
+    listed = (checkout / "envoy" / "examples" / "README.md").read_text()
+    assert set(re.findall(r"(?m)^\| \[([a-z-]+)\]\(\1\) \|", listed)) == recipes
+    routing = (checkout / "docs" / "routing.md").read_text()
+    assert set(re.findall(r"\.\./envoy/examples/([a-z-]+)\)", routing)) <= recipes
+    tests = "".join(path.read_text() for path in (checkout / "tests" / "recipes").glob("*.py"))
+    assert [name for name in sorted(recipes) if f'"{name}"' not in tests] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/routing.md", "envoy/examples/README.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(checkout: Path, document: str) -> None:
+    """Those to files of the project, and to headings."""
+    path = checkout / document
+    text = path.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"(?m)^#+ (.*)$", text)
+    }
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        file, _, heading = target.partition("#")
+        assert not file or (path.parent / file).exists(), target
+        assert file or heading in headings, target

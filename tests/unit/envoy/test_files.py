@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from extproc.config import ENVOY_MESSAGE_TIMEOUT_SECONDS, Config
 from extproc.envoy import files
 from extproc.errors import ConfigError
+from extproc.service.accesslog import BYPASS_TAG, ENCODING_TAG, FAILED_OPEN_TAG
 
 
 def filters(documents: files.Documents) -> dict[str, Any]:
@@ -72,6 +74,16 @@ def test_everything_is_shown_to_the_recorder(documents: files.Documents) -> None
     assert ext_proc["observability_mode"] is False
     assert "timeout" not in ext_proc["grpc_service"]
     assert "send_body_without_waiting_for_header_response" not in ext_proc
+
+
+def test_the_access_log_says_what_a_recorder_cannot(documents: files.Documents) -> None:
+    """Why a route takes no recorder, and whether the recorder failed, which stands under the filter's own name."""
+    listener = documents["envoy.yaml"]["static_resources"]["listeners"][0]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    tags = manager["access_log"][0]["typed_config"]["common_config"]["custom_tags"]
+    assert [tag["tag"] for tag in tags] == [BYPASS_TAG, ENCODING_TAG, FAILED_OPEN_TAG]
+    (name,) = re.findall(r"%FILTER_STATE\(([a-z._]+):FIELD:failed_open\)%", tags[2]["value"])
+    assert filters(documents)[name]["@type"].endswith(".ExternalProcessor")
 
 
 def test_limits_agree_with_the_settings(documents: files.Documents) -> None:

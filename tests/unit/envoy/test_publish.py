@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import subprocess
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from support.commands import invoke
+from support.configuration import edit, shipped_copy
+from support.stack import PATIENCE_SECONDS
 
 from extproc.config import Config
 from extproc.envoy import binary, files, publish
+from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES
 from extproc.errors import ConfigError
 
 BACKENDS = ("http://127.0.0.1:8001", "https://api.example:8443")
@@ -105,137 +113,494 @@ def test_tracing_that_is_configured_stays(tmp_path: Path, monkeypatch: pytest.Mo
     assert (manager["tracing"] == MINE) is (tracing is not None)
 
 
-# Order -----------------------------------------------------------------------------------------------------
+# One after the other ---------------------------------------------------------------------------------------
 
 
-class Reader:
-    """An Envoy that notes what stands in the target whenever it is asked, and refuses what it is told to refuse."""
+class Envoy:
+    """What a running Envoy finds in the target each time that it takes something: clusters, and where routes lead."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        self.seen: list[tuple[set[str], str]] = []
-        self.refuses: str | None = None
+        self.found: list[tuple[set[str], set[str]]] = []
+        self.versions: list[tuple[str | None, str | None]] = []
+        self.refuses = ""
 
     async def took(self, clusters: str | None, routes: str | None) -> str | None:
-        """Note the names of the clusters, and the one that the routes lead to."""
-        self.seen.append(stands(self.target))
-        refusal, self.refuses = self.refuses, None
-        return refusal
+        """Look; refuse a version of the file that is to be refused."""
+        self.found.append((names(self.target / CLUSTERS), leads(self.target / ROUTES)))
+        self.versions.append((clusters, routes))
+        refused = {CLUSTERS: clusters, ROUTES: routes}.get(self.refuses) is not None
+        return "envoy: no" if refused else None
 
 
-def stands(target: Path) -> tuple[set[str], str]:
-    """The clusters that stand in a target, and the one that its route leads to."""
-    clusters = yaml.safe_load((target / "clusters.yaml").read_text())["resources"]
-    route = yaml.safe_load((target / "routes.yaml").read_text())["resources"][0]["virtual_hosts"][0]["routes"][0]
-    return {each["name"] for each in clusters}, route["route"]["cluster"]
+def names(path: Path) -> set[str]:
+    """The clusters of a file."""
+    return {each["name"] for each in yaml.safe_load(path.read_text())["resources"]}
 
 
-def edited(directory: Path, cluster: str) -> None:
-    """One cluster of this name, and a route to it."""
-    text = (files.shipped() / "clusters.yaml").read_text(encoding="utf-8")
-    directory.mkdir(exist_ok=True)
-    (directory / "clusters.yaml").write_text(text.replace(": llm\n", f": {cluster}\n"))
-    text = (files.shipped() / "routes.yaml").read_text(encoding="utf-8")
-    (directory / "routes.yaml").write_text(text.replace("cluster: llm", f"cluster: {cluster}"))
+def leads(path: Path) -> set[str]:
+    """The clusters to which the routes of a file lead."""
+    routes = yaml.safe_load(path.read_text())["resources"][0]["virtual_hosts"][0]["routes"]
+    return {each["route"]["cluster"] for each in routes}
 
 
-def make(tmp_path: Path, envoy: Reader | None, lines: list[str]) -> publish.Publisher:
-    """A publisher of `edit` to `live`, whose lines are kept."""
-    config = Config(envoy_dir=tmp_path / "edit", data_dir=tmp_path / "data")
-    settings = publish.settings_of(config, None, tmp_path / "live")
-    return publish.Publisher(config, tmp_path / "live", settings, lines.append, envoy)
+class Deployment:
+    """A directory `envoy`, what is published of it in `live`, and what is said."""
+
+    def __init__(self, tmp_path: Path, *, envoy: bool = True) -> None:
+        self.source = shipped_copy(tmp_path / "envoy")
+        self.target = tmp_path / "live"
+        self.said: list[str] = []
+        self.envoy = Envoy(self.target)
+        self.config = Config(envoy_dir=self.source)
+        settings = publish.settings_of(self.config, None, self.target)
+        live = self.envoy if envoy else None
+        self.publisher = publish.Publisher(self.config, self.target, settings, self.said.append, live)
+
+    def publish(self) -> None:
+        """Once, and what is left to do."""
+
+        async def main() -> None:
+            await self.publisher.publish()
+            await self.publisher.finish()
+
+        asyncio.run(main())
+
+    def state(self) -> dict[str, tuple[int, int, bytes]]:
+        """The files of the target: inode, time of the last change, bytes."""
+        return {
+            path.name: (path.stat().st_ino, path.stat().st_mtime_ns, path.read_bytes())
+            for path in self.target.glob("*.yaml")
+        }
 
 
-def test_a_cluster_is_there_before_its_route_and_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renamed cluster: the new one comes, the route changes, and the old one goes when `finish` says so."""
-    monkeypatch.setattr(publish, "_ON_THEIR_WAY_SECONDS", 0.0)
-    lines: list[str] = []
-    reader = Reader(tmp_path / "live")
-    edited(tmp_path / "edit", "old")
-    publisher = make(tmp_path, reader, lines)
-
-    async def story() -> None:
-        await publisher.publish()
-        edited(tmp_path / "edit", "new")
-        await publisher.publish()
-        await publisher.publish()
-        await publisher.finish()
-
-    asyncio.run(story())
-    assert reader.seen == [({"old", "new"}, "old"), ({"old", "new"}, "new"), ({"new"}, "new")]
-    assert lines[:2] == ["live: clusters.yaml: old removed", "live: clusters.yaml: new added"]
-    assert not any("clusters.yaml" in line for line in lines[2:])
-
-
-def test_what_stands_in_the_target_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher that is started again says what has changed since, and takes no cluster away before its route."""
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """Published once. No request is on its way anywhere."""
     monkeypatch.setattr(publish, "_ON_THEIR_WAY_SECONDS", 0.0)
     monkeypatch.setattr(publish, "_WARM_SECONDS", 0.0)
-    edited(tmp_path / "edit", "old")
-    lines: list[str] = []
-    asyncio.run(make(tmp_path, None, lines).publish())
-    assert lines == []
-    edited(tmp_path / "edit", "new")
-    again = make(tmp_path, None, lines)
-
-    async def story() -> None:
-        await again.publish()
-        assert stands(tmp_path / "live") == ({"old", "new"}, "new")
-        await again.finish()
-        assert stands(tmp_path / "live") == ({"new"}, "new")
-
-    asyncio.run(story())
-    assert lines[:2] == ["live: clusters.yaml: old removed", "live: clusters.yaml: new added"]
+    made = Deployment(tmp_path)
+    made.publish()
+    return made
 
 
-@pytest.mark.parametrize("name", ["clusters.yaml", "routes.yaml", "envoy.yaml"])
-@pytest.mark.parametrize("damage", [b"", b"resources: [", None])
-def test_a_damaged_target_is_written_anew(tmp_path: Path, name: str, damage: bytes | None) -> None:
-    """What an interrupted publication left is no reason to fail."""
-    edited(tmp_path / "edit", "llm")
-    asyncio.run(make(tmp_path, None, []).publish())
-    path = tmp_path / "live" / name
-    whole = path.read_bytes()
-    path.unlink() if damage is None else path.write_bytes(damage)
-    asyncio.run(make(tmp_path, None, []).publish())
-    assert path.read_bytes() == whole
+def use(directory: Path, *clusters: str) -> None:
+    """Let the clusters of a directory be these, and its routes lead to the first."""
+    shipped = files.read(None)
+    resources = [{**shipped[CLUSTERS]["resources"][0], "name": each} for each in clusters]
+    (directory / CLUSTERS).write_text(yaml.safe_dump({"resources": resources}))
+    text = (files.shipped() / ROUTES).read_text()
+    (directory / ROUTES).write_text(text.replace("cluster: llm", f"cluster: {clusters[0]}"))
 
 
-def test_what_envoy_refuses_is_taken_back(tmp_path: Path) -> None:
-    """Its words are the error, and the target is again what it serves."""
-    edited(tmp_path / "edit", "old")
-    reader = Reader(tmp_path / "live")
-    publisher = make(tmp_path, reader, [])
+@pytest.mark.parametrize(
+    ("clusters", "found"),
+    [
+        (["llm", "spare"], [({"llm", "spare"}, {"llm"})]),
+        (["new"], [({"new", "llm"}, {"llm"}), ({"new", "llm"}, {"new"}), ({"new"}, {"new"})]),
+        (["new", "llm"], [({"new", "llm"}, {"llm"}), ({"new", "llm"}, {"new"})]),
+        (["llm"], []),
+    ],
+)
+def test_no_route_without_its_cluster(
+    deployment: Deployment, clusters: list[str], found: list[tuple[set[str], set[str]]]
+) -> None:
+    """A new one is taken before a route leads to it, and a removed one goes when none does any more."""
+    use(deployment.source, *clusters)
+    edit(deployment.source / ROUTES, "# Which", "# That")  # no change in what it says
+    deployment.envoy.found.clear()
+    deployment.publish()
+    assert deployment.envoy.found == found
 
-    async def story() -> None:
+
+def test_removing_a_cluster_without_moving_a_route(deployment: Deployment) -> None:
+    """It takes one step, when the time has come."""
+    use(deployment.source, "llm", "spare")
+    deployment.publish()
+    deployment.envoy.found.clear()
+    use(deployment.source, "llm")
+    deployment.publish()
+    assert deployment.envoy.found[-1] == ({"llm"}, {"llm"})
+    assert names(deployment.target / CLUSTERS) == {"llm"}
+
+
+def test_the_first_publication_is_not_waited_for(deployment: Deployment) -> None:
+    """Envoy is started on it."""
+    assert deployment.envoy.found == []
+    assert deployment.said == []
+
+
+def test_versions_are_those_in_the_files(deployment: Deployment) -> None:
+    """Envoy says which it has taken."""
+    use(deployment.source, "new", "llm")
+    deployment.publish()
+    clusters, routes = (yaml.safe_load((deployment.target / each).read_text()) for each in (CLUSTERS, ROUTES))
+    assert deployment.envoy.versions == [(clusters["version_info"], None), (None, routes["version_info"])]
+
+
+def test_a_file_that_says_the_same_is_not_touched(deployment: Deployment) -> None:
+    """Envoy would read it again for nothing."""
+    before = deployment.state()
+    edit(deployment.source / ROUTES, "# Which", "# That")
+    deployment.publish()
+    assert deployment.state() == before
+    edit(deployment.source / ROUTES, "600s", "601s")
+    deployment.publish()
+    after = deployment.state()
+    assert {name for name in before if before[name] != after[name]} == {ROUTES}
+    assert before[ROUTES][0] != after[ROUTES][0], "written in place, which Envoy does not notice"
+
+
+@pytest.mark.parametrize("refused", [CLUSTERS, ROUTES])
+def test_what_envoy_refuses_is_put_back(deployment: Deployment, refused: str) -> None:
+    """What was live is in the files again, so that another Envoy finds it; and the next edit is taken."""
+    before = {name: data for name, (_, _, data) in deployment.state().items()}
+    use(deployment.source, "new", "llm")
+    edit(deployment.source / BOOTSTRAP, "stream_idle_timeout: 600s", "stream_idle_timeout: 601s")
+    deployment.envoy.refuses = refused
+    with pytest.raises(ConfigError, match="envoy: no"):
+        deployment.publish()
+    after = {name: data for name, (_, _, data) in deployment.state().items()}
+    assert after[refused] == before[refused]
+    assert leads(deployment.target / ROUTES) <= names(deployment.target / CLUSTERS)
+    if refused == CLUSTERS:
+        assert after == before
+    deployment.envoy.refuses = ""
+    deployment.publish()
+    assert (names(deployment.target / CLUSTERS), leads(deployment.target / ROUTES)) == ({"new", "llm"}, {"new"})
+    assert "601s" in (deployment.target / BOOTSTRAP).read_text()
+
+
+def test_what_is_wrong_is_not_published(deployment: Deployment) -> None:
+    """The error has a line for each finding, and the report itself."""
+    before = deployment.state()
+    first = edit(deployment.source / CLUSTERS, "connect_timeout", "conect_timeout")
+    second = edit(deployment.source / ROUTES, "virtual_hosts", "virtual_host")
+    with pytest.raises(publish.Refused) as caught:
+        deployment.publish()
+    lines = str(caught.value).splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{deployment.source / CLUSTERS}:{first}",
+        f"{deployment.source / ROUTES}:{second}",
+    ]
+    assert len(caught.value.report.errors) == 2
+    assert deployment.state() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("address: {socket_address: {address: 0.0.0.0, port_value: 8000}}", "address: 5"), ("node: {id", "node: [{id")],
+)
+def test_files_of_any_shape_are_refused(deployment: Deployment, old: str, new: str) -> None:
+    """Before the settings are put into them."""
+    edit(deployment.source / BOOTSTRAP, old, new)
+    with pytest.raises(publish.Refused, match=r"envoy\.yaml:[0-9]+:[0-9]+: error: "):
+        deployment.publish()
+
+
+def test_a_file_more_and_a_file_less(deployment: Deployment) -> None:
+    """What is carried along comes, and goes again."""
+    (deployment.source / "more.yaml").write_text("resources: []\n")
+    deployment.publish()
+    assert (deployment.target / "more.yaml").is_file()
+    (deployment.source / "more.yaml").unlink()
+    deployment.publish()
+    deployment.publish()
+    assert not (deployment.target / "more.yaml").exists()
+    assert deployment.said == ["live: more.yaml: added", "live: more.yaml: removed"]
+
+
+def test_what_is_said(deployment: Deployment) -> None:
+    """Each change; of the bootstrap, when it counts; a warning once; of very many, how many more there are."""
+    edit(deployment.source / BOOTSTRAP, "failure_mode_allow: false", "failure_mode_allow: true")
+    deployment.publish()
+    deployment.publish()
+    warning, live, restart = deployment.said
+    assert "warning: failure_mode_allow: what cannot be recorded passes" in warning
+    assert live.startswith("live: envoy.yaml: static_resources: listeners: ingress: filter_chains: ")
+    assert live.endswith("failure_mode_allow: false -> true")
+    assert restart == "envoy.yaml is read when Envoy starts: what has changed in it waits for a restart"
+    deployment.said.clear()
+    use(deployment.source, "llm", *(f"c{number}" for number in range(25)))
+    deployment.publish()
+    said = [line for line in deployment.said if line.startswith("live: ")]
+    assert said[:2] == ["live: clusters.yaml: c0 added", "live: clusters.yaml: c1 added"]
+    assert (len(said), said[-1]) == (21, "live: 5 changes more")
+
+
+def test_where_nothing_can_be_written(deployment: Deployment) -> None:
+    """The error names the path, and the system's reason."""
+    shutil.rmtree(deployment.target)
+    deployment.target.write_text("a file")
+    edit(deployment.source / ROUTES, "600s", "601s")
+    with pytest.raises(ConfigError, match=r"/live.*: cannot be written: "):
+        deployment.publish()
+
+
+@pytest.mark.parametrize("damage", ["", "a: [", "resources: 5\n", "resources: [5, null]\n", "- a\n"])
+def test_a_target_that_somebody_has_damaged(deployment: Deployment, damage: str) -> None:
+    """The next publication puts it right."""
+    whole = {name: data for name, (_, _, data) in deployment.state().items()}
+    for name in (CLUSTERS, ROUTES):
+        (deployment.target / name).write_text(damage)
+    again = Deployment(deployment.target.parent, envoy=False)
+    again.publish()
+    assert {name: data for name, (_, _, data) in again.state().items()} == whole
+
+
+def test_a_second_program_goes_on_from_what_stands_there(deployment: Deployment) -> None:
+    """An Envoy may be running on it: the files that say the same stay, and the changes are said."""
+    before = deployment.state()
+    again = Deployment(deployment.target.parent, envoy=False)
+    use(again.source, "new")
+    again.publish()
+    assert "live: clusters.yaml: new added" in again.said
+    after = again.state()
+    assert {name for name in before if before[name] != after[name]} == {CLUSTERS, ROUTES}
+    assert names(again.target / CLUSTERS) == {"new"}
+
+
+# Watching --------------------------------------------------------------------------------------------------
+
+
+async def until(ask: Callable[[], bool], what: str) -> None:
+    """Wait for something to be so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    for _ in iter(ask, True):
+        assert time.monotonic() < deadline, f"never came: {what}"
+        await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def watching(deployment: Deployment) -> AsyncIterator[None]:
+    """A publisher that watches; it has not ended by itself."""
+    watch = asyncio.ensure_future(deployment.publisher.watch())
+    try:
+        yield
+        assert not watch.done()
+    finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """One item for each time that the directory has been read to be published."""
+    seen: list[Any] = []
+    read_all = files.read_all
+
+    def counted(directory: Path | None) -> Any:
+        seen.append(read_all(directory))
+        return seen[-1]
+
+    monkeypatch.setattr(files, "read_all", counted)
+    return seen
+
+
+IDLE = ("600s", "601s")
+LIVE = "live: routes.yaml: ingress: all: websocket: idle_timeout: 600s -> 601s"
+
+
+def in_place(path: Path) -> None:
+    """As `cat >` and many editors write."""
+    edit(path, *IDLE)
+
+
+def by_renaming(path: Path) -> None:
+    """As vim, and everybody who wants a file to be whole, writes."""
+    new = path.with_name(".routes.yaml.new")
+    new.write_text(path.read_text().replace(*IDLE, 1))
+    new.rename(path)
+
+
+def by_backup(path: Path) -> None:
+    """The old file is moved away first."""
+    text = path.read_text()
+    path.rename(path.with_name("routes.yaml~"))
+    path.write_text(text.replace(*IDLE, 1))
+
+
+def with_others(path: Path) -> None:
+    """Among files that are none of the configuration."""
+    for name in (".routes.yaml.swp", "4913", "notes.txt", "extproc.yaml", "routes.yaml~", ".#routes.yaml"):
+        path.with_name(name).write_text("a: [")
+    edit(path, *IDLE)
+
+
+def by_replacing_the_directory(path: Path) -> None:
+    """As a deployment that unpacks into a new one."""
+    new = path.parent.with_name("new")
+    shutil.copytree(path.parent, new)
+    edit(new / ROUTES, *IDLE)
+    path.parent.rename(path.parent.with_name("old"))
+    new.rename(path.parent)
+
+
+@pytest.mark.parametrize("write", [in_place, by_renaming, by_backup, with_others, by_replacing_the_directory])
+def test_an_edit_becomes_live(deployment: Deployment, write: Callable[[Path], None]) -> None:
+    """Whatever way it is written; it is said once, and nothing else."""
+
+    async def main() -> None:
+        async with watching(deployment):
+            await until(lambda: is_watched(deployment.source), "the watch")
+            write(deployment.source / ROUTES)
+            await until(lambda: "601s" in (deployment.target / ROUTES).read_text(), "the edit")
+            await until(lambda: bool(deployment.said), "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said == [LIVE]
+
+
+def test_an_edit_before_the_watch_begins(deployment: Deployment) -> None:
+    """It is not lost."""
+
+    async def main() -> None:
+        in_place(deployment.source / ROUTES)
+        async with watching(deployment):
+            await until(lambda: bool(deployment.said), "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said == [LIVE]
+
+
+def is_watched(directory: Path) -> bool:
+    """Whether this process has asked the kernel for the changes of a directory."""
+    wanted = f"ino:{directory.stat().st_ino:x} "
+    for path in Path("/proc/self/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            if any(line.startswith("inotify ") and wanted in line for line in path.read_text().splitlines()):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("at", [0, 200, -1])
+def test_a_half_saved_file(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Truncated, then completed: one publication, and no complaint."""
+    monkeypatch.setattr(publish, "_HALF_SAVED_SECONDS", 0.3)
+    half = asyncio.Event()
+    looks_half_saved = publish._looks_half_saved
+
+    def noticed(*arguments: Any) -> bool:
+        found = looks_half_saved(*arguments)
+        if found:
+            half.set()
+        return found
+
+    monkeypatch.setattr(publish, "_looks_half_saved", noticed)
+
+    async def main() -> None:
+        whole = (deployment.source / ROUTES).read_text().replace(*IDLE, 1)
+        async with watching(deployment):
+            (deployment.source / ROUTES).write_text(whole[:at])
+            await half.wait()
+            (deployment.source / ROUTES).write_text(whole)
+            await until(lambda: bool(deployment.said), "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said == [LIVE]
+
+
+def test_a_broken_file(deployment: Deployment, reads: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is complained of once, what was live goes on, and the next edit that is right is live."""
+    monkeypatch.setattr(publish, "_HALF_SAVED_SECONDS", 0.1)
+    before = deployment.state()
+    place = f"{deployment.source / ROUTES}:1:1"
+
+    async def main() -> None:
+        path = deployment.source / ROUTES
+        whole = path.read_text()
+        async with watching(deployment):
+            path.write_text("- a\n")
+            await until(lambda: deployment.said[-1:] == ["not published; what was live goes on"], "a complaint")
+            assert deployment.said == [
+                f"{place}: error: a mapping, as in the shipped file, would be right",
+                "not published; what was live goes on",
+            ]
+            assert deployment.state() == before
+            count = len(reads)
+            path.write_text("- a\n# again\n")
+            await until(lambda: len(reads) >= count + 2, "another look")
+            path.write_text(whole.replace(*IDLE, 1))
+            await until(lambda: "601s" in (deployment.target / ROUTES).read_text(), "the edit")
+            await until(lambda: deployment.said[-1] == LIVE, "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said[2:] == [LIVE]
+
+
+def test_a_file_that_is_deleted(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped one stands in."""
+    monkeypatch.setattr(publish, "_HALF_SAVED_SECONDS", 0.1)
+    edit(deployment.source / ROUTES, *IDLE)
+    deployment.publish()
+    deployment.said.clear()
+
+    async def main() -> None:
+        async with watching(deployment):
+            (deployment.source / ROUTES).unlink()
+            await until(lambda: "601s" not in (deployment.target / ROUTES).read_text(), "the shipped file")
+            await until(lambda: bool(deployment.said), "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said == ["live: routes.yaml: ingress: all: websocket: idle_timeout: 601s -> 600s"]
+
+
+def test_a_mounted_config_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kubernetes keeps the files behind a link, `..data`, that it renames over the old one."""
+    monkeypatch.setattr(publish, "_HALF_SAVED_SECONDS", 0.1)
+    deployment = Deployment(tmp_path)
+    source = deployment.source
+    first = shipped_copy(source / "..2026_1")
+    (source / "..data").symlink_to(first.name)
+    for name in files.NAMES:
+        (source / name).unlink()
+        (source / name).symlink_to(Path("..data") / name)
+    deployment.publish()
+
+    async def main() -> None:
+        async with watching(deployment):
+            await until(lambda: is_watched(source), "the watch")
+            second = shipped_copy(source / "..2026_2")
+            edit(second / ROUTES, *IDLE)
+            (source / "..data_tmp").symlink_to(second.name)
+            (source / "..data_tmp").rename(source / "..data")
+            shutil.rmtree(first)
+            await until(lambda: "601s" in (deployment.target / ROUTES).read_text(), "the edit")
+            await until(lambda: bool(deployment.said), "a word on it")
+
+    asyncio.run(main())
+    assert deployment.said == [LIVE]
+
+
+def test_a_removed_cluster_goes_while_watching(deployment: Deployment) -> None:
+    """Without another edit."""
+
+    async def main() -> None:
+        async with watching(deployment):
+            use(deployment.source, "new")
+            await until(lambda: names(deployment.target / CLUSTERS) == {"new"}, "the removal")
+
+    asyncio.run(main())
+    assert [found for found in deployment.envoy.found if not found[1] <= found[0]] == []
+
+
+def test_the_shipped_files_do_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a directory there is nothing to watch, and it is watched until somebody ends it."""
+    monkeypatch.chdir(tmp_path)
+    config = Config()
+    settings = publish.settings_of(config, None, tmp_path / "live")
+    publisher = publish.Publisher(config, tmp_path / "live", settings, lambda _: None)
+
+    async def main() -> None:
         await publisher.publish()
-        before = (tmp_path / "live" / "clusters.yaml").read_bytes()
-        edited(tmp_path / "edit", "new")
-        reader.refuses = "envoy: no"
-        with pytest.raises(ConfigError, match="envoy: no"):
-            await publisher.publish()
-        assert (tmp_path / "live" / "clusters.yaml").read_bytes() == before
-        assert stands(tmp_path / "live") == ({"old"}, "old")
+        watch = asyncio.ensure_future(publisher.watch())
+        done, _ = await asyncio.wait([watch], timeout=0)
+        assert not done
+        watch.cancel()
+        await asyncio.wait([watch])
 
-    asyncio.run(story())
-
-
-def test_a_file_that_is_taken_away_is_told_of_once(tmp_path: Path) -> None:
-    """And it goes from the target."""
-    edited(tmp_path / "edit", "llm")
-    (tmp_path / "edit" / "more.yaml").write_text("resources: []\n")
-    lines: list[str] = []
-    publisher = make(tmp_path, Reader(tmp_path / "live"), lines)
-
-    async def story() -> None:
-        await publisher.publish()
-        (tmp_path / "edit" / "more.yaml").unlink()
-        await publisher.publish()
-        await publisher.publish()
-
-    asyncio.run(story())
-    assert lines == ["live: more.yaml: removed"]
-    assert not (tmp_path / "live" / "more.yaml").exists()
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

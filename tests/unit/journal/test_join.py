@@ -94,6 +94,26 @@ def test_bytes_that_differ_are_a_finding(counted: dict[str, Any], expected: list
     assert joined(request(1), response(1), access(1, **counted))["integrity"] == expected
 
 
+@pytest.mark.parametrize(
+    ("headers", "encoding", "is_compared"),
+    [
+        ([], "gzip", False),
+        ([["content-encoding", "br"]], "gzip", False),
+        ([["content-encoding", "gzip"]], "gzip", True),
+        ([["content-encoding", "gzip"]], None, True),
+        ([], None, True),
+    ],
+)
+def test_an_answer_that_envoy_has_compressed_is_not_compared(
+    headers: list[list[str]], encoding: str | None, is_compared: bool
+) -> None:
+    """It left for the client in another encoding than it came in."""
+    answer = json.loads(response(1))
+    answer["response"]["headers"] = headers
+    exchange = joined(request(1), encode(answer), access(1, response_bytes=99, encoding=encoding))
+    assert bool(exchange["integrity"]) is is_compared
+
+
 def test_a_request_that_was_cut_off_is_not_compared() -> None:
     """What Envoy has read and what it has shown us differ there by nature."""
     cut = json.loads(request(1))

@@ -67,7 +67,7 @@ def entry(id: str | None = ID) -> wire.HTTPAccessLogEntry:
                 ],
             ),
         ),
-        custom_tags={"extproc.bypass": "upgrade"},
+        custom_tags={"extproc.bypass": "upgrade", "extproc.encoding": "gzip", "extproc.failed_open": "0"},
     )
     common.tls_properties.tls_cipher_suite.value = 0x1301
     common.start_time.FromJsonString("2026-11-21T03:11:59.250Z")
@@ -143,7 +143,9 @@ def test_every_field() -> None:
             "peer_subject": "CN=client",
             "peer_sans": ["spiffe://a/b", "a.example"],
         },
+        "encoding": "gzip",
         "bypass": "upgrade",
+        "failed_open": False,
     }
 
 
@@ -177,6 +179,14 @@ def test_an_id_that_is_none(value: str | None) -> None:
     """Metadata of our namespace without an id in it names no exchange."""
     odd = entry(value if value is not None else None)
     assert read(odd, AT, REDACTOR)["id"] is None
+
+
+@pytest.mark.parametrize(("value", "told"), [("0", False), ("1", True), ("", None), ("-", None)])
+def test_whether_the_recorder_failed_and_the_request_passed(value: str, told: bool | None) -> None:
+    """As Envoy's filter says; where it says nothing, neither do we."""
+    odd = entry()
+    odd.common_properties.custom_tags["extproc.failed_open"] = value
+    assert read(odd, AT, REDACTOR)["failed_open"] is told
 
 
 def test_a_peer_is_told_only_where_it_is_another_host() -> None:

@@ -311,3 +311,89 @@ def test_every_sequence_of_messages_gets_one_legal_reply_a_message(length: int) 
         types = [record["type"] for record in stream.journal.records()]
         assert types.count("response") == 1
         assert types.count("request") == any(name.startswith("request") for name in names)
+
+
+# Headers for Envoy's routing -------------------------------------------------------------------------------
+
+MODEL = b'{"messages": [], "model": "gpt-oss-20b"}'
+
+
+def asking(journal: FakeJournal, asked: str, **settings: Any) -> Stream:
+    """A stream whose route asks for these headers."""
+    stream = Stream(journal, **settings)
+    stream.processor = stream.recorder.processor([("extproc-headers", asked)], stream.sent.append)
+    return stream
+
+
+def set_headers(reply: bytes | None) -> dict[str, str]:
+    """What a reply sets."""
+    response = ProcessingResponse.FromString(reply or b"")
+    common = getattr(response, response.WhichOneof("response") or "").response
+    return {each.header.key: each.header.raw_value.decode() for each in common.header_mutation.set_headers}
+
+
+def test_a_held_body_chooses_the_route() -> None:
+    """The model is set when the record is durable, and Envoy chooses again; the record says so."""
+    journal = FakeJournal()
+    stream = asking(journal, "x-model")
+    stream.receive(head("request", first=STREAMED, __path="/x", content_length=str(len(MODEL))))
+    assert stream.receive(body("request", MODEL, end=True)) is None
+    (reply,) = stream.sent
+    assert set_headers(reply) == {"x-model": "gpt-oss-20b"}
+    assert ProcessingResponse.FromString(reply).request_body.response.clear_route_cache
+    assert journal.records()[0]["routing"] == {"by": "body", "why": None, "set": {"x-model": "gpt-oss-20b"}}
+
+
+@pytest.mark.parametrize(
+    ("headers", "data", "why"),
+    [
+        ({"content_length": "3"}, b"abc", "no JSON object"),
+        ({}, MODEL, "no content-length"),
+        (
+            {"content_length": "1000000"},
+            b"",
+            "not held: over hold_request_bytes, or over hold_total_bytes with the others",
+        ),
+    ],
+    ids=["no model", "chunked", "large"],
+)
+def test_a_body_that_has_no_say(headers: dict[str, Any], data: bytes, why: str) -> None:
+    """It passes as it would without being asked, and the record says why."""
+    journal = FakeJournal()
+    stream = asking(journal, "x-model")
+    stream.receive(head("request", first=STREAMED, __path="/x", **headers))
+    stream.receive(body("request", data, end=True))
+    (reply,) = stream.sent
+    assert (kind(reply), set_headers(reply)) == ("request_body", {})
+    assert journal.records()[0]["routing"] == {"by": "headers", "why": why, "set": {}}
+
+
+def test_the_callers_key_is_set_or_taken_away() -> None:
+    """At once, and never as the client wrote it."""
+    stream = asking(FakeJournal(), "x-client-key")
+    reply = stream.receive(
+        head("request", first=STREAMED, __path="/x", authorization="Bearer secret", x_client_key="a")
+    )
+    key = set_headers(reply)["x-client-key"]
+    assert len(key) == 12
+    again = asking(FakeJournal(), "x-client-key")
+    reply = again.receive(head("request", first=STREAMED, __path="/x", x_client_key=key))
+    response = ProcessingResponse.FromString(reply or b"")
+    assert list(response.request_headers.response.header_mutation.remove_headers) == ["x-client-key"]
+    assert response.dynamic_metadata.fields["extproc"].struct_value.fields["id"].string_value
+
+
+def test_what_no_route_can_ask_for_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And the exchange is recorded as always."""
+    journal = FakeJournal()
+    recorder = Recorder(Config(), journal, b"k" * 32)
+    for _ in range(3):
+        processor = recorder.processor([("extproc-headers", "x-modell")], lambda _: None)
+        processor.receive(head("request", first=STREAMED, end=True, __path="/x").SerializeToString())
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "Envoy's configuration asks for headers in extproc-headers: 'x-modell'; x-model, x-prompt-prefix=BYTES or "
+            "x-client-key would be right"
+        )
+    ]
+    assert [record["routing"] for record in journal.records()] == [None] * 3

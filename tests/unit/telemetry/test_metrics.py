@@ -52,7 +52,8 @@ def exchange(**more: Any) -> Exchange:
 
 def samples(metrics: Metrics) -> dict[str, float]:
     """Every sample by its name and labels."""
-    lines = (line for line in metrics.text().decode().splitlines() if not line.startswith("#"))
+    # A line ends with a line feed and nothing else: a label may hold every other character.
+    lines = (line for line in metrics.text().decode().split("\n") if line and not line.startswith("#"))
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 

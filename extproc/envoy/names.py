@@ -1,0 +1,60 @@
+"""Backends that nobody will reach: names that do not resolve on this machine, and clusters without an endpoint."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from extproc.envoy import parts
+from extproc.envoy.files import Documents
+from extproc.envoy.findings import Finding, Level
+from extproc.envoy.parts import Part, get
+
+_LOOKUP_SECONDS: Final = 5.0
+_AT_ONCE: Final = 16
+_BY_NAME: Final = ("STRICT_DNS", "LOGICAL_DNS")
+
+
+def findings(documents: Documents) -> Iterator[Finding]:
+    """All are warnings: Envoy asks again and again, and where it runs the names may be others."""
+    addresses = []
+    for cluster in parts.clusters(documents):
+        endpoints = list(_endpoints(cluster))
+        if cluster.at("load_assignment").value is not None and not endpoints:
+            text = f"the cluster {cluster.name} has no endpoints: what is routed to it gets a 503"
+            yield Finding(Level.WARNING, cluster.at("load_assignment").place, text, cluster.path)
+        if get(cluster.value, "type") in _BY_NAME:
+            addresses += endpoints
+    names = {str(each.value) for each in addresses if isinstance(each.value, str)}
+    lost = _unresolved(names)
+    for address in addresses:
+        if address.value in lost:
+            text = f"the name {address.value} does not resolve on this machine: {lost[str(address.value)]}"
+            yield Finding(Level.WARNING, address.place, text, address.path)
+
+
+def _endpoints(cluster: Part) -> Iterator[Part]:
+    for locality in cluster.each("load_assignment", "endpoints"):
+        for endpoint in locality.each("lb_endpoints"):
+            yield endpoint.at("endpoint", "address", "socket_address", "address")
+
+
+def _unresolved(names: set[str]) -> dict[str, str]:
+    """The names without an address, and the resolver's reason. One that it does not tell of in time is left out."""
+    pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
+    lookups = {pool.submit(_reason, name): name for name in names}
+    done, _ = concurrent.futures.wait(lookups, _LOOKUP_SECONDS)
+    pool.shutdown(wait=False, cancel_futures=True)
+    return {lookups[each]: reason for each in done if (reason := each.result()) is not None}
+
+
+def _reason(name: str) -> str | None:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        return error.strerror
+    except UnicodeError:
+        return "no name"
+    return None

@@ -1,0 +1,98 @@
+"""The parts of a configuration, found wherever they stand; in another shape nothing is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from extproc.envoy import files, parts, source
+from extproc.envoy.files import Documents
+
+SHIPPED = files.read(None)
+
+INLINE = """\
+static_resources:
+  listeners:
+  - name: a
+    filter_chains:
+    - filters:
+      - typed_config:
+          "@type": x.HttpConnectionManager
+          route_config: {name: inline, virtual_hosts: [{name: h, routes: [{name: r}]}]}
+          http_filters:
+          - {name: first, typed_config: {"@type": e.ext_proc.v3.ExternalProcessor}}
+          - name: ours
+            typed_config:
+              "@type": e.ext_proc.v3.ExternalProcessor
+              grpc_service: {envoy_grpc: {cluster_name: extproc}}
+"""
+
+
+def documents(bootstrap: str) -> Documents:
+    """Documents of one file."""
+    made = Documents()
+    made.add(files.BOOTSTRAP, source.parse(bootstrap.encode(), files.BOOTSTRAP))
+    return made
+
+
+def test_the_parts_of_the_shipped_files() -> None:
+    """Of the bootstrap and of the other files."""
+    assert [each.name for each in parts.clusters(SHIPPED)] == ["extproc", "llm"]
+    assert [each.name for each in parts.listeners(SHIPPED)] == ["ingress"]
+    assert [each.name for each in parts.route_configurations(SHIPPED)] == ["ingress"]
+    assert [each.name for each in parts.routes(SHIPPED)] == ["websocket", "connect", "default"]
+
+
+def test_parts_within_a_listener() -> None:
+    """A route configuration may stand there, and the recorder is the filter that speaks to `extproc`."""
+    inline = documents(INLINE)
+    assert [each.name for each in parts.routes(inline)] == ["r"]
+    (manager,) = [each for listener in parts.listeners(inline) for each in parts.managers(listener)]
+    recorder = parts.recorder(manager)
+    assert recorder is not None
+    assert recorder.name == "ours"
+    assert str(recorder.place) == "envoy.yaml:11:13"
+    other = documents(INLINE.replace("cluster_name: extproc", "cluster_name: other"))
+    (manager,) = [each for listener in parts.listeners(other) for each in parts.managers(listener)]
+    recorder = parts.recorder(manager)
+    assert recorder is not None
+    assert recorder.name == "first"
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("a", 1, "b"), 2),
+        (("a", 0), 1),
+        (("a", 5), None),
+        (("a", "b"), None),
+        ((0,), None),
+        (("a", 1, "b", "c"), None),
+        (("z",), None),
+        ((), {"a": [1, {"b": 2}]}),
+    ],
+)
+def test_get(path: tuple[str | int, ...], value: Any) -> None:
+    """What is not there is None."""
+    assert parts.get({"a": [1, {"b": 2}]}, *path) == value
+
+
+def test_a_part_that_is_not_there() -> None:
+    """It has the place of what would hold it."""
+    missing = parts.document(SHIPPED, files.BOOTSTRAP).at("admin", "nothing", 3)
+    assert (missing.value, missing.name, list(missing.each("x"))) == (None, "", [])
+    assert missing.place == SHIPPED.places[files.BOOTSTRAP].of(("admin",))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: 1", "static_resources:", "static_resources: []", "static_resources: {clusters: 5, listeners: {}}",
+     "static_resources: {clusters: [5, null], listeners: [[]]}", "resources: 5", "resources: [1, {}, {'@type': 5}]"],
+)  # fmt: skip
+def test_another_shape(text: str) -> None:
+    """Nothing raises."""
+    shape = documents(text)
+    found = (parts.clusters(shape), parts.listeners(shape), parts.route_configurations(shape), parts.routes(shape))
+    assert all(each.name == "" for kind in found for each in kind)
+    assert [list(parts.managers(each)) for each in parts.listeners(shape)] in ([], [[]])

@@ -1,0 +1,348 @@
+"""YAML with the place of everything in it, and overlays; whatever is in a file, it is parsed or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from support.configuration import position, ways
+
+from extproc.envoy import files, source
+from extproc.envoy.source import Path, Place, SyntaxProblem
+
+SHIPPED = {name: (files.shipped() / name).read_bytes() for name in files.NAMES}
+
+
+def parsed(data: bytes | str, *overlay: str) -> source.Source:
+    """The value of a file `f`, with an overlay `o`."""
+    bytes_ = data.encode() if isinstance(data, str) else data
+    return source.parse(bytes_, "f", (overlay[0].encode(), "o") if overlay else None)
+
+
+def refused(data: bytes | str, *overlay: str) -> str:
+    """What is said of a file `f`."""
+    with pytest.raises(SyntaxProblem) as caught:
+        parsed(data, *overlay)
+    return str(caught.value)
+
+
+def file_of(data: bytes, *overlay: str) -> str:
+    """Parse a file `f`: nothing when it parses, else the file whose fault it is."""
+    try:
+        parsed(data, *overlay)
+    except SyntaxProblem as problem:
+        return problem.place.file
+    return ""
+
+
+def at(value: Any, path: Path) -> Any:
+    """What stands at a path."""
+    for step in path:
+        value = value[step]
+    return value
+
+
+# Places ----------------------------------------------------------------------------------------------------
+
+STYLES = """\
+block:
+  name: one
+  list:
+  - first
+  -   - nested
+flow: {name: two, list: [a, {b: c}]}
+quoted: "three"
+folded: >-
+  four
+  five
+base: &base {x: 1, y: 2}
+alias: *base
+merged:
+  <<: *base
+  y: 3
+"empty": {}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ((), "block:"),
+        (("block",), "name: one"),
+        (("block", "name"), "one"),
+        (("block", "list"), "- first"),
+        (("block", "list", 0), "first"),
+        (("block", "list", 1), "- nested"),
+        (("block", "list", 1, 0), "nested"),
+        (("flow",), "{name: two"),
+        (("flow", "name"), "two"),
+        (("flow", "list"), "[a"),
+        (("flow", "list", 0), "a, {b"),
+        (("flow", "list", 1), "{b"),
+        (("flow", "list", 1, "b"), "c}"),
+        (("quoted",), '"three"'),
+        (("folded",), ">-"),
+        (("base", "x"), "1, y"),
+        (("alias",), "&base"),
+        (("alias", "x"), "1, y"),
+        (("merged", "x"), "1, y"),
+        (("merged", "y"), "3"),
+        (("empty",), "{}"),
+    ],
+)
+def test_the_place_of_a_value(path: Path, text: str) -> None:
+    """Where it begins, in every style; what an alias or a merge brings stands where it is written."""
+    assert str(parsed(STYLES).places.of(path)) == f"f:{position(STYLES, STYLES.index(text))}"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (("block",), "block"),
+        (("block", "name"), "name: one"),
+        (("flow", "list", 1, "b"), "b: c"),
+        (("merged", "x"), "x: 1"),
+        (("merged", "y"), "y: 3"),
+        (("empty",), '"empty"'),
+    ],
+)
+def test_the_place_of_a_name(path: Path, text: str) -> None:
+    """That of the member's name, not of its value."""
+    assert str(parsed(STYLES).places.of_name(path)) == f"f:{position(STYLES, STYLES.index(text))}"
+
+
+def test_what_stands_nowhere_has_the_place_of_what_would_hold_it() -> None:
+    """So a missing value is looked for where it would have to be written."""
+    places = parsed("a:\n  b: {c: 1}\n").places
+    assert str(places.of(("a", "b", "missing", 3, "x"))) == "f:2:6"
+    assert str(places.of_name(("a", "b", "missing"))) == "f:2:6"
+    assert str(source.Places("empty").of(("a",))) == "empty:1:1"
+
+
+@pytest.mark.parametrize("name", files.NAMES)
+def test_every_value_of_the_shipped_files_stands_at_its_place(name: str) -> None:
+    """The text that begins there is the value."""
+    read = source.parse(SHIPPED[name], name)
+    lines = SHIPPED[name].decode().splitlines()
+    for path in ways(read.value):
+        value, place = at(read.value, path), read.places.of(path)
+        if isinstance(value, str):
+            assert lines[place.line - 1][place.column - 1 :].lstrip('"').startswith(value), (path, place)
+
+
+# Values ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", files.NAMES)
+def test_values_are_those_of_yaml(name: str) -> None:
+    """The places cost nothing of what the file says."""
+    assert source.parse(SHIPPED[name], name).value == yaml.safe_load(SHIPPED[name])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: {b: [1, 2.5, true, null, x]}", {"a": {"b": [1, 2.5, True, None, "x"]}}),
+        ("1: x\ntrue: y\n", {"1": "x", "true": "y"}),
+        ("a: 2026-11-21\n", {"a": "2026-11-21"}),
+        ("a: 2026-13-45\n", {"a": "2026-13-45"}),
+        ("a: &x {b: 1}\nc: {<<: *x, b: 2}\nd: {<<: [{b: 3}, *x], e: 4}\n",
+         {"a": {"b": 1}, "c": {"b": 2}, "d": {"b": 3, "e": 4}}),
+        ("a: &a {x: 1, y: 1}\nb: &b {<<: *a, x: 2}\nc: {<<: *b}\n",
+         {"a": {"x": 1, "y": 1}, "b": {"x": 2, "y": 1}, "c": {"x": 2, "y": 1}}),
+    ],
+)  # fmt: skip
+def test_values(text: str, value: Any) -> None:
+    """Names are text, dates too, and a mapping's own members count before merged ones."""
+    assert parsed(text).value == value
+
+
+def test_what_an_alias_names_becomes_a_value_of_its_own() -> None:
+    """Changing the one leaves the other as it is."""
+    value = parsed("a: &x {b: 1}\nc: *x\n").value
+    value["a"]["b"] = 2
+    assert value["c"] == {"b": 1}
+
+
+# Refusals --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "f:1:1: a mapping, as in the shipped file, would be right"),
+        ("# nothing\n", "f:1:1: a mapping, as in the shipped file, would be right"),
+        ("\n- a\n", "f:2:1: a mapping, as in the shipped file, would be right"),
+        ("a: 1\nb: {\n", "f:3:1: not YAML: did not find expected node content"),
+        ("a: b: c\n", "f:1:5: not YAML: mapping values are not allowed in this context"),
+        ("a:\n\t- b\n", "f:2:1: not YAML: found character that cannot start any token"),
+        ("a: 1\n---\nb: 2\n", "f:2:1: not YAML: but found another document"),
+        ("a: *x\n", "f:1:4: not YAML: found undefined alias"),
+        ("a: 1\nb: 2\na: 3\n", "f:3:1: a stands here a second time; first in line 1"),
+        ("x: [{b: 1,\n  b: 1}]\n", "f:2:3: b stands here a second time; first in line 1"),
+        ("x: &x {b: 1, b: 1}\ny: {<<: *x}\n", "f:1:14: b stands here a second time; first in line 1"),
+        ("{[a]: 1}\n", "f:1:2: a name would be right before the colon"),
+        ("a: {<<: 5}\n", "f:1:9: a mapping, or a list of them, would be right after <<"),
+        ("a: !!bool maybe\n", "f:1:4: not YAML: no bool"),
+        ("a: !!int ''\n", "f:1:4: not YAML: no int"),
+        ("a: !!float x\n", "f:1:4: not YAML: no float"),
+        ("a: !mine x\n", "f:1:4: not YAML: could not determine a constructor for the tag '!mine'"),
+        ("a: &x [*x]\n", "f:1:8: the alias *x stands in what it names"),
+        ("a: &x {b: {c: *x}}\n", "f:1:15: the alias *x stands in what it names"),
+        ("a: &x {<<: *x}\n", "f:1:12: the alias *x stands in what it names"),
+        ("a: \0\n", "f:1:1: not YAML: unacceptable character #x0000: control characters are not allowed"),
+    ],
+)  # fmt: skip
+def test_refused(text: str, said: str) -> None:
+    """With the place, and why."""
+    assert refused(text).startswith(said)
+
+
+@pytest.mark.parametrize("data", [b"a: \xff\xfe\n", b"\xff\xfea\n", b"a: \xed\xa0\x80\n"])
+def test_bytes_that_are_no_text(data: bytes) -> None:
+    """A file of another encoding is refused like other damage."""
+    assert refused(data).startswith("f:1:1: ")
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
+def test_nesting_has_a_limit(opening: str) -> None:
+    """YAML's parser would end the process."""
+    assert "nested more than 100 deep" in refused("x:\n " + opening * 50_000)
+
+
+BOMB = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
+MERGE_BOMB = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 12)
+)
+CHAIN = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{x: *a{i - 1}}}\n" for i in range(1, 3000))
+
+
+def test_aliases_of_aliases_have_a_limit() -> None:
+    """Twelve lines could stand for a hundred billion values."""
+    assert "over 200000 values, with those that aliases stand for" in refused(BOMB)
+    assert refused(CHAIN) == "f:1:1: nested too deeply, by aliases"
+
+
+def test_merges_of_merges_are_written_out_once() -> None:
+    """What is merged from a hundred billion sides is still one member."""
+    value = parsed(MERGE_BOMB).value
+    assert len(value) == 12
+    assert all(each == {"x": 1} for each in value.values())
+
+
+@pytest.mark.parametrize("name", files.NAMES)
+def test_a_file_cut_anywhere_parses_or_is_refused(name: str) -> None:
+    """An editor's half-written file is one of these."""
+    data = SHIPPED[name]
+    outcomes = [file_of(data[:end]) for end in range(0, len(data), max(1, len(data) // 150))]
+    assert set(outcomes) == {"", "f"}
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
+    """Nothing else is raised, whatever the file holds."""
+    assert file_of(data) in ("", "f")
+
+
+PIECES = st.sampled_from("ab:-,?[]{}~'\"|>#%@1\n") | st.sampled_from(
+    ("&x", "*x", "<<", "!!int", "!!bool", "!!null", "!!set", ".inf", "---", "...", ": ", "\n- ")
+)
+
+
+@given(st.lists(PIECES, max_size=25), st.lists(PIECES, max_size=25))
+def test_any_pieces_of_yaml_parse_or_are_refused(pieces: list[str], overlay: list[str]) -> None:
+    """Also laid over each other."""
+    assert file_of(" ".join(pieces).encode(), " ".join(overlay)) in ("", "f", "o")
+
+
+# Overlays --------------------------------------------------------------------------------------------------
+
+FILTERS = "http_filters: [{name: a, x: 1}, {name: router}]\n"
+
+
+@pytest.mark.parametrize(
+    ("base", "overlay", "value"),
+    [
+        ("a: 1\n", "b: 2\n", {"a": 1, "b": 2}),
+        ("a: 1\n", "a: 2\n", {"a": 2}),
+        ("a: {b: 1, c: 1}\n", "a: {b: 2, d: 2}\n", {"a": {"b": 2, "c": 1, "d": 2}}),
+        ("a: {b: {c: 1}}\n", "a: {b: 2}\n", {"a": {"b": 2}}),
+        ("a: 1\n", "a: {b: 2}\n", {"a": {"b": 2}}),
+        ("a: 1\nb: 1\n", "a: null\n", {"b": 1}),
+        ("a: {b: 1}\n", "a: {b: ~}\n", {"a": {}}),
+        ("a: 1\n", "b: null\n", {"a": 1}),
+        ("a: [1, 2]\n", "a: [3]\n", {"a": [3]}),
+        ("a: [{x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
+        ("a: [{name: n, x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
+        ("a: [{x: 1}]\n", "a: [{name: n, x: 2}]\n", {"a": [{"name": "n", "x": 2}]}),
+        ("a: [{name: n, x: 1, y: 1}, {name: m}]\n", "a: [{name: n, x: 2}]\n",
+         {"a": [{"name": "n", "x": 2, "y": 1}, {"name": "m"}]}),
+        ("a: [{name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "n"}, {"name": "m"}]}),
+        ("a: [{name: n, x: 1}]\n", "a: [{name: n, x: null}]\n", {"a": [{"name": "n"}]}),
+        ("a: [{name: n}]\n", "a: [{name: m}, {name: m, x: 1}]\n",
+         {"a": [{"name": "n"}, {"name": "m"}, {"name": "m", "x": 1}]}),
+        ("a: [{name: n}, {name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
+        ("a: []\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
+        (FILTERS, "http_filters: [{name: b}, {name: c}]\n",
+         {"http_filters": [{"name": "a", "x": 1}, {"name": "b"}, {"name": "c"}, {"name": "router"}]}),
+        (FILTERS, "http_filters: [{name: router, y: 1}, {name: a, x: 2}]\n",
+         {"http_filters": [{"name": "a", "x": 2}, {"name": "router", "y": 1}]}),
+        ("http_filters: []\n", "http_filters: [{name: b}]\n", {"http_filters": [{"name": "b"}]}),
+        ("d: &x {a: 1}\ne: *x\n", "d: {a: 2}\n", {"d": {"a": 2}, "e": {"a": 1}}),
+    ],
+)  # fmt: skip
+def test_overlay(base: str, overlay: str, value: Any) -> None:
+    """Only what differs is written in it."""
+    assert parsed(base, overlay).value == value
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        (("a",), "o:1:4"),
+        (("a", "b"), "o:1:8"),
+        (("a", "c"), "f:2:6"),
+        (("l", 0, "name"), "o:3:10"),
+        (("l", 0, "x"), "f:4:16"),
+        (("l", 1, "x"), "o:4:16"),
+        (("gone",), "o:1:1"),
+    ],
+)
+def test_places_in_an_overlay(path: Path, place: str) -> None:
+    """Each value stands in the file that it is from."""
+    base = "a:\n  c: 1\nl:\n- {name: n, x: 1}\ngone: 1\n"
+    overlay = "a: {b: 2}\nl:\n- {name: n}\n- {name: m, x: 3}\ngone: null\n"
+    assert str(parsed(base, overlay).places.of(path)) == place
+
+
+def test_an_overlay_that_is_wrong_is_named() -> None:
+    """Not the file that it is laid over."""
+    assert refused("a: 1\n", "b: [\n") == "o:2:1: not YAML: did not find expected node content"
+    assert refused("a: 1\n", "- b\n").startswith("o:1:1: a mapping")
+
+
+# Finding ---------------------------------------------------------------------------------------------------
+
+
+def test_find() -> None:
+    """Every member of a name, the outer ones first, each with its path."""
+    value = {"x": {"n": 1, "deep": [{"n": 2}]}, "n": {"n": 3}}
+    assert list(source.find(value, "n", ("top",))) == [
+        (("top", "n"), {"n": 3}),
+        (("top", "x", "n"), 1),
+        (("top", "n", "n"), 3),
+        (("top", "x", "deep", 0, "n"), 2),
+    ]
+
+
+def test_places_are_in_order() -> None:
+    """By file, line and column."""
+    assert sorted([Place("b"), Place("a", 2), Place("a", 1, 5), Place("a", 1, 2)]) == [
+        Place("a", 1, 2),
+        Place("a", 1, 5),
+        Place("a", 2),
+        Place("b"),
+    ]
