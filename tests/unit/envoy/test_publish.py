@@ -632,3 +632,16 @@ def test_several_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     refused = invoke("publish", "--to", "live", "--sidecar", "a.sock")
     assert refused.exit_code == 2
     assert "--sidecar: listen: 'a.sock' is wrong; unix:PATH" in refused.stderr
+
+
+def test_files_of_others_in_the_target_stay(tmp_path: Path) -> None:
+    """Such as the endpoints that another program writes there."""
+    edited(tmp_path / "edit", "llm")
+    (tmp_path / "live").mkdir()
+    theirs = tmp_path / "live" / "endpoints.yaml"
+    theirs.write_text("resources: []\n")
+    lines: list[str] = []
+    for _ in range(2):
+        asyncio.run(make(tmp_path, None, lines).publish())
+    assert theirs.read_text() == "resources: []\n"
+    assert lines == []
