@@ -456,6 +456,11 @@ def _seen(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
+def listen_address(text: str, place: str) -> str:
+    """Check an address, as for `listen`. Raises ConfigError, which names the place."""
+    return str(_parse(SETTINGS["listen"], text, place))
+
+
 def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
     given = {}
     by_variable = {setting.variable: setting for setting in SETTINGS.values()}

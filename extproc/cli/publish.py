@@ -28,6 +28,13 @@ log = logging.getLogger("extproc.publish")
 @click.option("--backend", "backends", multiple=True, metavar="URL", help="LLM server; more than once for several.")
 @click.option("--listen", metavar="ADDRESS", help="Where the sidecar listens, as for `serve`.")
 @click.option("--workers", metavar="N", help="Worker processes of the sidecar. [default: 1]")
+@click.option(
+    "--sidecar",
+    "sidecars",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Where a worker listens, as `serve` prints it; once for each, of several sidecars. Instead of --listen.",
+)
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
 @click.option("--resolve", type=click.FloatRange(0), metavar="SECONDS", help="Wait so long for the backends' names.")
@@ -36,6 +43,7 @@ log = logging.getLogger("extproc.publish")
 def command(
     config_path: Path | None,
     target: Path | None,
+    sidecars: tuple[str, ...],
     resolve: float | None,
     watch: bool,
     ready_file: Path | None,
@@ -52,6 +60,7 @@ def command(
     Examples:
       extproc publish --to /run/envoy --listen unix:/run/extproc/extproc.sock
       extproc publish --to /run/envoy --backend http://gpu7:8000 --otlp http://jaeger:4317
+      extproc publish --to /run/envoy --sidecar unix:/run/a/extproc.sock --sidecar unix:/run/b/extproc.sock
       extproc publish --to /run/envoy --watch
     """
     from extproc.envoy import publish
@@ -62,7 +71,8 @@ def command(
     if resolve is not None:
         publish.resolve(settings.backends, resolve)
     target = target or settings.data_dir / "run" / "envoy"
-    deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target)
+    addresses = [config.listen_address(each, "--sidecar") for each in sidecars]
+    deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target, addresses)
     publisher = publish.Publisher(settings, target, deployment, log.info)
 
     def live(paths: Sequence[Path]) -> None:

@@ -78,13 +78,14 @@ def directory(config: Config) -> Path | None:
     raise ConfigError(f"{config.envoy_dir}: there is no such directory; `extproc init .` writes ./envoy for editing")
 
 
-def settings_of(config: Config, collector: str | None, target: Path) -> Settings:
-    """The settings of a deployment whose parts somebody else starts."""
+def settings_of(config: Config, collector: str | None, target: Path, sidecars: Sequence[str] = ()) -> Settings:
+    """The settings of a deployment whose parts somebody else starts. `sidecars`: the addresses of all workers, where
+    there is more than one sidecar."""
 
     async def apply(documents: Documents) -> None:
         if config.backends:
             files.set_backends(documents, config.backends)
-        addresses = [config.address(worker) for worker in range(config.workers)]
+        addresses = sidecars or [config.address(worker) for worker in range(config.workers)]
         apply_common(documents, config, addresses, collector, target)
 
     return apply
@@ -115,7 +116,7 @@ class Publisher:
         self._settings = settings
         self._say = say
         self._envoy = envoy
-        self._live = {} if envoy is not None else _standing(target)
+        self._live = {} if envoy is not None else _standing(target, {*files.NAMES, *self._contents()})
         """What stands in the target."""
         self._wanted = dict(self._live)
         """What was to be live; without the clusters that still stand there."""
@@ -295,13 +296,12 @@ class Publisher:
             del self._live[name]
 
 
-def _standing(target: Path) -> dict[str, Any]:
-    """The documents of an earlier publication; none where they are not whole."""
+def _standing(target: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The documents of an earlier publication by these names; none where they are not whole."""
+    paths = [target / name for name in names if name in files.NAMES or (target / name).is_file()]
     try:
-        read = {path.name: source.parse(path.read_bytes(), path.name).value for path in target.glob("[!.]*.yaml")}
+        read = {path.name: source.parse(path.read_bytes(), path.name).value for path in paths}
     except (OSError, SyntaxProblem):
-        return {}
-    if any(name not in read for name in files.NAMES):
         return {}
     return {name: {member: each[member] for member in each if member != "version_info"} for name, each in read.items()}
 

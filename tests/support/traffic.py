@@ -20,7 +20,6 @@ from typing import Any, Final, Self
 
 import aiohttp
 from aiohttp import web
-from aiohttp.typedefs import Handler
 from support.stack import PATIENCE_SECONDS, eventually
 
 TOKEN_SECONDS: Final = 0.1
@@ -39,9 +38,18 @@ class _Loop:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE_SECONDS)
 
     def close(self) -> None:
+        self.run(_ended())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+
+async def _ended() -> None:
+    """End what still runs on this loop, such as connections that are kept open."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Servers:
@@ -64,7 +72,7 @@ class Servers:
         self._loop.close()
 
     async def _start(self) -> None:
-        app = web.Application(middlewares=[_with_port])
+        app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_get("/health", self._health)
         app.router.add_post("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -78,11 +86,12 @@ class Servers:
         return web.Response(status=503 if _port(request) in self.unhealthy else 200)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.running[_port(request)] += 1
+        port = _port(request)
+        self.running[port] += 1
         try:
             return await self._told(request)
         finally:
-            self.running[_port(request)] -= 1
+            self.running[port] -= 1
 
     async def _told(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
@@ -97,16 +106,10 @@ class Servers:
         return response
 
 
-@web.middleware
-async def _with_port(request: web.Request, handler: Handler) -> web.StreamResponse:
-    assert request.transport is not None
-    request["port"] = request.transport.get_extra_info("sockname")[1]
-    return await handler(request)
-
-
 def _port(request: web.Request) -> int:
-    """The port of the server that was asked; of a client that has left, too."""
-    return int(request["port"])
+    """The port of the server that is asked; while its client is there."""
+    assert request.transport is not None
+    return int(request.transport.get_extra_info("sockname")[1])
 
 
 def question(number: int, tokens: int = 0) -> dict[str, Any]:

@@ -635,3 +635,32 @@ def test_the_shipped_files_do_not_change(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_looks_half_saved(before: dict[str, bytes], now: dict[str, bytes], half: bool) -> None:
     """A file that is gone, where a shipped one would take its place, or that ends within a line."""
     assert publish._looks_half_saved(before, now) is half
+
+
+def test_several_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint of the cluster `extproc` for each address; one that is none is refused."""
+    monkeypatch.chdir(tmp_path)
+    done = invoke("publish", "--to", "live", "--sidecar", "unix:/a.sock", "--sidecar", "127.0.0.1:50051")
+    assert done.exit_code == 0, done.output
+    clusters = yaml.safe_load((tmp_path / "live" / "envoy.yaml").read_text())["static_resources"]["clusters"]
+    (sidecar,) = (each for each in clusters if each["name"] == "extproc")
+    assert [each["endpoint"]["address"] for each in sidecar["load_assignment"]["endpoints"][0]["lb_endpoints"]] == [
+        {"pipe": {"path": "/a.sock"}},
+        {"socket_address": {"address": "127.0.0.1", "port_value": 50051}},
+    ]
+    refused = invoke("publish", "--to", "live", "--sidecar", "a.sock")
+    assert refused.exit_code == 2
+    assert "--sidecar: listen: 'a.sock' is wrong; unix:PATH" in refused.stderr
+
+
+def test_files_of_others_in_the_target_stay(tmp_path: Path) -> None:
+    """Such as the endpoints that another program writes there."""
+    edited(tmp_path / "edit", "llm")
+    (tmp_path / "live").mkdir()
+    theirs = tmp_path / "live" / "endpoints.yaml"
+    theirs.write_text("resources: []\n")
+    lines: list[str] = []
+    for _ in range(2):
+        asyncio.run(make(tmp_path, None, lines).publish())
+    assert theirs.read_text() == "resources: []\n"
+    assert lines == []

@@ -25,8 +25,9 @@ from extproc.errors import ConfigError, JournalError, StackError
 from extproc.journal.reader import scan
 from extproc.journal.verify import verify
 from extproc.journal.writer import Journal
+from extproc.logs import RateLimit
 from extproc.service import workers as workers_
-from extproc.service.workers import MAX_DEATHS, Workers
+from extproc.service.workers import MAX_DEATHS, Workers, to_the_log
 
 WHOLE_REQUEST = head("request", end=True, __method="GET", __path="/v1/models").SerializeToString()
 HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
@@ -351,3 +352,16 @@ def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.Monk
 
     story(run)
     assert rounds[0] == {"days": 30, "segments": 0, "bytes": 20 * 1024**3}
+
+
+def test_of_many_lines_none_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """The log's limit is for one event over and over; what `up` says of many edits are as many events."""
+    caplog.handler.addFilter(limit := RateLimit())
+    try:
+        for number in range(100):
+            to_the_log(f"live: edit {number} is 100 % there")
+    finally:
+        caplog.handler.removeFilter(limit)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"live: edit {number} is 100 % there" for number in range(100)
+    ]
