@@ -653,14 +653,14 @@ def test_several_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "--sidecar: listen: 'a.sock' is wrong; unix:PATH" in refused.stderr
 
 
-def test_files_of_others_in_the_target_stay(tmp_path: Path) -> None:
+def test_files_of_others_in_the_target_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the endpoints that another program writes there."""
-    edited(tmp_path / "edit", "llm")
-    (tmp_path / "live").mkdir()
+    monkeypatch.chdir(tmp_path)
     theirs = tmp_path / "live" / "endpoints.yaml"
+    theirs.parent.mkdir()
     theirs.write_text("resources: []\n")
-    lines: list[str] = []
     for _ in range(2):
-        asyncio.run(make(tmp_path, None, lines).publish())
+        done = invoke("publish", "--to", "live")
+        assert done.exit_code == 0
+        assert "endpoints" not in done.output
     assert theirs.read_text() == "resources: []\n"
-    assert lines == []
