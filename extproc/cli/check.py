@@ -40,9 +40,13 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
     documents, problems = files.read_all(source)
     report = check.syntax(problems) if problems else check.types(documents)
     if not report.errors:
-        apply = publish.settings_of(settings, otlp.endpoint(settings, os.environ), settings.data_dir / "run" / "envoy")
-        asyncio.run(apply(documents))
-        report = check.check(documents, settings, [*compose.findings(Path()), *names.findings(documents)])
+        target = settings.data_dir / "run" / "envoy"
+        deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target)
+        try:
+            asyncio.run(publish.put_in(deployment, documents))
+            report = check.check(documents, settings, [*compose.findings(Path()), *names.findings(documents)])
+        except publish.Refused as refused:
+            report = refused.report
     for finding in report.findings:
         line = output.json_line(finding.fields()) if as_json else output.escape(str(finding))
         click.echo(line)

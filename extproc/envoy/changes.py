@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from extproc.envoy.parts import get
+from extproc.core.redact import HEADERS
+from extproc.envoy.source import get
 
 _SHOWN: Final = 80
 
@@ -38,12 +39,23 @@ def _between(old: Any, new: Any, where: str) -> Iterator[str]:
             yield f"{where}{_shown(old)} -> {_shown(new)}"
 
 
+_SECRET: Final = frozenset({"inline_string", "inline_bytes", "password"})
+"""Members that may hold a key: that they have changed is said, and no more."""
+
+
+def _secret(holder: dict[str, Any], name: str) -> bool:
+    key = holder.get("key") or holder.get("header_name")
+    return name in _SECRET or (isinstance(key, str) and key.lower() in HEADERS and name == "value")
+
+
 def _members(old: dict[str, Any], new: dict[str, Any], name: str, where: str) -> Iterator[str]:
     if name not in new:
         yield f"{where}{name} removed"
     elif name not in old:
-        value = "" if isinstance(new[name], dict | list) else f": {_shown(new[name])}"
-        yield f"{where}{name} added{value}"
+        plain = not isinstance(new[name], dict | list) and not _secret(new, name)
+        yield f"{where}{name} added{f': {_shown(new[name])}' if plain else ''}"
+    elif old[name] != new[name] and _secret(new, name):
+        yield f"{where}{name} changed"
     else:
         # What holds one thing only says nothing of its own: resources, virtual_hosts, routes, route.
         silent = name in _SILENT

@@ -19,9 +19,9 @@ from extproc.config import Config
 from extproc.envoy import binary, certificates, files, parts, references, refusal, reliance, typed
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.findings import Finding, Level
-from extproc.envoy.parts import Part, get
+from extproc.envoy.parts import Part
 from extproc.envoy.source import Path as Way
-from extproc.envoy.source import Place, SyntaxProblem
+from extproc.envoy.source import Place, SyntaxProblem, get
 from extproc.errors import StackError
 
 _VALIDATE_SECONDS: Final = 60.0
@@ -55,6 +55,12 @@ def types(documents: Documents) -> Report:
     return Report(_in_order(map(_uncertain, wrong)) if surely else [], envoy_asked=False)
 
 
+def misspelt(documents: Documents) -> Report:
+    """The names that no message has, and that look like one that is there."""
+    near = [each for each in map(_uncertain, _types(documents)) if each.level is Level.ERROR]
+    return Report(_in_order(near), envoy_asked=False)
+
+
 def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
     """Check documents as they would be published. They are not changed. `more` are findings about what is beside."""
     wrong = list(_types(documents))
@@ -71,7 +77,8 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         return Report(_in_order([*uncertain, *found]), envoy_asked=False)
     try:
         refused = _refusal(documents)
-    except StackError:
+    except (StackError, OSError):
+        # No Envoy, or no room for its files.
         return Report(_in_order([*uncertain, *found]), envoy_asked=False)
     # Of the other files Envoy has been shown no more than endpoints.
     unseen = [_uncertain(each) for each in _types(documents, documents.keys() - set(files.NAMES))]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from extproc.envoy import source
 from extproc.envoy.findings import Finding, Level
-from extproc.envoy.parts import get
+from extproc.envoy.source import get
 
 _NAMES: Final = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml")
 _FLAG: Final = "--reject-unknown-dynamic-fields"

@@ -23,7 +23,7 @@ import yaml
 
 from extproc.config import FILE_NAME, host_and_port
 from extproc.envoy import source
-from extproc.envoy.source import Places, Source, SyntaxProblem
+from extproc.envoy.source import Places, Source, SyntaxProblem, get
 from extproc.errors import ConfigError
 
 BOOTSTRAP: Final = "envoy.yaml"
@@ -117,15 +117,19 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
         listener["address"]["socket_address"]["port_value"] = port
     except (KeyError, TypeError):
         raise ConfigError(f"{BOOTSTRAP}: the listener has no socket_address, so --port cannot be applied") from None
-    address = _member(_member(_member(bootstrap, "admin", {}), "address", {}), "socket_address", {})
+    admin = _member(_member(bootstrap, "admin", {}), "address", {})
+    if admin.get("pipe") is not None:
+        return  # it has no port
+    address = _member(admin, "socket_address", {})
     address |= {"address": address.get("address") or "127.0.0.1", "port_value": admin_port}
 
 
 def listener_host(documents: Documents) -> str:
     """The address on which the listener of `set_ports` listens."""
-    listeners = next(each for each in _find(documents[BOOTSTRAP], "listeners") if isinstance(each, list) and each)
-    listener = next((each for each in listeners if each.get("name") == "ingress"), listeners[0])
-    return str(listener["address"]["socket_address"].get("address", "0.0.0.0"))  # noqa: S104 - Envoy's own default
+    listeners = next((each for each in _find(documents[BOOTSTRAP], "listeners") if isinstance(each, list)), [])
+    named = (each for each in listeners if get(each, "name") == "ingress")
+    address = get(next(named, get(listeners, 0)), "address", "socket_address", "address")
+    return str(address or "0.0.0.0")  # noqa: S104 - Envoy's own default, and the check tells what else is wrong
 
 
 def set_sidecar(documents: Documents, addresses: Sequence[str]) -> None:

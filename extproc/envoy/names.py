@@ -10,7 +10,8 @@ from typing import Final
 from extproc.envoy import parts
 from extproc.envoy.files import Documents
 from extproc.envoy.findings import Finding, Level
-from extproc.envoy.parts import Part, get
+from extproc.envoy.parts import Part
+from extproc.envoy.source import get
 
 _LOOKUP_SECONDS: Final = 5.0
 _AT_ONCE: Final = 16

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from extproc.envoy import source
 from extproc.envoy.files import BOOTSTRAP, Documents
-from extproc.envoy.source import Path, Place
+from extproc.envoy.source import Path, Place, get
 
 MANAGER: Final = ".HttpConnectionManager"
 PROTOCOL_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -49,16 +49,6 @@ class Part:
         """Every member of this name further down."""
         for path, value in source.find(self.value, name, self.path):
             yield Part(self.documents, self.file, path, value)
-
-
-def get(value: Any, *path: str | int) -> Any:
-    """What stands at a path in a value, or None."""
-    for step in path:
-        if isinstance(step, int):
-            value = value[step] if isinstance(value, list) and step < len(value) else None
-        else:
-            value = value.get(step) if isinstance(value, dict) else None
-    return value
 
 
 def document(documents: Documents, file: str) -> Part:

@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from extproc.config import Config
 from extproc.envoy import changes, files, source
 from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES, Documents
-from extproc.envoy.parts import get
-from extproc.envoy.source import SyntaxProblem
+from extproc.envoy.source import SyntaxProblem, get
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -102,6 +101,19 @@ def apply_common(
     files.set_directory(documents, target.absolute())
 
 
+async def put_in(settings: Settings, documents: Documents) -> None:
+    """Put settings into documents. Raises Refused where one has no place as a name is misspelt, else ConfigError."""
+    from extproc.envoy import check  # noqa: PLC0415 - as in `Publisher.read`
+
+    try:
+        await settings(documents)
+    except ConfigError:
+        report = check.misspelt(documents)
+        if report.errors:
+            raise Refused(report) from None
+        raise
+
+
 class Publisher:
     """One target directory and what is live in it. `say` gets the lines for the operator.
 
@@ -140,7 +152,7 @@ class Publisher:
         shipped = files.is_shipped(self._source)
         if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
             raise Refused(wrong)
-        await self._settings(documents)
+        await put_in(self._settings, documents)
         report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
         if report.errors:
             raise Refused(report)

@@ -9,7 +9,8 @@ from typing import Final
 from extproc.envoy import parts
 from extproc.envoy.files import Documents
 from extproc.envoy.findings import Finding, Level, meant
-from extproc.envoy.parts import Part, get
+from extproc.envoy.parts import Part
+from extproc.envoy.source import get
 
 _OURS: Final = frozenset({"extproc", "otlp"})
 """Clusters that `up` and `publish` know by name."""

@@ -20,8 +20,8 @@ from typing import Final
 
 from extproc.envoy import parts, source
 from extproc.envoy.files import BOOTSTRAP, Documents
-from extproc.envoy.parts import Part, get
-from extproc.envoy.source import Path, Place
+from extproc.envoy.parts import Part
+from extproc.envoy.source import Path, Place, get
 
 Origins = Mapping[Path, Part]
 """What stands at a path of the bootstrap that Envoy got, and is from elsewhere: routes, and clusters."""

@@ -15,7 +15,8 @@ from extproc.core import routing
 from extproc.envoy import parts
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.findings import Finding, Level
-from extproc.envoy.parts import Part, get
+from extproc.envoy.parts import Part
+from extproc.envoy.source import get
 
 _ENVOYS_BUFFER_BYTES: Final = 1024 * 1024
 _ENVOYS_WINDOW_BYTES: Final = 256 * 1024 * 1024

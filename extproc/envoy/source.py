@@ -296,3 +296,13 @@ def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
                 yield from scalars(item, (*path, index))
         case _:
             yield path, value
+
+
+def get(value: Any, *path: str | int) -> Any:
+    """What stands at a path in a value, or None."""
+    for step in path:
+        if isinstance(step, int):
+            value = value[step] if isinstance(value, list) and step < len(value) else None
+        else:
+            value = value.get(step) if isinstance(value, dict) else None
+    return value

@@ -164,3 +164,12 @@ def test_in_a_process_of_its_own(directory: Path) -> None:
     assert done.returncode == 1
     assert done.stdout.startswith(b"envoy/routes.yaml:")
     assert done.stderr == b"1 error\n"
+
+
+def test_a_misspelt_part_that_settings_need(tmp_path: Path) -> None:
+    """It is told with its place, and not only that there is no listener."""
+    directory = shipped_copy(tmp_path / "envoy")
+    edit(directory / "envoy.yaml", "  listeners:", "  listners:")
+    done = invoke("check", "--envoy-dir", directory)
+    assert done.exit_code == 1
+    assert "error: BootstrapStaticResources has no listners; did you mean listeners?" in done.stdout

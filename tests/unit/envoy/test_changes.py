@@ -103,3 +103,21 @@ VALUES = st.recursive(
 def test_a_difference_is_always_told(old: Any, new: Any) -> None:
     """Whatever the values are; and where there is none, nothing is."""
     assert bool(changes.between({"f": {"v": old}}, {"f": {"v": new}})) is (old != new)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ({"inline_string": "sk-1"}, {"inline_string": "sk-2"}, "inline_string changed"),
+        ({}, {"inline_string": "sk-2"}, "inline_string added"),
+        (
+            {"header": {"key": "Authorization", "value": "sk-1"}},
+            {"header": {"key": "Authorization", "value": "sk-2"}},
+            "header: value changed",
+        ),
+        ({"header": {"key": "x-a", "value": "1"}}, {"header": {"key": "x-a", "value": "2"}}, "header: value: 1 -> 2"),
+    ],
+)
+def test_a_key_is_not_told(old: Any, new: Any, line: str) -> None:
+    """That it has changed is."""
+    assert changes.between({"a.yaml": old}, {"a.yaml": new}) == [f"a.yaml: {line}"]

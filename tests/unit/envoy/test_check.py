@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from support.configuration import ODD_VALUES, altered, edit, position, shipped_copy, ways
 
 from extproc.config import Config
-from extproc.envoy import binary, check, files, parts, publish
+from extproc.envoy import binary, check, files, publish
 from extproc.envoy.check import Report
 from extproc.envoy.files import Documents
 from extproc.envoy.findings import Finding, Level
 from extproc.envoy.source import Path as Way
-from extproc.envoy.source import Place, parse
+from extproc.envoy.source import Place, get, parse
 from extproc.errors import ConfigError, StackError
 
 SHIPPED = files.read(None)
@@ -297,7 +297,7 @@ def test_a_value_of_an_unknown_type_replaced(where: tuple[tuple[str, Way], Way],
     (file, top), way = where
     value = data.draw(st.sampled_from(ODD_VALUES))
     documents = altered(SHIPPED, file, way, value) if way[-1] != "@type" else SHIPPED
-    name = str(parts.get(documents[file], *top, "@type")).rpartition(".")[2]
+    name = str(get(documents[file], *top, "@type")).rpartition(".")[2]
     documents = altered(documents, file, (*top, "@type"), f"type.googleapis.com/of.the.future.{name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "_refusal", lambda documents: None)

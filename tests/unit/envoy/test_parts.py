@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from extproc.envoy import files, parts, source
@@ -58,24 +56,6 @@ def test_parts_within_a_listener() -> None:
     recorder = parts.recorder(manager)
     assert recorder is not None
     assert recorder.name == "first"
-
-
-@pytest.mark.parametrize(
-    ("path", "value"),
-    [
-        (("a", 1, "b"), 2),
-        (("a", 0), 1),
-        (("a", 5), None),
-        (("a", "b"), None),
-        ((0,), None),
-        (("a", 1, "b", "c"), None),
-        (("z",), None),
-        ((), {"a": [1, {"b": 2}]}),
-    ],
-)
-def test_get(path: tuple[str | int, ...], value: Any) -> None:
-    """What is not there is None."""
-    assert parts.get({"a": [1, {"b": 2}]}, *path) == value
 
 
 def test_a_part_that_is_not_there() -> None:

@@ -346,3 +346,21 @@ def test_places_are_in_order() -> None:
         Place("a", 2),
         Place("b"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("a", 1, "b"), 2),
+        (("a", 0), 1),
+        (("a", 5), None),
+        (("a", "b"), None),
+        ((0,), None),
+        (("a", 1, "b", "c"), None),
+        (("z",), None),
+        ((), {"a": [1, {"b": 2}]}),
+    ],
+)
+def test_get(path: tuple[str | int, ...], value: Any) -> None:
+    """What is not there is None."""
+    assert source.get({"a": [1, {"b": 2}]}, *path) == value
