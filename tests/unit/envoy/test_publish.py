@@ -18,7 +18,7 @@ from support.configuration import edit, shipped_copy
 from support.stack import PATIENCE_SECONDS
 
 from extproc.config import Config
-from extproc.envoy import binary, files, publish
+from extproc.envoy import binary, files, live, publish
 from extproc.envoy.files import BOOTSTRAP, CLUSTERS, ROUTES
 from extproc.errors import ConfigError
 
@@ -179,8 +179,8 @@ class Deployment:
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """Published once. No request is on its way anywhere."""
-    monkeypatch.setattr(publish, "_ON_THEIR_WAY_SECONDS", 0.0)
-    monkeypatch.setattr(publish, "_WARM_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_ON_THEIR_WAY_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_WARM_SECONDS", 0.0)
     made = Deployment(tmp_path)
     made.publish()
     return made
