@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from support.raw import Connection, Head, RawBackend
-from support.recipes import Answer, Recipe
+from support.recipes import Recipe
 from support.stack import eventually
 
 PORTS = (8001, 8002, 8003, 8004)
@@ -67,11 +67,6 @@ def unchecked(name: str, text: str) -> str:
     return yaml.safe_dump(document)
 
 
-def told(recipe: Recipe, answer: Answer) -> Any:
-    """The exchange of an answer, with Envoy's word."""
-    return recipe.told(answer.headers["x-audit-id"])
-
-
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
     """The servers behind `recipe`."""
@@ -122,7 +117,7 @@ def test_stage_by_stage_down_and_up(recipe: Recipe, servers: Servers) -> None:
         answers = [recipe.client().chat() for _ in range(40)]
         assert {servers.name(answer.upstream) for answer in answers if answer.status == 200} == answering, well
         assert {answer.status for answer in answers} == ({200} if answering else {503}), well
-        exchange = told(recipe, answers[-1])
+        exchange = recipe.settled(answers[-1])
         assert exchange["attempts"] == 1
         assert exchange["upstream"] == answers[-1].upstream
         if cluster is not None:
@@ -144,7 +139,7 @@ def test_when_nobody_is_left_the_error_is_clear(recipe: Recipe, servers: Servers
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("service_unavailable_error", "no_healthy_upstream")
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["UH"])
     assert (exchange["response_code_details"], exchange["upstream"]) == ("no_healthy_upstream", None)
     assert exchange["cluster"] == "llm-or-smaller"
@@ -169,7 +164,7 @@ def test_before_a_health_check_finds_it(tmp_path: Path, dead: tuple[int, ...], a
         answers = [recipe.client().chat() for _ in range(20)]
         assert {answer.status for answer in answers} == {200}
         for answer in answers:
-            exchange = told(recipe, answer)
+            exchange = recipe.settled(answer)
             seen[servers.name(answer.upstream), exchange["attempts"], exchange["cluster"]] += 1
         assert set(seen) == answering
         assert recipe.stop() == 0
@@ -185,7 +180,7 @@ def test_every_stage_dead_before_a_health_check_finds_it(tmp_path: Path) -> None
         answer = recipe.client().chat()
         assert answer.status == 503
         assert answer.json()["error"]["code"] == "upstream_connect_failure"
-        exchange = told(recipe, answer)
+        exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["attempts"]) == ("upstream_connect_fail", 3)
         assert servers.name(exchange["upstream"]) == 8004
 

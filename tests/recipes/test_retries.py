@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -66,11 +65,6 @@ def unchecked(name: str, text: str) -> str:
     return yaml.safe_dump(document)
 
 
-def told(recipe: Recipe, answer: Answer) -> Any:
-    """The exchange of an answer, with Envoy's word."""
-    return recipe.told(answer.headers["x-audit-id"])
-
-
 # Two servers that live -----------------------------------------------------------------------------------------
 
 
@@ -100,7 +94,7 @@ def test_a_503_is_tried_on_another_server(recipe: Recipe, servers: Servers) -> N
     (first, body), (second, again) = servers.asked
     assert first != second
     assert body == again
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"], exchange["response_flags"]) == ("ok", 2, [])
     assert exchange["upstream"] == answer.upstream == f"127.0.0.1:{second}"
     assert len(list(recipe.records(exchange["id"]))) == 3  # request, response, access
@@ -111,7 +105,7 @@ def test_three_attempts_are_all(recipe: Recipe, servers: Servers) -> None:
     servers.plan(status(503), 9)
     answer = recipe.client().chat()
     assert (answer.status, answer.body, len(servers.asked)) == (503, b"no", 3)
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"]) == ("upstream_error_status", 3)
     assert exchange["response_flags"] == ["URX"]
 
@@ -122,7 +116,7 @@ def test_other_statuses_are_answers(recipe: Recipe, servers: Servers, number: in
     servers.plan(status(number), 1)
     answer = recipe.client().chat()
     assert (answer.status, len(servers.asked)) == (number, 1)
-    assert told(recipe, answer)["attempts"] == 1
+    assert recipe.settled(answer)["attempts"] == 1
 
 
 @pytest.mark.parametrize("end", [Connection.close, Connection.reset])
@@ -132,7 +126,7 @@ def test_a_server_that_dies_of_a_request_kills_no_other(recipe: Recipe, servers:
     answer = recipe.client().chat()
     assert (answer.status, len(servers.asked)) == (503, 1)
     assert answer.json()["error"]["code"] == "upstream_reset"
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"]) == ("upstream_reset_before_headers", 1)
     assert exchange["upstream"] == f"127.0.0.1:{servers.asked[0][0]}"
 
@@ -168,7 +162,7 @@ def test_a_request_is_kept_up_to_a_size(recipe: Recipe, servers: Servers, size: 
     answer = recipe.client().ask(body=body)
     assert answer.status == (200 if attempts == 2 else 503)
     assert [digest for _, digest in servers.asked] == [hashlib.sha256(body).hexdigest()] * attempts
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["attempts"], exchange["request"]["bytes"]) == (attempts, len(body))
 
 
@@ -197,7 +191,7 @@ def test_a_dead_server_costs_no_request(halved: tuple[Recipe, Servers]) -> None:
     def both_ways() -> bool:
         answer = recipe.client().chat()
         assert (answer.status, answer.upstream) == (200, alive)
-        exchange = told(recipe, answer)
+        exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["upstream"]) == ("ok", alive)
         attempts.add(exchange["attempts"])
         return attempts == {1, 2}
@@ -218,7 +212,7 @@ def test_a_request_too_long_for_a_retry_gets_a_clear_answer(halved: tuple[Recipe
     assert answer.status == 503
     assert answer.json()["error"]["code"] == "upstream_connect_failure"
     assert answer.headers["retry-after"] == "1"
-    exchange = told(recipe, answer)
+    exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["response_code_details"]) in [
         ("local_reply", "request_payload_exceeded_retry_buffer_limit"),
         (
@@ -235,7 +229,7 @@ def test_no_server_left(tmp_path: Path) -> None:
     with Recipe("retries", tmp_path, backends=servers.ports(), edit=unchecked) as recipe:
         answer = recipe.client().chat()
         assert answer.json()["error"]["code"] == "upstream_connect_failure"
-        exchange = told(recipe, answer)
+        exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["attempts"]) == ("upstream_connect_fail", 3)
         assert exchange["response_flags"] == ["UF", "URX"]
         assert exchange["upstream"] in [f"127.0.0.1:{backend.port}" for backend in servers.backends]
@@ -254,7 +248,7 @@ def test_without_a_budget_the_first_failure_is_the_answer(tmp_path: Path) -> Non
     with Recipe("retries", tmp_path, backends=servers.ports(), edit=edit) as recipe:
         answer = recipe.client().chat()
         assert (answer.status, len(servers.asked)) == (503, 1)
-        exchange = told(recipe, answer)
+        exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["attempts"]) == ("upstream_error_status", 1)
         assert recipe.envoy_stat("cluster.llm.upstream_rq_retry_overflow") == 1
     servers.stop()
@@ -313,7 +307,7 @@ def test_a_refused_stream_goes_to_another_server(tmp_path: Path) -> None:
         answer = recipe.client().chat()
         assert answer.status == 200
         assert len(set(asked)) == len(asked) == 2
-        exchange = told(recipe, answer)
+        exchange = recipe.settled(answer)
         assert (exchange["attempts"], exchange["upstream"]) == (2, f"127.0.0.1:{asked[1]}")
         assert recipe.stop() == 0
     for server in servers:

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 from support.stack import RunningStack, eventually
 
-from extproc.journal import reader
 from extproc.journal.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
@@ -138,12 +137,7 @@ class Recipe(RunningStack):
 
     def settled(self, answer: Answer | str) -> Exchange:
         """The exchange of an answer, or of an id, once it has ended and Envoy has said why."""
-        id = answer if isinstance(answer, str) else answer.headers["x-audit-id"]
-        return eventually(lambda: self._settled(id), f"Envoy's word on exchange {id}")
-
-    def _settled(self, id: str) -> Exchange | None:
-        found = reader.find([self.data_dir], id)
-        return found[0] if found and found[0]["access_log"] == "received" else None
+        return self.told(answer if isinstance(answer, str) else answer.headers["x-audit-id"])
 
     def demo_backends(self) -> list[int]:
         """The process ids of the demo backends, in the order in which they were started: that of their ports."""
