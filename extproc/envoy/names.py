@@ -16,6 +16,7 @@ from extproc.envoy.source import get
 _LOOKUP_SECONDS: Final = 5.0
 _AT_ONCE: Final = 16
 _BY_NAME: Final = ("STRICT_DNS", "LOGICAL_DNS")
+_DNS_CLUSTER: Final = "envoy.clusters.dns"
 
 
 def findings(documents: Documents) -> Iterator[Finding]:
@@ -26,7 +27,7 @@ def findings(documents: Documents) -> Iterator[Finding]:
         if cluster.at("load_assignment").value is not None and not endpoints:
             text = f"the cluster {cluster.name} has no endpoints: what is routed to it gets a 503"
             yield Finding(Level.WARNING, cluster.at("load_assignment").place, text, cluster.path)
-        if get(cluster.value, "type") in _BY_NAME:
+        if get(cluster.value, "type") in _BY_NAME or get(cluster.value, "cluster_type", "name") == _DNS_CLUSTER:
             addresses += endpoints
     names = {str(each.value) for each in addresses if isinstance(each.value, str)}
     lost = _unresolved(names)

@@ -78,8 +78,12 @@ def _in_message(value: Any, message: Any, path: Path) -> Iterator[Mismatch]:
     known = {name.rstrip("_"): name for name in types.meta_by_field_name}
     chosen: dict[str, str] = {}
     for member, item in value.items():
-        name = known.get(member) or known.get(_snake(member))
+        name = known.get(member)
         here = (*path, member)
+        if name is None and _snake(member) in known:
+            # Envoy would take it; those who look for it by its name here, and people who search, would not find it.
+            yield Mismatch(here, f"{member}; {_snake(member)}, as Envoy's documentation has it, would be right")
+            continue
         if name is None:
             if member != "@type":
                 text = f"{message.__name__} has no {member}{meant(_snake(member), known)}"

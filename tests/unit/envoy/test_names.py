@@ -24,6 +24,12 @@ CLUSTERS = """resources:
 - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
   name: elsewhere
   type: EDS
+- "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+  name: by-name
+  cluster_type: {name: envoy.clusters.dns}
+  load_assignment:
+    cluster_name: by-name
+    endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: other.invalid, port_value: 1}}}}]}]
 """
 
 
@@ -34,6 +40,7 @@ def test_what_cannot_be_reached_is_named(tmp_path: Path) -> None:
     assert found == [
         (15, "the cluster empty has no endpoints"),
         (11, "the name nowhere.invalid does not resolve on this machine"),
+        (24, "the name other.invalid does not resolve on this machine"),
     ]
 
 
