@@ -100,12 +100,23 @@ async def put_in(settings: Settings, documents: Documents) -> None:
 class Publisher:
     """One configuration directory and the target where it is live. `say` gets the lines for the operator."""
 
-    def __init__(self, config: Config, target: Path, settings: Settings, say: Say, envoy: Reader | None = None) -> None:
-        """`envoy` is the one that is started on the target after the first `publish`, where this program does that."""
+    def __init__(
+        self,
+        config: Config,
+        target: Path,
+        settings: Settings,
+        say: Say,
+        *,
+        envoy: Reader | None = None,
+        complain: Say | None = None,
+    ) -> None:
+        """`envoy` is the one that is started on the target after the first `publish`, where this program does that.
+        `complain` gets the lines on what is wrong, instead of `say`."""
         self._config = config
         self._source = directory(config)
         self._settings = settings
         self._say = say
+        self._complain = complain or say
         self._target = Target(target, self._contents(), envoy)
         self._seen: dict[str, bytes] = {}
         self._refused: list[str] = []
@@ -129,7 +140,7 @@ class Publisher:
         warnings = [str(each) for each in report.warnings]
         for warning in warnings:
             if warning not in self._warned:
-                self._say(warning)
+                self._complain(warning)
         self._warned = warnings
         return documents
 
@@ -201,8 +212,8 @@ class Publisher:
         lines = str(error).splitlines()
         if lines != self._refused:
             for line in lines:
-                self._say(line)
-            self._say("not published; what was live goes on")
+                self._complain(line)
+            self._complain("not published; what was live goes on")
         self._refused = lines
 
     def _say_changes(self, lines: Sequence[str]) -> None:

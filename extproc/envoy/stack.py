@@ -28,7 +28,7 @@ from extproc.envoy.proxy import Envoy, State
 from extproc.envoy.publish import Publisher
 from extproc.errors import StackError
 from extproc.service.sidecar import Sidecar
-from extproc.service.workers import Say, to_the_log
+from extproc.service.workers import Say, as_news, to_the_log
 from extproc.telemetry import otlp
 
 _POLL_SECONDS: Final = 0.1
@@ -79,7 +79,9 @@ class Stack:
         self._sidecar = Sidecar(self._config, say)
         self.collector = otlp.endpoint(config, os.environ)
         self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
-        self._publisher = Publisher(self._config, self.run_dir / "envoy", self._settings, say, self._envoy)
+        self._publisher = Publisher(
+            self._config, self.run_dir / "envoy", self._settings, as_news, envoy=self._envoy, complain=say
+        )
         self._backends: dict[int, DemoBackend] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._more_tasks = asyncio.Event()

@@ -157,7 +157,7 @@ class Deployment:
         self.config = Config(envoy_dir=self.source)
         settings = publish.settings_of(self.config, None, self.target)
         live = self.envoy if envoy else None
-        self.publisher = publish.Publisher(self.config, self.target, settings, self.said.append, live)
+        self.publisher = publish.Publisher(self.config, self.target, settings, self.said.append, envoy=live)
 
     def publish(self) -> None:
         """Once, and what is left to do."""

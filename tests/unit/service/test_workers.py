@@ -27,7 +27,7 @@ from extproc.journal.verify import verify
 from extproc.journal.writer import Journal
 from extproc.logs import RateLimit
 from extproc.service import workers as workers_
-from extproc.service.workers import MAX_DEATHS, Workers, to_the_log
+from extproc.service.workers import MAX_DEATHS, Workers, as_news, to_the_log
 
 WHOLE_REQUEST = head("request", end=True, __method="GET", __path="/v1/models").SerializeToString()
 HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
@@ -354,14 +354,19 @@ def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.Monk
     assert rounds[0] == {"days": 30, "segments": 0, "bytes": 20 * 1024**3}
 
 
-def test_of_many_lines_none_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("say", "level"), [(to_the_log, "WARNING"), (as_news, "INFO")])
+def test_of_many_lines_none_is_left_out(
+    caplog: pytest.LogCaptureFixture, say: Callable[[str], None], level: str
+) -> None:
     """The log's limit is for one event over and over; what `up` says of many edits are as many events."""
+    caplog.set_level("INFO")
     caplog.handler.addFilter(limit := RateLimit())
     try:
         for number in range(100):
-            to_the_log(f"live: edit {number} is 100 % there")
+            say(f"live: edit {number} is 100 % there")
     finally:
         caplog.handler.removeFilter(limit)
     assert [record.getMessage() for record in caplog.records] == [
         f"live: edit {number} is 100 % there" for number in range(100)
     ]
+    assert {record.levelname for record in caplog.records} == {level}
