@@ -34,7 +34,7 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-_CLASSES = {
+_CLASSES: Mapping[str, str] = {
     Outcome.OK: "ok",
     Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL: "ok",
     Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE: "client",
@@ -54,6 +54,9 @@ _CLASSES = {
 }
 
 Record = Mapping[str, Any]
+
+REFUSED_DETAILS = "extproc_not_recorded"
+"""What Envoy's details of a request say that we refused because it could not be recorded."""
 
 _FROM_UPSTREAM = "via_upstream"
 _WHY = (
@@ -99,9 +102,12 @@ def decide(response: Record | None, orphan: Record | None, access: Record | None
     return _complete(response, answer)
 
 
-def outcome_class(outcome: Outcome) -> str:
-    """Whose doing it was: `ok`, `client`, `upstream`, `local`, `sidecar` or `unknown`. For labels and counts."""
-    return _CLASSES[outcome]
+def outcome_class(outcome: object) -> str:
+    """Whose doing it was: `ok`, `client`, `upstream`, `local`, `sidecar` or `unknown`. For labels and counts.
+
+    The outcome may be its text, as it stands in an exchange; what is none is unknown.
+    """
+    return _CLASSES.get(outcome, "unknown") if isinstance(outcome, str) else "unknown"
 
 
 def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome:

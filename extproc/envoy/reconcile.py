@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from extproc.core.outcome import REFUSED_DETAILS
 from extproc.envoy.entries import Entry
 from extproc.journal.join import later
 
@@ -55,8 +56,6 @@ MEANING: Final[Mapping[Reason, str]] = {
 _NO_PROBLEM: Final = frozenset({Reason.BYPASSED, Reason.BEFORE_JOURNAL})
 _RECORDER_FAILED: Final = "ext_proc_error"
 """How Envoy's details of a request begin for which the recorder was asked in vain."""
-_RECORDER_REFUSED: Final = "extproc_not_recorded"
-"""What our own refusal leaves in them (`service/wire.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ def _reason(entry: Entry, journal: Journal, since: str) -> Reason:
         return Reason.FAILURE_MODE_ALLOW
     if details.startswith(_RECORDER_FAILED):
         return Reason.SIDECAR_AWAY
-    if _RECORDER_REFUSED in details:
+    if REFUSED_DETAILS in details:
         return Reason.REFUSED
     return _without_id(entry, journal) if entry.id is None else _with_id(entry, journal, since)
 

@@ -28,6 +28,7 @@ from extproc._proto.ext_proc_pb2 import (
 )
 from extproc.core import routing
 from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
+from extproc.core.outcome import REFUSED_DETAILS
 
 FILTER = "envoy.filters.http.ext_proc"
 """The key under which Envoy puts the attributes, and the namespace of nothing else."""
@@ -254,7 +255,7 @@ def _refusal(retry_after_seconds: int) -> bytes:
     immediate: ImmediateResponse = response.immediate_response
     immediate.status.code = 503  # type: ignore[assignment]
     immediate.body = json.dumps({"error": error}).encode()
-    immediate.details = "extproc_not_recorded"
+    immediate.details = REFUSED_DETAILS
     for name, value in (("content-type", "application/json"), ("retry-after", str(retry_after_seconds))):
         _set_header(immediate.headers, name, value)
     immediate.grpc_status.status = 14  # UNAVAILABLE, for a gRPC client

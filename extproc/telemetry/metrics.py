@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from extproc.core.outcome import Outcome, outcome_class
+from extproc.core.outcome import REFUSED_DETAILS, Outcome, outcome_class
 from extproc.journal.join import Exchange
 from extproc.telemetry import semconv
 
@@ -35,8 +35,6 @@ DIRECTIONS: Final = ("request", "response")
 CLASSES: Final = tuple(dict.fromkeys(outcome_class(outcome) for outcome in Outcome))
 UNMATCHED: Final = ("bypass", "refused", "malformed", "unrecorded")
 
-_REFUSED_DETAILS: Final = "extproc_not_recorded"
-"""What our own refusal leaves in Envoy's response code details (`wire.py`)."""
 _BEFORE_THE_FILTERS: Final = (
     "http1.",
     "http2.",
@@ -129,7 +127,7 @@ class Metrics:
     def exchange(self, exchange: Exchange) -> None:
         """Count a final exchange."""
         outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
-        kind = _class(outcome)
+        kind = outcome_class(outcome)
         self._exchanges.labels(outcome).inc()
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
@@ -321,13 +319,12 @@ class Metrics:
         operation = semconv.OPERATIONS.get(str(llm.get("api")))
         if operation is None:
             return
-        host, _, port = str(exchange.get("upstream") or "").rpartition(":")
         values = (
             operation,
             semconv.PROVIDERS.get(str(llm.get("api")), semconv.PROVIDER),
             self._models.label(llm.get("model")),
             self._response_models.label(llm.get("response_model")),
-            *self._server(host.strip("[]"), port),
+            *self._server(exchange),
         )
         duration = _positive(exchange.get("duration_ms"))
         histogram = self._embeddings_duration if operation == "embeddings" else self._genai_duration
@@ -343,7 +340,8 @@ class Metrics:
             if type in tokens:
                 self._usage(type, values, tokens[type])
 
-    def _server(self, host: str, port: str) -> tuple[str, str]:
+    def _server(self, exchange: Exchange) -> tuple[str, str]:
+        host, port = semconv.server(exchange)
         known = self._upstreams.label(f"{host}:{port}" if host else None)
         return (OTHER, "") if known == OTHER else (host, port)
 
@@ -393,16 +391,9 @@ def unmatched(record: Record) -> str:
     if record.get("bypass"):
         return "bypass"
     details = str(record.get("response_code_details") or "")
-    if _REFUSED_DETAILS in details:
+    if REFUSED_DETAILS in details:
         return "refused"
     return "malformed" if details.startswith(_BEFORE_THE_FILTERS) else "unrecorded"
-
-
-def _class(outcome: str) -> str:
-    try:
-        return outcome_class(Outcome(outcome))
-    except ValueError:
-        return outcome_class(Outcome.UNKNOWN)
 
 
 def _prometheus(name: str) -> str:

@@ -141,6 +141,12 @@ def metric_names(latest: bool) -> MetricNames:
 # Reading a record --------------------------------------------------------------------------------------------
 
 
+def server(exchange: Mapping[str, object]) -> tuple[str, str]:
+    """`server.address` and `server.port`: the backend that answered, behind Envoy. Empty where there was none."""
+    host, _, port = str(exchange.get("upstream") or "").rpartition(":")
+    return host.strip("[]"), port
+
+
 def usage(llm: Mapping[str, object] | None) -> dict[str, int]:
     """The tokens that the server counted: `input`, `output`, `cache_read`, `cache_write`, `reasoning`; never invented.
 

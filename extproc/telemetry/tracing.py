@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from extproc import __version__
 from extproc.config import Config
 from extproc.core import dialects
-from extproc.core.outcome import Outcome, outcome_class
+from extproc.core.outcome import outcome_class
 from extproc.journal.join import Exchange
 from extproc.telemetry import otlp, semconv
 from extproc.telemetry.export import Exporter
@@ -171,14 +171,14 @@ def _attributes(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]
 
 def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     outcome = exchange.get("outcome")
-    host, _, port = str(exchange.get("upstream") or "").rpartition(":")
+    host, port = semconv.server(exchange)
     yield semconv.HTTP_METHOD, _text(exchange.get("method"))
     yield semconv.URL_PATH, _text(str(exchange.get("path") or "").partition("?")[0])
     yield semconv.HTTP_STATUS, _typed(exchange.get("status"), int)
-    yield semconv.SERVER_ADDRESS, host.strip("[]")
+    yield semconv.SERVER_ADDRESS, host
     yield semconv.SERVER_PORT, int(port) if port.isdigit() else None
     yield semconv.CLIENT_ADDRESS, str(exchange.get("client") or "").rpartition(":")[0].strip("[]")
-    yield semconv.ERROR_TYPE, None if _class(outcome) == "ok" else outcome
+    yield semconv.ERROR_TYPE, None if outcome_class(outcome) == "ok" else outcome
     yield "extproc.exchange.id", exchange.get("id")
     yield "extproc.outcome", outcome
     yield "extproc.worker", _typed(exchange.get("worker"), int)
@@ -284,14 +284,7 @@ def _body(exchange: Exchange, direction: str) -> bytes:
 
 
 def _status(exchange: Exchange) -> Status:
-    return Status(StatusCode.ERROR if _class(exchange.get("outcome")) in _FAULTS else StatusCode.UNSET)
-
-
-def _class(outcome: Any) -> str:
-    try:
-        return outcome_class(Outcome(outcome))
-    except ValueError:
-        return "unknown"
+    return Status(StatusCode.ERROR if outcome_class(exchange.get("outcome")) in _FAULTS else StatusCode.UNSET)
 
 
 def _ids(exchange: Exchange) -> _Ids | None:
