@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -14,6 +14,7 @@ import click
 
 from extproc.cli import options, output, view
 from extproc.cli.output import Cell, Column, Row
+from extproc.core.record import moment_text
 from extproc.envoy import entries as envoy
 from extproc.envoy.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable
 from extproc.envoy.reconcile import MEANING, Finding, Reason, reconcile
@@ -122,12 +123,9 @@ def _readable(log: Iterable[Entry | Unreadable], account: _Account, progress: ou
 
 
 def _within(entries: Iterable[Entry], since: datetime | None, until: datetime | None) -> Iterator[Entry]:
-    first, last = _text(since) or "", _text(until) or "~"
+    first = "" if since is None else moment_text(since)
+    last = "~" if until is None else moment_text(until)
     return (entry for entry in entries if first <= entry.started_at < last)
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _findings(

@@ -94,6 +94,11 @@ def timestamp(ns: int) -> str:
     return f"{_date_and_time(seconds)}.{rest // 1000:06d}Z"
 
 
+def moment_text(moment: datetime) -> str:
+    """A moment as `timestamp` writes it, so that the two sort together."""
+    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
 def body_field(data: bytes) -> dict[str, str]:
     """A body as it stands in a record: `text` where it is UTF-8, else `base64`. Exact either way."""
     try:

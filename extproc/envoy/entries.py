@@ -14,10 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, BinaryIO, Final
 
 import msgspec
+
+from extproc.core.record import moment_text
 
 JSON_FORMAT: Final[Mapping[str, str]] = {
     "start_time": "%START_TIME%",
@@ -181,7 +183,6 @@ def _moment(value: Any) -> str:
     if match is not None:
         return f"{match[1]}.{(match[2] or '').ljust(6, '0')[:6]}Z"
     try:
-        moment = datetime.fromisoformat(value)
-        return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        return moment_text(datetime.fromisoformat(value))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"its start_time is no time: {str(value)[:50]!r}") from None

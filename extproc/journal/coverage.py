@@ -16,11 +16,11 @@ the segments and of the gaps.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from extproc.core.record import DamagedLine, timestamp
+from extproc.core.record import DamagedLine, moment_text, timestamp
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.flight import type_and_id
@@ -56,7 +56,8 @@ class Coverage:
 
     def accesses(self, since: datetime | None = None) -> Iterator[Record]:
         """The access entries of requests that began at this time or later, and perhaps some of earlier ones."""
-        sources = [_Accesses(self._segments, series, _text(since)) for series in self._segments.series()]
+        first = "" if since is None else moment_text(since)
+        sources = [_Accesses(self._segments, series, first) for series in self._segments.series()]
         for _, record in merged(sources):
             yield record
 
@@ -209,7 +210,3 @@ def _decoded(raw: bytes) -> list[dict[str, Any]]:
 
 
 _NOWHERE: Final = Name(0, "", 0)
-
-
-def _text(moment: datetime | None) -> str:
-    return "" if moment is None else timestamp(int(moment.astimezone(UTC).timestamp()) * 1_000_000_000)

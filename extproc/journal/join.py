@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.llm import of_request, of_response
 from extproc.core.outcome import decide
-from extproc.core.record import timestamp
+from extproc.core.record import moment_text, timestamp
 
 Record = Mapping[str, Any]
 
@@ -277,7 +277,7 @@ def later(at: str, seconds: float) -> str:
         moment = datetime.fromisoformat(at) + timedelta(seconds=seconds)
     except (ValueError, OverflowError):
         return at
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return moment_text(moment)
 
 
 def _milliseconds(started_at: str, ended_at: str | None) -> float | None:

@@ -17,11 +17,11 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from extproc.core.record import DamagedLine, timestamp
+from extproc.core.record import DamagedLine, moment_text, timestamp
 from extproc.errors import JournalError
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, reason
@@ -389,7 +389,7 @@ def _times_of(prefix: str) -> tuple[float, float]:
 
 
 def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return None if moment is None else moment_text(moment)
 
 
 def _reaches(exchange: Exchange, first: str) -> bool:
