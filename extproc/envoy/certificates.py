@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from extproc.envoy import parts
 from extproc.envoy.files import Documents
-from extproc.envoy.findings import Finding, Level
+from extproc.envoy.findings import Finding
 from extproc.envoy.parts import Part
 
 _SOON: Final = timedelta(days=14)
@@ -40,14 +40,14 @@ def _authorities(file: Part, now: datetime) -> Iterator[Finding]:
         # Python's own reader, which takes the odd certificates that every system's bundle has.
         context.load_verify_locations(cafile=file.value)
     except (ssl.SSLError, ValueError):
-        yield _error(file, f"{file.value} holds no PEM certificate of an authority")
+        yield file.error(f"{file.value} holds no PEM certificate of an authority")
         return
     except OSError as error:
-        yield _error(file, f"{file.value} cannot be read: {error.strerror}")
+        yield file.error(f"{file.value} cannot be read: {error.strerror}")
         return
     ends = [ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs()]
     if ends and max(ends) < now.timestamp():
-        yield _error(file, f"{file.value}: every authority in it has expired")
+        yield file.error(f"{file.value}: every authority in it has expired")
 
 
 def _chain(file: Part, key: Part, now: datetime) -> Iterator[Finding]:
@@ -56,9 +56,9 @@ def _chain(file: Part, key: Part, now: datetime) -> Iterator[Finding]:
     try:
         certificate = x509.load_pem_x509_certificates(Path(file.value).read_bytes())[0]
     except OSError as error:
-        yield _error(file, f"{file.value} cannot be read: {error.strerror}")
+        yield file.error(f"{file.value} cannot be read: {error.strerror}")
     except ValueError:
-        yield _error(file, f"{file.value} holds no PEM certificate")
+        yield file.error(f"{file.value} holds no PEM certificate")
     else:
         yield from _in_its_time(certificate, file, now)
         yield from _with_its_key(certificate, file.value, key)
@@ -67,11 +67,11 @@ def _chain(file: Part, key: Part, now: datetime) -> Iterator[Finding]:
 def _in_its_time(certificate: x509.Certificate, file: Part, now: datetime) -> Iterator[Finding]:
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if ends < now:
-        yield _error(file, f"{file.value} expired on {ends:%Y-%m-%d %H:%M} UTC")
+        yield file.error(f"{file.value} expired on {ends:%Y-%m-%d %H:%M} UTC")
     elif begins > now:
-        yield _error(file, f"{file.value} is valid only from {begins:%Y-%m-%d %H:%M} UTC")
+        yield file.error(f"{file.value} is valid only from {begins:%Y-%m-%d %H:%M} UTC")
     elif ends - now < _SOON:
-        yield Finding(Level.WARNING, file.place, f"{file.value} expires on {ends:%Y-%m-%d %H:%M} UTC", file.path)
+        yield file.warning(f"{file.value} expires on {ends:%Y-%m-%d %H:%M} UTC")
 
 
 def _with_its_key(certificate: x509.Certificate, name: str, file: Part) -> Iterator[Finding]:
@@ -80,13 +80,9 @@ def _with_its_key(certificate: x509.Certificate, name: str, file: Part) -> Itera
     try:
         key = serialization.load_pem_private_key(Path(file.value).read_bytes(), None)
     except OSError as error:
-        yield _error(file, f"{file.value} cannot be read: {error.strerror}")
+        yield file.error(f"{file.value} cannot be read: {error.strerror}")
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        yield _error(file, f"{file.value} holds no PEM private key without a password")
+        yield file.error(f"{file.value} holds no PEM private key without a password")
     else:
         if key.public_key().public_bytes(*_PUBLIC) != certificate.public_key().public_bytes(*_PUBLIC):
-            yield _error(file, f"{file.value} is not the key to {name}")
-
-
-def _error(part: Part, text: str) -> Finding:
-    return Finding(Level.ERROR, part.place, text, part.path)
+            yield file.error(f"{file.value} is not the key to {name}")

@@ -34,7 +34,7 @@ def findings(documents: Documents) -> Iterator[Finding]:
     for address in addresses:
         if address.value in lost:
             text = f"the name {address.value} does not resolve on this machine: {lost[str(address.value)]}"
-            yield Finding(Level.WARNING, address.place, text, address.path)
+            yield address.warning(text)
 
 
 def _endpoints(cluster: Part) -> Iterator[Part]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from extproc.envoy import source
 from extproc.envoy.files import BOOTSTRAP, Documents
+from extproc.envoy.findings import Finding, Level
 from extproc.envoy.source import Path, Place, get
 
 MANAGER: Final = ".HttpConnectionManager"
@@ -44,6 +45,14 @@ class Part:
         items = get(self.value, *path)
         for index in range(len(items) if isinstance(items, list) else 0):
             yield self.at(*path, index)
+
+    def error(self, text: str) -> Finding:
+        """That this is wrong."""
+        return Finding(Level.ERROR, self.place, text, self.path)
+
+    def warning(self, text: str) -> Finding:
+        """That this costs something."""
+        return Finding(Level.WARNING, self.place, text, self.path)
 
     def found(self, name: str) -> Iterator[Part]:
         """Every member of this name further down."""

@@ -67,7 +67,7 @@ def _missing(used: Iterable[Part], known: set[str]) -> Iterator[Finding]:
     for each in used:
         if each.value not in known:
             text = f"there is no cluster {each.value}{meant(each.value, known)}"
-            yield Finding(Level.ERROR, each.place, text, each.path)
+            yield each.error(text)
 
 
 def _by_request(route: Part) -> bool:
@@ -106,7 +106,7 @@ def _domains_twice(hosts: Iterable[Part]) -> Iterator[Finding]:
             name = str(domain.value)
             if name in first:
                 text = f"the domain {name} stands here a second time; first at {first[name].place}"
-                yield Finding(Level.ERROR, domain.place, text, domain.path)
+                yield domain.error(text)
             first.setdefault(name, domain)
 
 
@@ -117,7 +117,7 @@ def _route_configurations(documents: Documents) -> Iterator[Finding]:
             name = manager.at("rds", "route_config_name")
             if isinstance(name.value, str) and name.value not in known:
                 text = f"no file has a RouteConfiguration {name.value}{meant(name.value, known)}"
-                yield Finding(Level.ERROR, name.place, text, name.path)
+                yield name.error(text)
 
 
 def _endpoints(documents: Documents) -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def _endpoints(documents: Documents) -> Iterator[Finding]:
         name = str(get(source.value, "service_name") or cluster.name)
         if isinstance(path, str) and Path(path).name in documents and name not in known:
             text = f"no file has a ClusterLoadAssignment {name}{meant(name, known)}"
-            yield Finding(Level.ERROR, source.place, text, source.path)
+            yield source.error(text)
 
 
 def _filter_names(documents: Documents) -> Iterator[Finding]:
@@ -170,7 +170,7 @@ def _secret(file: Part, name: str) -> Iterator[Finding]:
     try:
         is_empty = not Path(name).read_bytes().strip()
     except OSError as error:
-        yield Finding(Level.ERROR, file.place, f"{name} cannot be read: {error.strerror}", file.path)
+        yield file.error(f"{name} cannot be read: {error.strerror}")
     else:
         if is_empty:
-            yield Finding(Level.ERROR, file.place, f"{name} is empty; the secret would be right", file.path)
+            yield file.error(f"{name} is empty; the secret would be right")

@@ -14,7 +14,7 @@ from extproc.config import Config, size_text
 from extproc.core import routing
 from extproc.envoy import parts
 from extproc.envoy.files import BOOTSTRAP, Documents
-from extproc.envoy.findings import Finding, Level
+from extproc.envoy.findings import Finding
 from extproc.envoy.parts import Part
 from extproc.envoy.source import get
 
@@ -61,7 +61,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
     if not recorded:
         bootstrap = parts.document(documents, BOOTSTRAP)
         text = "no listener has the filter envoy.filters.http.ext_proc: nothing would be recorded"
-        yield _warning(bootstrap.at("static_resources", "listeners"), text)
+        yield bootstrap.at("static_resources", "listeners").warning(text)
     yield from _sidecar(documents)
     yield from _routes(documents)
     yield from _asked_headers(documents)
@@ -73,7 +73,7 @@ def _admin(documents: Documents) -> Iterator[Finding]:
         text = (
             f"Envoy's admin interface on {address.value}: whoever reaches it can stop Envoy; 127.0.0.1 would be right"
         )
-        yield _error(address, text)
+        yield address.error(text)
 
 
 def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
@@ -84,27 +84,25 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
         if value in ("DEFAULT", 0):
             value = _DEFAULTS[name]
         if value != wanted:
-            yield _error(mode.at(name), f"{name} is {value}; the recorder needs {wanted}")
+            yield mode.at(name).error(f"{name} is {value}; the recorder needs {wanted}")
     if observing:
-        yield _warning(
-            ext_proc.at("observability_mode"), "observability_mode: nothing waits for a record (best effort)"
-        )
+        yield ext_proc.at("observability_mode").warning("observability_mode: nothing waits for a record (best effort)")
     else:
         yield from _gates(ext_proc, config)
     if get(ext_proc.value, "failure_mode_allow") is True:
         text = "failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"
-        yield _warning(ext_proc.at("failure_mode_allow"), text)
+        yield ext_proc.at("failure_mode_allow").warning(text)
     namespaces = ext_proc.each("metadata_options", "receiving_namespaces", "untyped")
     if all(each.value != "extproc" for each in namespaces):
         text = (
             "the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "
             "would be right"
         )
-        yield _warning(ext_proc.at("metadata_options"), text)
+        yield ext_proc.at("metadata_options").warning(text)
     timeout = ext_proc.at("grpc_service", "timeout")
     if (_seconds(timeout.value) or 0) > 0:
         text = f"a timeout of {timeout.value} for the call ends every exchange that lasts longer; none would be right"
-        yield _error(timeout, text)
+        yield timeout.error(text)
 
 
 def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
@@ -112,8 +110,7 @@ def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
     seconds = _seconds(timeout.value)
     seconds = _ENVOYS_MESSAGE_SECONDS if seconds is None else seconds
     if seconds <= config.gate_timeout_seconds:
-        yield _error(
-            timeout,
+        yield timeout.error(
             f"message_timeout is {seconds:g} s, and the recorder waits for its disk for up to "
             f"{config.gate_timeout_seconds:g} s (gate_timeout_seconds); more than that would be right",
         )
@@ -122,7 +119,7 @@ def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
             "requests are not held back until their record is durable: allow_mode_override with the "
             "allowed_override_modes of the shipped envoy.yaml would be right, or hold_request_bytes: 0"
         )
-        yield _warning(ext_proc.at("allow_mode_override"), text)
+        yield ext_proc.at("allow_mode_override").warning(text)
 
 
 def _may_hold(ext_proc: Any) -> bool:
@@ -155,8 +152,7 @@ def _limits_of_host(host: Part, of_listener: list[Part], held: int) -> Iterator[
         too_small = of_listener if own is None else [own] if _size(own, 0) <= held else []
         for limit in too_small:
             size = _size(limit, _ENVOYS_BUFFER_BYTES)
-            yield _error(
-                limit,
+            yield limit.error(
                 f"{limit.path[-1]} is {size_text(size)}, and requests up to {size_text(held)} are held "
                 "(hold_request_bytes): they would be answered with 413; raise the one or lower the other",
             )
@@ -180,7 +176,7 @@ def _access_log(manager: Part) -> Iterator[Finding]:
         if service == "extproc":
             return
     text = "without Envoy's gRPC access log to the cluster extproc nobody can say why an exchange was cut off"
-    yield _warning(manager.at("access_log"), text)
+    yield manager.at("access_log").warning(text)
 
 
 def _order(manager: Part) -> Iterator[Finding]:
@@ -194,7 +190,7 @@ def _order(manager: Part) -> Iterator[Finding]:
             "ext_proc drops content-length: extproc.outer before it and extproc.inner behind it, as in the shipped "
             "envoy.yaml, would keep it"
         )
-        yield _warning(recorder, text)
+        yield recorder.warning(text)
 
 
 def _sidecar(documents: Documents) -> Iterator[Finding]:
@@ -204,14 +200,14 @@ def _sidecar(documents: Documents) -> Iterator[Finding]:
         options = cluster.at("typed_extension_protocol_options", parts.PROTOCOL_OPTIONS)
         explicit = get(options.value, "explicit_http_config")
         if not isinstance(explicit, dict) or "http2_protocol_options" not in explicit:
-            yield _error(cluster, "the cluster extproc speaks gRPC; http2_protocol_options for it would be right")
+            yield cluster.error("the cluster extproc speaks gRPC; http2_protocol_options for it would be right")
         thresholds = list(cluster.each("circuit_breakers", "thresholds"))
         for name in ("max_requests", "max_connections", "max_pending_requests"):
             sizes = (_number(get(each.value, name)) for each in thresholds)
             size = next((each for each in sizes if each is not None), _ENVOYS_BREAKER)
             if size <= _ENVOYS_BREAKER:
                 text = f"{name} is {size:g}: the next exchange in flight would be refused; 100000"
-                yield _warning(cluster.at("circuit_breakers"), f"{text} would be right")
+                yield cluster.at("circuit_breakers").warning(f"{text} would be right")
 
 
 def _routes(documents: Documents) -> Iterator[Finding]:
@@ -226,7 +222,7 @@ def _routes(documents: Documents) -> Iterator[Finding]:
             name = f"route {route.name}" if route.name else "this route"
             default = "" if timeout.value else ", Envoy's default"
             text = f"{name} ends each answer after {seconds:g} s{default}; timeout: 0s lets a generation end by itself"
-            yield _warning(timeout, text)
+            yield timeout.warning(text)
 
 
 def _asked_headers(documents: Documents) -> Iterator[Finding]:
@@ -238,7 +234,7 @@ def _asked_headers(documents: Documents) -> Iterator[Finding]:
                     try:
                         routing.parse(str(get(entry.value, "value") or ""))
                     except ValueError as error:
-                        yield _error(entry.at("value"), f"{routing.METADATA} asks for {error}")
+                        yield entry.at("value").error(f"{routing.METADATA} asks for {error}")
 
 
 def _seconds(duration: Any) -> float | None:
@@ -257,11 +253,3 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def _error(part: Part, text: str) -> Finding:
-    return Finding(Level.ERROR, part.place, text, part.path)
-
-
-def _warning(part: Part, text: str) -> Finding:
-    return Finding(Level.WARNING, part.place, text, part.path)
