@@ -76,14 +76,9 @@ class _Since:
 def go_on(settings: Config, tracing: Tracing | None, admin_port: int | None) -> None:
     """Follow the journal until SIGTERM or SIGINT."""
     from extproc.follow import position, process
-    from extproc.follow.follower import Consumer, Follower
-    from extproc.telemetry.metrics import Metrics
 
     with position.locked(settings.data_dir) as kept:
-        metrics = Metrics(settings.metric_models, os.environ, tracing)
-        consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
-        keep_bodies = tracing is not None and tracing.captures_content
-        follower = Follower(settings.data_dir, consumers, kept, keep_bodies=keep_bodies)
+        follower, metrics = process.made(settings, tracing, kept)
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())

@@ -168,7 +168,6 @@ class Follower:
 
 
 def _seconds(at: str) -> float:
-
     try:
         return datetime.fromisoformat(at).timestamp()
     except ValueError:

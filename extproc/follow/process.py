@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from extproc import garbage, logs
@@ -51,10 +52,7 @@ def main() -> int:
     try:
         with position.locked(config.data_dir) as kept:
             tracing = Tracing.create(config, os.environ)
-            metrics = Metrics(config.metric_models, os.environ, tracing)
-            consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
-            keep_bodies = tracing is not None and tracing.captures_content
-            follower = Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies)
+            follower, metrics = made(config, tracing, kept)
             stopping = threading.Event()
             signal.signal(signal.SIGTERM, lambda *_: stopping.set())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -68,6 +66,14 @@ def main() -> int:
         out.line(f"failed {type(error).__name__} {error}")
         return 1
     return 0
+
+
+def made(config: Config, tracing: Tracing | None, kept: Path) -> tuple[Follower, Metrics]:
+    """The follower of the data directory, and the consumer that counts; the other one is `tracing`."""
+    metrics = Metrics(config.metric_models, os.environ, tracing)
+    consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
+    keep_bodies = tracing is not None and tracing.captures_content
+    return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies), metrics
 
 
 def follow(

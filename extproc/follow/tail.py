@@ -14,6 +14,7 @@ from typing import Any
 
 from extproc.follow.position import Place
 from extproc.journal import lines
+from extproc.journal.directory import SEGMENTS
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import OPEN
 from extproc.journal.tail import Tail
@@ -63,7 +64,7 @@ class Tails:
             for name in series.names:
                 if name.number >= number:
                     try:
-                        size = (self._directory / "segments" / str(name)).stat().st_size
+                        size = (self._directory / SEGMENTS / str(name)).stat().st_size
                     except FileNotFoundError:
                         continue
                     total += max(0, size - offset) if name.number == number else size

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from extproc import __version__
 from extproc.journal import directory, segment
+from extproc.journal.directory import SEGMENTS
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN
 from extproc.journal.timing import BUCKETS
 from extproc.service.figures import Figures, Times
@@ -84,7 +85,7 @@ class Exposition:
         total = 0
         for name in _names(self._data_dir):
             found[_STATES[name.state]] += 1
-            total += _size(self._data_dir / "segments" / str(name))
+            total += _size(self._data_dir / SEGMENTS / str(name))
         segments = GaugeMetricFamily("extproc_journal_segments", "Segments on disk.", labels=["state"])
         for state, count in found.items():
             segments.add_metric([state], count)
@@ -97,7 +98,7 @@ class Exposition:
 
 def _names(data_dir: Path) -> list[Any]:
     try:
-        return list(segment.names(data_dir / "segments"))
+        return list(segment.names(data_dir / SEGMENTS))
     except OSError:
         return []
 

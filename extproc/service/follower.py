@@ -32,9 +32,7 @@ _LINE: Final = 1024 * 1024
 class FollowerProcess:
     """One process after another."""
 
-    def __init__(
-        self, config: Config, program: tuple[str, ...] = (sys.executable, "-m", "extproc.follow.process")
-    ) -> None:
+    def __init__(self, config: Config, program: tuple[str, ...] = PROGRAM) -> None:
         self.up = False
         self.restarts = 0
         self.state: dict[str, Any] = {}
