@@ -174,13 +174,12 @@ def _standing(documents: Documents) -> tuple[Documents, refusal.Origins]:
 
 def _with_endpoints(standing: Documents, documents: Documents) -> dict[Way, Part]:
     """Clusters that get their endpoints from a file get them in their own place. Where those are from."""
-    every = parts.resources(documents, ".ClusterLoadAssignment")
-    assignments = {str(get(each.value, "cluster_name")): each for each in every}
+    assignments = parts.assignments(documents)
     origins: dict[Way, Part] = {}
     for cluster in parts.document(standing, BOOTSTRAP).each("static_resources", "clusters"):
-        source = cluster.at("eds_cluster_config")
-        assignment = assignments.get(str(get(source.value, "service_name") or cluster.name))
-        if assignment is not None and get(source.value, "eds_config", "path_config_source") is not None:
+        assignment = assignments.get(parts.asks_for(cluster))
+        source = get(cluster.value, "eds_cluster_config", "eds_config", "path_config_source")
+        if assignment is not None and source is not None:
             del cluster.value["eds_cluster_config"]
             cluster.value.update(type="STATIC", load_assignment=_untyped(assignment.value))
             origins[*cluster.path, "load_assignment"] = assignment

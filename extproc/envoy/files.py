@@ -32,6 +32,11 @@ CLUSTERS: Final = "clusters.yaml"
 NAMES: Final = (BOOTSTRAP, ROUTES, CLUSTERS)
 OVERLAY: Final = "overlay.yaml"
 
+MANAGER: Final = ".HttpConnectionManager"
+"""How the type of an HTTP connection manager ends."""
+PROTOCOL_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+"""The type of a cluster's HTTP options, and the name under which they stand."""
+
 DEMO_HOSTS: Final = frozenset({"127.0.0.1", "localhost"})
 DEMO_PORTS: Final = range(8001, 8010)
 """The endpoints that stand for demo backends in the files but envoy.yaml, wherever those really listen."""
@@ -65,8 +70,25 @@ def read(directory: Path | None) -> Documents:
 
 def read_all(directory: Path | None) -> tuple[Documents, list[SyntaxProblem]]:
     """What `read` gives, and every file that cannot be parsed. Raises ConfigError when one cannot be read at all."""
-    files: dict[str, tuple[bytes, str]] = {name: ((shipped() / name).read_bytes(), name) for name in NAMES}
-    files |= {} if directory is None else _own(directory)
+    return parsed(directory, contents(directory))
+
+
+def contents(directory: Path | None) -> dict[str, bytes]:
+    """The files of a directory that belong to the configuration, by name. Raises ConfigError."""
+    if directory is None:
+        return {}
+    try:
+        return {
+            path.name: path.read_bytes() for path in sorted(directory.iterdir()) if is_read(path) and path.is_file()
+        }
+    except OSError as error:
+        raise ConfigError(f"{error.filename or directory}: cannot be read: {error.strerror}") from None
+
+
+def parsed(directory: Path | None, own: Mapping[str, bytes]) -> tuple[Documents, list[SyntaxProblem]]:
+    """What `read_all` gives, of files whose contents were read already."""
+    files = {name: ((shipped() / name).read_bytes(), name) for name in NAMES}
+    files |= {name: (data, str(Path(directory or "") / name)) for name, data in own.items()}
     overlay = files.pop(OVERLAY, None)
     documents, problems = Documents(), []
     for name, (data, file) in files.items():
@@ -77,24 +99,9 @@ def read_all(directory: Path | None) -> tuple[Documents, list[SyntaxProblem]]:
     return documents, problems
 
 
-def is_shipped(directory: Path | None) -> bool:
-    """Whether a directory holds the shipped files, or none, and so what is known to be right."""
-    if directory is None:
-        return True
-    return all(name in NAMES and data == (shipped() / name).read_bytes() for name, (data, _) in _own(directory).items())
-
-
-def contents(directory: Path | None) -> dict[str, bytes]:
-    """The bytes of the files that `read` takes from a directory, by name. Raises ConfigError."""
-    return {} if directory is None else {name: data for name, (data, _) in _own(directory).items()}
-
-
-def _own(directory: Path) -> dict[str, tuple[bytes, str]]:
-    try:
-        paths = sorted(path for path in directory.iterdir() if is_read(path) and path.is_file())
-        return {path.name: (path.read_bytes(), str(path)) for path in paths}
-    except OSError as error:
-        raise ConfigError(f"{error.filename or directory}: cannot be read: {error.strerror}") from None
+def is_shipped(own: Mapping[str, bytes]) -> bool:
+    """Whether these are the shipped files, or none, and so what is known to be right."""
+    return all(name in NAMES and data == (shipped() / name).read_bytes() for name, data in own.items())
 
 
 def is_read(path: Path) -> bool:
@@ -108,11 +115,9 @@ def is_read(path: Path) -> bool:
 def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
     """The ports of the listener `ingress` (or the first one) and of Envoy's admin interface."""
     bootstrap = documents[BOOTSTRAP]
-    listeners = [each for each in _find(bootstrap, "listeners") if isinstance(each, list) and each]
-    if not listeners:
+    listener = _listener(bootstrap)
+    if listener is None:
         raise ConfigError(f"{BOOTSTRAP}: no listener; static_resources.listeners with one named ingress would be right")
-    named = (each for each in listeners[0] if isinstance(each, dict) and each.get("name") == "ingress")
-    listener = next(named, listeners[0][0])
     try:
         listener["address"]["socket_address"]["port_value"] = port
     except (KeyError, TypeError):
@@ -126,10 +131,14 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
 
 def listener_host(documents: Documents) -> str:
     """The address on which the listener of `set_ports` listens."""
-    listeners = next((each for each in _find(documents[BOOTSTRAP], "listeners") if isinstance(each, list)), [])
-    named = (each for each in listeners if get(each, "name") == "ingress")
-    address = get(next(named, get(listeners, 0)), "address", "socket_address", "address")
+    address = get(_listener(documents[BOOTSTRAP]), "address", "socket_address", "address")
     return str(address or "0.0.0.0")  # noqa: S104 - Envoy's own default, and the check tells what else is wrong
+
+
+def _listener(bootstrap: Any) -> Any:
+    """The listener `ingress`, else the first one; None where there is none."""
+    listeners = next((each for each in _find(bootstrap, "listeners") if isinstance(each, list) and each), [])
+    return next((each for each in listeners if get(each, "name") == "ingress"), get(listeners, 0))
 
 
 def set_sidecar(documents: Documents, addresses: Sequence[str]) -> None:
@@ -162,7 +171,7 @@ def set_tracing(documents: Documents, collector: str) -> None:
     url = urllib.parse.urlsplit(collector)
     bootstrap = documents[BOOTSTRAP]
     for manager in _find(bootstrap, "typed_config"):
-        if isinstance(manager, dict) and str(manager.get("@type")).endswith(_MANAGER):
+        if str(get(manager, "@type")).endswith(MANAGER):
             _member(manager, "tracing", _tracing())
     clusters = _member(_member(bootstrap, "static_resources", {}), "clusters", [])
     if all(cluster.get("name") != _COLLECTOR for cluster in clusters):
@@ -170,7 +179,6 @@ def set_tracing(documents: Documents, collector: str) -> None:
 
 
 _COLLECTOR: Final = "otlp"
-_MANAGER: Final = ".HttpConnectionManager"
 
 
 def _tracing() -> dict[str, Any]:
@@ -196,8 +204,8 @@ def _collector(url: urllib.parse.SplitResult) -> dict[str, Any]:
         "type": "STRICT_DNS",
         "connect_timeout": "5s",
         "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            PROTOCOL_OPTIONS: {
+                "@type": f"type.googleapis.com/{PROTOCOL_OPTIONS}",
                 "explicit_http_config": {"http2_protocol_options": {}},
             }
         },

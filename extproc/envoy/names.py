@@ -46,13 +46,14 @@ def _endpoints(cluster: Part) -> Iterator[Part]:
 def _unresolved(names: set[str]) -> dict[str, str]:
     """The names without an address, and the resolver's reason. One that it does not tell of in time is left out."""
     pool = concurrent.futures.ThreadPoolExecutor(_AT_ONCE)
-    lookups = {pool.submit(_reason, name): name for name in names}
+    lookups = {pool.submit(unresolved, name): name for name in names}
     done, _ = concurrent.futures.wait(lookups, _LOOKUP_SECONDS)
     pool.shutdown(wait=False, cancel_futures=True)
     return {lookups[each]: reason for each in done if (reason := each.result()) is not None}
 
 
-def _reason(name: str) -> str | None:
+def unresolved(name: str) -> str | None:
+    """Why a name has no address; None when it has one."""
     try:
         socket.getaddrinfo(name, None)
     except OSError as error:

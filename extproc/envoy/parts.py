@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from extproc.envoy import source
-from extproc.envoy.files import BOOTSTRAP, Documents
+from extproc.envoy.files import BOOTSTRAP, MANAGER, Documents
 from extproc.envoy.findings import Finding, Level
 from extproc.envoy.source import Path, Place, get
-
-MANAGER: Final = ".HttpConnectionManager"
-PROTOCOL_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +79,17 @@ def clusters(documents: Documents) -> Iterator[Part]:
     """The clusters of the bootstrap and those of all files."""
     yield from document(documents, BOOTSTRAP).each("static_resources", "clusters")
     yield from resources(documents, ".Cluster")
+
+
+def assignments(documents: Documents) -> dict[str, Part]:
+    """The endpoints that stand apart from their clusters, by the name that clusters ask for them by."""
+    found = resources(documents, ".ClusterLoadAssignment")
+    return {str(get(each.value, "cluster_name")): each for each in found}
+
+
+def asks_for(cluster: Part) -> str:
+    """The name by which a cluster asks for endpoints that stand apart."""
+    return str(get(cluster.value, "eds_cluster_config", "service_name") or cluster.name)
 
 
 def listeners(documents: Documents) -> Iterator[Part]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from extproc.config import Config
-from extproc.envoy import changes, files
+from extproc.envoy import changes, files, names
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.live import Reader, Target
 from extproc.errors import ConfigError
@@ -126,11 +125,12 @@ class Publisher:
         """The documents as they would be published. Raises Refused, and ConfigError."""
         from extproc.envoy import check  # noqa: PLC0415 - not for those who only want to know the directory
 
-        self._seen = self._contents()
-        documents, problems = files.read_all(self._source)
+        self._seen = {}
+        self._seen = files.contents(self._source)
+        documents, problems = files.parsed(self._source, self._seen)
         if problems:
             raise Refused(check.syntax(problems))
-        shipped = files.is_shipped(self._source)
+        shipped = files.is_shipped(self._seen)
         if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
             raise Refused(wrong)
         await put_in(self._settings, documents)
@@ -175,8 +175,9 @@ class Publisher:
             recursive=False,
         ):
             # Compared each time: an edit may also have come before the watch began.
-            if self._contents() != self._seen:
-                await self._publish_or_say()
+            now = self._contents()
+            if now != self._seen:
+                await self._publish_or_say(now)
             try:
                 await self._target.remove_when_due()
             except ConfigError as error:
@@ -188,25 +189,22 @@ class Publisher:
         except ConfigError:
             return {}  # said by who reads the documents
 
-    async def _publish_or_say(self) -> None:
-        before, self._seen = self._seen, self._contents()
-        if not _looks_half_saved(before, self._seen) and await self._published():
+    async def _publish_or_say(self, now: Mapping[str, bytes]) -> None:
+        if not _looks_half_saved(self._seen, now) and await self._attempt() is None:
             return
         await asyncio.sleep(_HALF_SAVED_SECONDS)
+        error = await self._attempt()
+        if error is not None:
+            self._say_refusal(error)
+
+    async def _attempt(self) -> ConfigError | None:
+        """Publish; what was wrong, if it was refused."""
         try:
             await self.publish()
         except ConfigError as error:
-            self._say_refusal(error)
-            return
+            return error
         self._refused = []
-
-    async def _published(self) -> bool:
-        try:
-            await self.publish()
-        except ConfigError:
-            return False
-        self._refused = []
-        return True
+        return None
 
     def _say_refusal(self, error: ConfigError) -> None:
         lines = str(error).splitlines()
@@ -238,17 +236,10 @@ def resolve(backends: Sequence[str], seconds: float) -> None:
     until = time.monotonic() + seconds
     for url in backends:
         host = urllib.parse.urlsplit(url).hostname or ""
-        while not _resolves(host):
+        while names.unresolved(host) is not None:
             if time.monotonic() >= until:
                 raise ConfigError(
                     f"backend {url}: the name {host} cannot be resolved. In compose, LLM_BACKEND=host:port names your "
                     "server, and --profile demo starts two demo backends"
                 )
             time.sleep(_RETRY_SECONDS)
-
-
-def _resolves(host: str) -> bool:
-    try:
-        return bool(socket.getaddrinfo(host, None))
-    except (OSError, UnicodeError):
-        return False

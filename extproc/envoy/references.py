@@ -122,11 +122,11 @@ def _route_configurations(documents: Documents) -> Iterator[Finding]:
 
 def _endpoints(documents: Documents) -> Iterator[Finding]:
     """A cluster that gets its endpoints from a file which has none for it would wait for them, and then have none."""
-    known = {str(get(each.value, "cluster_name")) for each in parts.resources(documents, ".ClusterLoadAssignment")}
+    known = parts.assignments(documents)
     for cluster in parts.clusters(documents):
         source = cluster.at("eds_cluster_config")
         path = get(source.value, "eds_config", "path_config_source", "path")
-        name = str(get(source.value, "service_name") or cluster.name)
+        name = parts.asks_for(cluster)
         if isinstance(path, str) and Path(path).name in documents and name not in known:
             text = f"no file has a ClusterLoadAssignment {name}{meant(name, known)}"
             yield source.error(text)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from extproc.config import Config, size_text
 from extproc.core import routing
 from extproc.envoy import parts
-from extproc.envoy.files import BOOTSTRAP, Documents
+from extproc.envoy.files import BOOTSTRAP, PROTOCOL_OPTIONS, Documents
 from extproc.envoy.findings import Finding
 from extproc.envoy.parts import Part
 from extproc.envoy.source import get
@@ -197,7 +197,7 @@ def _sidecar(documents: Documents) -> Iterator[Finding]:
     for cluster in parts.clusters(documents):
         if cluster.name != "extproc":
             continue
-        options = cluster.at("typed_extension_protocol_options", parts.PROTOCOL_OPTIONS)
+        options = cluster.at("typed_extension_protocol_options", PROTOCOL_OPTIONS)
         explicit = get(options.value, "explicit_http_config")
         if not isinstance(explicit, dict) or "http2_protocol_options" not in explicit:
             yield cluster.error("the cluster extproc speaks gRPC; http2_protocol_options for it would be right")

@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -407,13 +407,13 @@ async def watching(deployment: Deployment) -> AsyncIterator[None]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """One item for each time that the directory has been read to be published."""
     seen: list[Any] = []
-    read_all = files.read_all
+    parsed = files.parsed
 
-    def counted(directory: Path | None) -> Any:
-        seen.append(read_all(directory))
+    def counted(directory: Path | None, own: Mapping[str, bytes]) -> Any:
+        seen.append(parsed(directory, own))
         return seen[-1]
 
-    monkeypatch.setattr(files, "read_all", counted)
+    monkeypatch.setattr(files, "parsed", counted)
     return seen
 
 
