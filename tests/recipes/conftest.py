@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.servers import Servers
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Servers]:
+    """Three servers, for a module that wants no others."""
+    with Servers(3) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,13 +15,6 @@ from support.stack import eventually
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """Three servers."""
-    with Servers(3) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Recipe]:
     """The recipe in front of them, with quick checks. Each test leaves all servers healthy."""
     with Recipe("active-health", tmp_path_factory.mktemp("active"), backends=servers.ports, edit=quick) as running:

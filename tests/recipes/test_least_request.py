@@ -12,13 +12,6 @@ from support.stack import eventually
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """Three servers."""
-    with Servers(3) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Recipe]:
     """The recipe in front of them."""
     with Recipe("least-request", tmp_path_factory.mktemp("least"), backends=servers.ports) as running:

@@ -16,13 +16,6 @@ LONG = "This is what a conversation begins with. " * 30
 
 
 @pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """Three servers."""
-    with Servers(3) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Recipe]:
     """The recipe in front of them."""
     with Recipe("prompt-prefix", tmp_path_factory.mktemp("prefix"), backends=servers.ports) as running:

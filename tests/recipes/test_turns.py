@@ -4,19 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support.recipes import Recipe
 from support.servers import Servers, plain
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[Servers]:
-    """Three servers, for each recipe in its turn."""
-    with Servers(3) as running:
-        yield running
 
 
 def turns(recipe: Recipe, number: int) -> list[str]:

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from support.stack import PATIENCE_SECONDS, eventually
+from support.stack import PATIENCE_SECONDS, end, eventually
 
 from extproc.envoy import binary
 
@@ -75,14 +75,7 @@ class Part:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal, if it has not ended yet; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(PATIENCE_SECONDS)
-        finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
+        return end(self.process, number)
 
 
 class EnvoyPart(Part):

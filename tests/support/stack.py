@@ -37,6 +37,18 @@ def eventually(ask: Callable[[], T | None], what: str) -> T:
         time.sleep(0.01)
 
 
+def end(process: subprocess.Popen[Any], number: signal.Signals) -> int:
+    """End a process by a signal, if it has not ended yet; its exit code. What does not end in time is killed."""
+    if process.poll() is None:
+        process.send_signal(number)
+    try:
+        return process.wait(PATIENCE_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class RunningStack:
     """`extproc up` from entering to leaving. `arguments` are further flags; `settings` are given in the
     environment, as are variables in capitals."""
@@ -76,14 +88,9 @@ class RunningStack:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it by a signal, if it has not ended yet; its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
         try:
-            return self.process.wait(PATIENCE_SECONDS)
+            return end(self.process, number)
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
             assert self.process.stdout is not None
             self.process.stdout.close()
 
