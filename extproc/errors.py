@@ -14,6 +14,11 @@ from __future__ import annotations
 class ExtprocError(Exception):
     """Something the user can act on; its text is complete without a traceback."""
 
+    @property
+    def lines(self) -> list[str]:
+        """The text as lines for the operator: one, or one for each thing that is wrong."""
+        return [str(self)]
+
 
 class ConfigError(ExtprocError):
     """A setting is wrong. The text names the place (`FILE:LINE`), what was seen, and what would be right."""

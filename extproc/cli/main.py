@@ -1,7 +1,8 @@
 """The command `extproc`: finds the module of a command, runs it, and turns errors into exit codes.
 
-Exit codes: 0 fine, 1 found a problem, 2 wrong usage or configuration. An error is one line on stderr. A
-reader that closes the pipe early, as `head` does, has had what it wanted: no message, exit 0.
+Exit codes: 0 fine, 1 found a problem, 2 wrong usage or configuration. An error is one line on stderr, a
+refused configuration one for each thing that is wrong. A reader that closes the pipe early, as `head` does, has had
+what it wanted: no message, exit 0.
 
 A command's module is imported when the command is used and not before, so that `extproc log` loads no gRPC.
 """
@@ -75,17 +76,18 @@ class _Commands(click.Group):
         except BrokenPipeError:
             _forget_stdout()
         except ConfigError as error:
-            _fail(ctx, error, 2)
+            _fail(ctx, error.lines, 2)
         except ExtprocError as error:
-            _fail(ctx, error, 1)
+            _fail(ctx, error.lines, 1)
         except OSError as error:
             if error.filename is None:
                 raise
-            _fail(ctx, f"{os.fsdecode(error.filename)}: {error.strerror}", 1)
+            _fail(ctx, [f"{os.fsdecode(error.filename)}: {error.strerror}"], 1)
 
 
-def _fail(ctx: click.Context, error: Exception | str, code: int) -> NoReturn:
-    click.echo(f"extproc: {output.escape(str(error))}", err=True)
+def _fail(ctx: click.Context, lines: Sequence[str], code: int) -> NoReturn:
+    for line in lines:
+        click.echo(f"extproc: {output.escape(line)}", err=True)
     ctx.exit(code)
 
 

@@ -49,6 +49,10 @@ class Refused(ConfigError):
         super().__init__("\n".join(map(str, report.errors)))
         self.report = report
 
+    @property
+    def lines(self) -> list[str]:
+        return [str(each) for each in self.report.errors]
+
 
 def directory(config: Config) -> Path | None:
     """The directory to read; None, the shipped files, when the default one is not there."""

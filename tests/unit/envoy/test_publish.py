@@ -89,6 +89,23 @@ def test_a_broken_file_changes_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "live" / "routes.yaml").read_bytes() == before
 
 
+def test_each_mistake_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, and no line break of a finding's own makes another one."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "envoy").mkdir()
+    (tmp_path / "envoy" / "routes.yaml").write_text("resources: 5\nxyz: 1\nversion_info: [1]\n")
+    refused = invoke("publish", "--to", "live")
+    assert refused.exit_code == 2
+    assert [line.split(": error: ")[0] for line in refused.stderr.splitlines()] == [
+        "extproc: envoy/routes.yaml:1:12",
+        "extproc: envoy/routes.yaml:3:15",
+    ]
+    (tmp_path / "a\nb").mkdir()
+    (tmp_path / "a\nb" / "routes.yaml").write_text("resources: 5\n")
+    (line,) = invoke("publish", "--envoy-dir", tmp_path / "a\nb", "--to", "live").stderr.splitlines()
+    assert "a\\nb/routes.yaml:1:12: error: " in line
+
+
 def test_a_name_that_does_not_resolve() -> None:
     """It is named, with what to do about it in compose."""
     publish.resolve(["http://127.0.0.1:1"], 0)
