@@ -33,15 +33,24 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, stack: RunningStack) ->
     """A Prometheus that has scraped it before and after all kinds of traffic."""
     with Prometheus(tmp_path_factory.mktemp("prometheus"), stack.admin, RULES) as running:
         eventually(lambda: running.query("extproc_build_info"), "the first scrape")
-        last = "extproc_access_log_lag_seconds_count"
-        for seen in (5, 10):  # a rate needs a scrape between two rounds
-            traffic(stack)
-            eventually(lambda seen=seen: _number(running, last) >= seen, "a scrape after the traffic")  # type: ignore[misc]
+        first = traffic_everywhere(stack)  # a rate needs a scrape between two rounds
+        _scraped(running, first)
+        _scraped(running, first + traffic_everywhere(stack))
         yield running
 
 
-def traffic(stack: RunningStack) -> None:
-    """Whole and streamed answers, an error, a client that leaves."""
+def traffic_everywhere(stack: RunningStack) -> int:
+    """Traffic until both backends have had each kind of it: a backend's first request begins a series, and only the
+    next one can be seen as a rate. How many requests that took."""
+    rounds = [traffic(stack)]
+    while any(len(set(upstreams)) < 2 for upstreams in zip(*rounds, strict=True)):
+        rounds.append(traffic(stack))
+    return sum(map(len, rounds))
+
+
+def traffic(stack: RunningStack) -> list[str | None]:
+    """Whole and streamed answers, an error, a client that leaves; the backend that each was sent to."""
+    upstreams: list[str | None] = []
     for path, body in (
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3}),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 3, "stream": True}),
@@ -53,19 +62,27 @@ def traffic(stack: RunningStack) -> None:
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 answer.read()
+                upstreams.append(answer.headers["x-upstream"])
         except urllib.error.HTTPError as error:
             assert error.code == 400  # noqa: PT017 - the one that asks for it
+            upstreams.append(error.headers["x-upstream"])
     with Connection.to(stack.port) as client:
         long = b'{"model":"demo","stream":true,"messages":[{"role":"user","content":"x"}]}'
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(long)
         client.send(head + long)
-        client.read_head()
+        upstreams.append(client.read_head().get("x-upstream"))
         client.read_chunk()
+    return upstreams
 
 
-def _number(prometheus: Prometheus, query: str) -> float:
-    result = prometheus.query(f"sum({query})")
-    return float(result[0]["value"][1]) if result else 0.0
+def _scraped(prometheus: Prometheus, requests: int) -> None:
+    """Wait until it knows of so many, by what is counted last for each."""
+
+    def known() -> bool:
+        result = prometheus.query("sum(extproc_access_log_lag_seconds_count)")
+        return bool(result) and float(result[0]["value"][1]) >= requests
+
+    eventually(known, f"a scrape after {requests} requests")
 
 
 def queries() -> list[str]:
