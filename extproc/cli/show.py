@@ -98,6 +98,7 @@ def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
     yield "flags", " ".join(map(str, exchange.get("response_flags") or ()))
     yield "details", exchange.get("response_code_details")
     yield "attempts", exchange.get("attempts")
+    yield from (("failed", _attempt(attempt)) for attempt in exchange.get("failed_attempts") or ())
     yield "access log", "missing" if exchange.get("access_log") == "missing" else None
     yield "integrity", [_finding(finding) for finding in exchange.get("integrity") or ()]
     yield "request id", exchange.get("request_id")
@@ -118,6 +119,15 @@ def _is_sampled(exchange: Exchange) -> bool:
 def _finding(finding: Mapping[str, Any]) -> str:
     direction, envoy, recorded = (finding.get(name) for name in ("direction", "envoy", "recorded"))
     return f"{direction}: Envoy counted {envoy} bytes, {recorded} were recorded"
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    """Where it went, what came of it, how long that took."""
+    flags, failure = attempt.get("response_flags") or (), attempt.get("upstream_failure")
+    said = [attempt.get("status"), *flags, f"({failure})" if failure else None]
+    what = " ".join(str(each) for each in said if each is not None)
+    where = f"{attempt.get('upstream')} of {attempt.get('cluster')}"
+    return f"{where}: {what}, after {view.duration(attempt.get('duration_ms'))}"
 
 
 def _times(exchange: view.Exchange) -> str:

@@ -39,17 +39,20 @@ COLUMNS: Final = (
     Column("p90", 8, right=True, from_width=90),
     Column("p99", 8, right=True, fixed=True),
     Column("first token", 11, right=True, from_width=110),
+    Column("retried", 7, right=True, from_width=100),
 )
 
 
 class Tally:
-    """The exchanges of one key: how many, how many errors, how long they took."""
+    """The exchanges of one key: how many, how many errors, how long they took. `failed_attempts` were no exchange's
+    last: it was tried again, so that its outcome does not tell of them."""
 
-    __slots__ = ("count", "durations", "errors", "first_tokens")
+    __slots__ = ("count", "durations", "errors", "failed_attempts", "first_tokens")
 
     def __init__(self) -> None:
         self.count = 0
         self.errors = 0
+        self.failed_attempts = 0
         self.durations = array("d")
         self.first_tokens = array("d")
 
@@ -64,11 +67,16 @@ class Tally:
 
 
 def by(name: str, exchanges: Iterable[view.Exchange]) -> dict[str, Tally]:
-    """One tally for each value of the key, the one with the most exchanges first."""
+    """One tally for each value of the key, the one with the most exchanges first. Of an `upstream`, what failed there
+    and was sent to another is counted as well, even where nothing ended there."""
     tallies: dict[str, Tally] = {}
     key = KEYS[name]
     for exchange in exchanges:
-        tallies.setdefault(str(key(exchange) or NONE), Tally()).add(exchange)
+        value = str(key(exchange) or NONE)
+        tallies.setdefault(value, Tally()).add(exchange)
+        for attempt in exchange.get("failed_attempts") or ():
+            at = str(attempt.get("upstream") or NONE) if name == "upstream" else value
+            tallies.setdefault(at, Tally()).failed_attempts += 1
     return dict(sorted(tallies.items(), key=lambda item: (-item[1].count, item[0])))
 
 
@@ -79,6 +87,7 @@ def fields(name: str, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
             name: None if value == NONE else value,
             "exchanges": tally.count,
             "errors": tally.errors,
+            "failed_attempts": tally.failed_attempts,
             "duration_ms": {f"p{percent}": percentile(tally.durations, percent) for percent in (50, 90, 99)},
             "ttft_ms": {f"p{percent}": percentile(tally.first_tokens, percent) for percent in (50, 90, 99)},
         }
@@ -96,8 +105,9 @@ def rows(tallies: Mapping[str, Tally], *, local: bool) -> Iterator[Row]:
             str(tally.count),
             f"{100 * tally.count / total:.1f}%",
             Cell(str(tally.errors), "red" if tally.errors else ""),
-            f"{100 * tally.errors / tally.count:.1f}%",
+            f"{100 * tally.errors / max(tally.count, 1):.1f}%",
             *shown,
+            str(tally.failed_attempts),
         )
 
 

@@ -168,6 +168,7 @@ class Parts:
             "best_effort": begun.get("best_effort"),
             "routing": begun.get("routing"),
             "attempts": access.get("attempts"),
+            "failed_attempts": access.get("failed_attempts"),
             "access_log": self._access_log(ended_at, now),
             "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
             "integrity": _integrity(request, answer, access),

@@ -3,7 +3,9 @@
 Envoy sends its entries in batches, a flush interval after their requests at the latest, on one gRPC stream for each
 of its threads, to whichever worker that connects to. Each entry becomes an `access` record; whoever reads the journal
 joins it to its exchange by the id that the recorder gave Envoy as dynamic metadata, which no client can forge. An entry
-without one is of a request that passed without the recorder, and is kept all the same. Its fields:
+without one is of a request that passed without the recorder, and is kept all the same. Entries of single attempts go
+into that of their request; those that come before a request's end, where somebody has asked Envoy for them, are passed
+over. The record's fields:
 
     id                          of the exchange, or null
     at                          when it arrived here
@@ -14,6 +16,8 @@ without one is of a request that passed without the recorder, and is kept all th
     status                      null when no answer was sent
     response_flags response_code_details connection_termination_details upstream_failure
     upstream cluster route attempts
+    failed_attempts             of those, all before the last: a list of `upstream cluster status response_flags
+                                upstream_failure started_at duration_ms`; null where Envoy has not told of each one
     request_bytes response_bytes request_headers_bytes response_headers_bytes
     encoding                    the content-encoding in which the answer left for the client, or null
     bypass                      why the route takes no recorder (`extproc.bypass` in its metadata), or null
@@ -36,8 +40,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from extproc._proto.access_log_pb2 import (
     AccessLogCommon,
+    AccessLogType,
     Address,
     HTTPAccessLogEntry,
+    HTTPResponseProperties,
     RequestMethod,
     ResponseFlags,
     StreamAccessLogsMessage,
@@ -48,6 +54,7 @@ from extproc.core.effects import Append, Effect
 from extproc.core.record import encode, timestamp
 from extproc.core.redact import Redactor
 from extproc.errors import JournalError
+from extproc.service.attempts import Attempts, Origin
 from extproc.service.wire import NAMESPACE
 
 BYPASS_TAG = "extproc.bypass"
@@ -61,6 +68,9 @@ ENCODING_TAG = "extproc.encoding"
 
 EXPECT_SECONDS = 2.0
 """How long after its end the entry of an exchange is worth waiting for when the worker stops."""
+
+_WHOLE_REQUEST = frozenset({AccessLogType.DownstreamEnd, AccessLogType.NotSet})
+"""What an entry at the end of a request says that it is, or nothing where Envoy is too old to say it."""
 
 _PROTOCOLS = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 4: "HTTP/3"}
 _TLS_VERSIONS = {1: "TLSv1", 2: "TLSv1.1", 3: "TLSv1.2", 4: "TLSv1.3"}
@@ -101,6 +111,7 @@ class AccessLog:
         """Streams that are open: Envoy's threads that send here."""
         self._journal = journal
         self._redactor = redactor
+        self._attempts = Attempts()
         self._expected: OrderedDict[str, float] = OrderedDict()  # by the time when it is worth waiting for no more
 
     def receive(self, message: bytes) -> None:
@@ -113,9 +124,14 @@ class AccessLog:
         at = timestamp(time_ns())
         effects = []
         for entry in entries:
-            fields = read(entry, at, self._redactor)
-            self._expected.pop(fields["id"], None)
-            effects.append(Append(encode(fields), gate=False))
+            kind = entry.common_properties.access_log_type
+            if kind in _WHOLE_REQUEST:
+                fields = read(entry, at, self._redactor)
+                fields["failed_attempts"] = self._attempts.before_last(_origin(entry), fields["attempts"] or 0)
+                self._expected.pop(fields["id"], None)
+                effects.append(Append(encode(fields), gate=False))
+            elif kind == AccessLogType.UpstreamEnd:
+                self._attempts.add(_origin(entry), read_attempt(entry.common_properties, entry.response))
         if effects:
             self.entries += len(effects)
             self._journal.submit(effects, _Written(self, len(effects)))
@@ -157,7 +173,7 @@ class _Written:
 
 
 def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, Any]:
-    """The fields of the record of one entry."""
+    """The fields of the record of one request, but for its `failed_attempts`."""
     common, request, response = entry.common_properties, entry.request, entry.response
     has = common.HasField
     client, peer = _address(common.downstream_remote_address), _address(common.downstream_direct_remote_address)
@@ -194,6 +210,23 @@ def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, An
         "bypass": common.custom_tags.get(BYPASS_TAG) or None,
         "failed_open": _TRUTH.get(common.custom_tags.get(FAILED_OPEN_TAG, "")),
     }
+
+
+def read_attempt(common: AccessLogCommon, response: HTTPResponseProperties) -> dict[str, Any]:
+    """The fields of one attempt."""
+    return {
+        "upstream": _address(common.upstream_remote_address),
+        "cluster": common.upstream_cluster or None,
+        "status": response.response_code.value or None,
+        "response_flags": _flags(common),
+        "upstream_failure": common.upstream_transport_failure_reason or None,
+        "started_at": _moment(common.start_time),
+        "duration_ms": _ms(common.duration) if common.HasField("duration") else None,
+    }
+
+
+def _origin(entry: HTTPAccessLogEntry) -> Origin:
+    return _address(entry.common_properties.downstream_direct_remote_address), entry.request.request_id
 
 
 def _id(common: AccessLogCommon) -> str | None:

@@ -132,6 +132,10 @@ class Metrics:
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
             self._upstream_exchanges.labels(upstream, self._clusters.label(exchange.get("cluster")), kind).inc()
+        for attempt in exchange.get("failed_attempts") or ():
+            self._failed_attempts.labels(
+                self._upstreams.label(attempt.get("upstream")), self._clusters.label(attempt.get("cluster"))
+            ).inc()
         self._count_bodies(exchange)
         self._count_protocol(exchange)
         self._observe_lifecycle(exchange, kind)
@@ -161,6 +165,11 @@ class Metrics:
             "extproc_upstream_exchanges",
             "Exchanges by the backend that got them, its cluster and whose doing their end was.",
             *("upstream", "cluster", "class"),
+        )
+        self._failed_attempts = self._counter(
+            "extproc_failed_attempts",
+            "Attempts that failed and that another one followed, by the backend that was asked.",
+            *("upstream", "cluster"),
         )
         self._request_end = self._times("extproc_request_end_seconds", "From the request's headers to its last byte.")
         self._first_byte = self._times("extproc_first_byte_seconds", "To the first byte of the answer's body.")

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,11 @@ Fail = Callable[[Connection], None]
 
 LIMIT = 8388608
 """Of routes.yaml: what Envoy keeps of a request for a retry."""
+
+
+def before(exchange: dict[str, Any]) -> list[tuple[str, int | None, list[str]]]:
+    """Server, status and flags of each attempt before the last one."""
+    return [(each["upstream"], each["status"], each["response_flags"]) for each in exchange["failed_attempts"]]
 
 
 class Servers:
@@ -87,7 +93,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterat
 
 
 def test_a_503_is_tried_on_another_server(recipe: Recipe, servers: Servers) -> None:
-    """The record has both attempts, and the upstream of the last; the client sees only that."""
+    """The record has both attempts; the client sees only the last."""
     servers.plan(status(503), 1)
     answer = recipe.client().chat()
     assert (answer.status, len(servers.asked)) == (200, 2)
@@ -97,6 +103,11 @@ def test_a_503_is_tried_on_another_server(recipe: Recipe, servers: Servers) -> N
     exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"], exchange["response_flags"]) == ("ok", 2, [])
     assert exchange["upstream"] == answer.upstream == f"127.0.0.1:{second}"
+    assert before(exchange) == [(f"127.0.0.1:{first}", 503, [])]
+    (failed,) = exchange["failed_attempts"]
+    assert (failed["cluster"], failed["upstream_failure"]) == ("llm", None)
+    assert exchange["envoy"]["started_at"] <= failed["started_at"] <= exchange["ended_at"]
+    assert 0 < failed["duration_ms"] < exchange["envoy"]["duration_ms"]
     assert len(list(recipe.records(exchange["id"]))) == 3  # request, response, access
 
 
@@ -108,6 +119,8 @@ def test_three_attempts_are_all(recipe: Recipe, servers: Servers) -> None:
     exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"]) == ("upstream_error_status", 3)
     assert exchange["response_flags"] == ["URX"]
+    assert before(exchange) == [(f"127.0.0.1:{port}", 503, []) for port, _ in servers.asked[:2]]
+    assert exchange["upstream"] == f"127.0.0.1:{servers.asked[2][0]}"
 
 
 @pytest.mark.parametrize("number", [400, 408, 429, 500, 502, 504])
@@ -116,7 +129,8 @@ def test_other_statuses_are_answers(recipe: Recipe, servers: Servers, number: in
     servers.plan(status(number), 1)
     answer = recipe.client().chat()
     assert (answer.status, len(servers.asked)) == (number, 1)
-    assert recipe.settled(answer)["attempts"] == 1
+    exchange = recipe.settled(answer)
+    assert (exchange["attempts"], exchange["failed_attempts"]) == (1, [])
 
 
 @pytest.mark.parametrize("end", [Connection.close, Connection.reset])
@@ -128,6 +142,7 @@ def test_a_server_that_dies_of_a_request_kills_no_other(recipe: Recipe, servers:
     assert answer.json()["error"]["code"] == "upstream_reset"
     exchange = recipe.settled(answer)
     assert (exchange["outcome"], exchange["attempts"]) == ("upstream_reset_before_headers", 1)
+    assert exchange["failed_attempts"] == []
     assert exchange["upstream"] == f"127.0.0.1:{servers.asked[0][0]}"
 
 
@@ -152,6 +167,7 @@ def test_a_stream_that_breaks_off_is_not_begun_again(recipe: Recipe, servers: Se
     assert len(servers.asked) == 1
     exchange = recipe.told(head.get("x-audit-id") or "")
     assert (exchange["outcome"], exchange["attempts"]) == ("upstream_reset_mid_stream", 1)
+    assert exchange["failed_attempts"] == []
 
 
 @pytest.mark.parametrize(("size", "attempts"), [(LIMIT - 1024, 2), (LIMIT + 1024 * 1024, 1)])
@@ -185,7 +201,7 @@ def halved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe, S
 def test_a_dead_server_costs_no_request(halved: tuple[Recipe, Servers]) -> None:
     """Whoever meets it is sent on, until each way has been gone."""
     recipe, servers = halved
-    alive = f"127.0.0.1:{servers.backends[1].port}"
+    dead, alive = (f"127.0.0.1:{backend.port}" for backend in servers.backends)
     attempts = set()
 
     def both_ways() -> bool:
@@ -193,6 +209,7 @@ def test_a_dead_server_costs_no_request(halved: tuple[Recipe, Servers]) -> None:
         assert (answer.status, answer.upstream) == (200, alive)
         exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["upstream"]) == ("ok", alive)
+        assert before(exchange) == [(dead, None, ["UF"])] * (exchange["attempts"] - 1)
         attempts.add(exchange["attempts"])
         return attempts == {1, 2}
 
@@ -232,7 +249,11 @@ def test_no_server_left(tmp_path: Path) -> None:
         exchange = recipe.settled(answer)
         assert (exchange["outcome"], exchange["attempts"]) == ("upstream_connect_fail", 3)
         assert exchange["response_flags"] == ["UF", "URX"]
-        assert exchange["upstream"] in [f"127.0.0.1:{backend.port}" for backend in servers.backends]
+        both = {f"127.0.0.1:{backend.port}" for backend in servers.backends}
+        assert exchange["upstream"] in both
+        assert {each["upstream"] for each in exchange["failed_attempts"]} <= both
+        assert [each["response_flags"] for each in exchange["failed_attempts"]] == [["UF"], ["UF"]]
+        assert all("Connection refused" in each["upstream_failure"] for each in exchange["failed_attempts"])
 
 
 def test_without_a_budget_the_first_failure_is_the_answer(tmp_path: Path) -> None:
@@ -309,6 +330,7 @@ def test_a_refused_stream_goes_to_another_server(tmp_path: Path) -> None:
         assert len(set(asked)) == len(asked) == 2
         exchange = recipe.settled(answer)
         assert (exchange["attempts"], exchange["upstream"]) == (2, f"127.0.0.1:{asked[1]}")
+        assert before(exchange) == [(f"127.0.0.1:{asked[0]}", None, ["UR"])]
         assert recipe.stop() == 0
     for server in servers:
         server.backend.stop()

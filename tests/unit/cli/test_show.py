@@ -254,6 +254,25 @@ def test_what_envoy_says(data: Path) -> None:
         recording.add_access(id, attempts=3, duration_ms=12.5, request_bytes=1, response_bytes=len(ANSWER))
     text = shown(data, id)
     assert "attempts       3\n" in text
+    assert "failed " not in text
     assert f"request: Envoy counted 1 bytes, {len(CHAT)} were recorded" in text
     assert "Envoy's access log\n" in text
     assert "duration_ms    12.5\n" in text
+
+
+def test_the_attempts_before_the_last(data: Path) -> None:
+    """A line each: where, what came of it, how long it took."""
+    refused = {"response_flags": ["UF"], "upstream_failure": "Connection refused", "duration_ms": 2000.0}
+    busy = {"response_flags": [], "status": 503, "duration_ms": 0.7}
+    failed = [
+        {"upstream": "10.0.0.7:8000", "cluster": "llm"} | refused,
+        {"upstream": "10.0.0.8:8000", "cluster": "llm"} | busy,
+    ]
+    with Recording(data) as recording:
+        id = recording.add()
+        recording.add_access(id, attempts=3, failed_attempts=failed)
+    lines = [line.strip() for line in shown(data, id).splitlines() if "failed " in line]
+    assert lines == [
+        "failed         10.0.0.7:8000 of llm: UF (Connection refused), after 2.00 s",
+        "failed         10.0.0.8:8000 of llm: 503, after 0.7 ms",
+    ]

@@ -63,6 +63,29 @@ def test_filters_and_limit_come_first(data: Path) -> None:
     assert [line.split("\t")[:2] for line in counted(data, "model", "--limit", "1")] == [["other", "1"]]
 
 
+def test_attempts_that_another_one_followed(tmp_path: Path) -> None:
+    """Counted where they failed, also at a server where nothing ended; for other keys, where their exchange counts."""
+    failed = [{"upstream": "10.0.0.9:8000"}, {"upstream": "10.0.0.8:8000"}]
+    with Recording(tmp_path / "data") as recording:
+        recording.add(upstream="10.0.0.8:8000", status=500)
+        for _ in range(2):
+            id = recording.add()
+            recording.add_access(id, upstream="10.0.0.7:8000", attempts=3, failed_attempts=failed)
+    lines = [json.loads(line) for line in counted(tmp_path / "data", "upstream", "--json")]
+    assert {line["upstream"]: (line["exchanges"], line["failed_attempts"]) for line in lines} == {
+        "10.0.0.7:8000": (2, 0),
+        "10.0.0.8:8000": (1, 2),
+        "10.0.0.9:8000": (0, 2),
+    }
+    rows = [line.split("\t") for line in counted(tmp_path / "data", "upstream")]
+    assert [(row[0], row[1], row[4], row[-1]) for row in rows] == [
+        ("10.0.0.7:8000", "2", "0.0%", "0"),
+        ("10.0.0.8:8000", "1", "100.0%", "2"),
+        ("10.0.0.9:8000", "0", "0.0%", "2"),
+    ]
+    assert json.loads(counted(tmp_path / "data", "model", "--json")[0])["failed_attempts"] == 4
+
+
 def test_exchanges_without_the_key(data: Path) -> None:
     """They are counted under a dash, and as null in JSON."""
     assert ["-", "1"] in [line.split("\t")[:2] for line in counted(data, "upstream", "--all")]

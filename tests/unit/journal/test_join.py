@@ -32,10 +32,12 @@ def orphan() -> bytes:
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_the_access_entry_may_come_at_any_place(order: tuple[int, ...]) -> None:
     """Its facts are there whatever came first."""
-    records = (request(1), response(1), access(1, attempts=2))
+    failed = [{"upstream": "127.0.0.1:8002"}]
+    records = (request(1), response(1), access(1, attempts=2, failed_attempts=failed))
     exchange = joined(*(records[index] for index in order))
     assert (exchange["upstream"], exchange["cluster"], exchange["route"]) == ("127.0.0.1:8001", "llm", "all")
     assert (exchange["attempts"], exchange["access_log"], exchange["outcome"]) == (2, "received", "ok")
+    assert exchange["failed_attempts"] == failed
     assert exchange["envoy"]["duration_ms"] == 1000.0
     assert exchange["integrity"] == []
     assert set(exchange.records) == {"request", "response", "access"}

@@ -216,6 +216,74 @@ def test_a_time_that_no_calendar_has(journal: FakeJournal, seconds: int) -> None
     assert [record["started_at"] is None for record in journal.records] == [False, True, False]
 
 
+def attempt(port: int, **common: Any) -> wire.HTTPAccessLogEntry:
+    """What Envoy says of an attempt of the request of `entry` that ended in a 503."""
+    said = wire.AccessLogCommon(
+        downstream_direct_remote_address=_address("10.0.0.1", 40000),
+        upstream_remote_address=_address("10.0.0.7", port),
+        upstream_cluster="llm",
+        access_log_type=wire.UpstreamEnd,
+        **common,
+    )
+    said.start_time.FromJsonString("2026-11-21T03:11:59.100Z")
+    said.duration.FromMicroseconds(700)
+    failed = wire.HTTPAccessLogEntry(common_properties=said, request=wire.HTTPRequestProperties(request_id="r-1"))
+    failed.response.response_code.value = 503
+    return failed
+
+
+def test_a_failed_attempt_goes_into_the_entry_of_its_request(journal: FakeJournal) -> None:
+    """No record of its own, whether both come in one message or in two."""
+    expected = {
+        "upstream": "10.0.0.7:8001",
+        "cluster": "llm",
+        "status": 503,
+        "response_flags": [],
+        "upstream_failure": None,
+        "started_at": "2026-11-21T03:11:59.100000Z",
+        "duration_ms": 0.7,
+    }
+    access_log = AccessLog(journal, REDACTOR)
+    access_log.receive(message(attempt(8001), entry()))
+    access_log.receive(message(attempt(8001)))
+    access_log.receive(message(entry()))
+    assert [record["failed_attempts"] for record in journal.records] == [[expected], [expected]]
+    assert (access_log.entries, access_log.malformed) == (2, 0)
+
+
+def test_an_attempt_without_a_connection(journal: FakeJournal) -> None:
+    """Envoy's flag and its reason, in place of a status."""
+    refused = attempt(
+        8001,
+        response_flags=wire.ResponseFlags(upstream_connection_failure=True),
+        upstream_transport_failure_reason="Connection refused",
+    )
+    refused.response.ClearField("response_code")
+    AccessLog(journal, REDACTOR).receive(message(refused, attempt(8002), entry()))
+    (failed,) = journal.records[0]["failed_attempts"]
+    assert (failed["status"], failed["response_flags"]) == (None, ["UF"])
+    assert failed["upstream_failure"] == "Connection refused"
+
+
+def test_attempts_of_which_envoy_has_not_told(journal: FakeJournal) -> None:
+    """Of two there is one that failed, and it is not known."""
+    AccessLog(journal, REDACTOR).receive(message(entry()))
+    assert journal.records[0]["failed_attempts"] is None
+
+
+@pytest.mark.parametrize("kind", [wire.DownstreamStart, wire.DownstreamPeriodic, wire.UpstreamPoolReady])
+def test_entries_before_the_end_are_no_end(journal: FakeJournal, kind: wire.AccessLogType) -> None:
+    """Envoy can be asked to write them, and what they say is not yet so."""
+    early = entry()
+    early.common_properties.access_log_type = kind
+    access_log = AccessLog(journal, REDACTOR)
+    access_log.receive(message(early))
+    assert (journal.records, access_log.entries, access_log.malformed) == ([], 0, 0)
+    early.common_properties.access_log_type = wire.DownstreamEnd
+    access_log.receive(message(early))
+    assert [record["id"] for record in journal.records] == [ID]
+
+
 def test_a_batch_is_one_submit(journal: FakeJournal) -> None:
     """However many entries, the journal is asked once, and nobody waits."""
     access_log = AccessLog(journal, REDACTOR)

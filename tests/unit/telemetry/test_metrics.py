@@ -92,6 +92,15 @@ def test_the_lifecycle_of_an_exchange() -> None:
         assert found[name] == pytest.approx(value), name
 
 
+def test_attempts_that_another_one_followed() -> None:
+    """Counted at the backend that was asked, where no outcome tells of them."""
+    failed = [{"upstream": "10.0.0.8:8000", "cluster": "llm"}] * 2 + [{"upstream": None, "cluster": None}]
+    found = counted(exchange(attempts=4, failed_attempts=failed), exchange(failed_attempts=None))
+    assert found['extproc_failed_attempts_total{cluster="llm",upstream="10.0.0.8:8000"}'] == 2
+    assert found['extproc_failed_attempts_total{cluster="",upstream=""}'] == 1
+    assert found['extproc_upstream_exchanges_total{class="ok",cluster="llm",upstream="10.0.0.7:8000"}'] == 2
+
+
 def test_the_conventions_metrics() -> None:
     """With version 1.41's names by default."""
     found = counted(exchange())

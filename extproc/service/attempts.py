@@ -1,0 +1,43 @@
+"""The attempts that failed before a request's last one, from Envoy's upstream log.
+
+    attempts.add(origin, fields)               # an attempt has failed
+    attempts.before_last(origin, 3)            # the request is over, after three
+
+Envoy tells of an attempt when it is over, and of the request at its end, on one stream: in the shipped envoy.yaml both
+loggers have the same `common_config`, so Envoy makes one of them. An attempt comes without the metadata that has the
+exchange's id. What brings the two together is its origin: the client's address with its port, and Envoy's request id.
+A client can choose the second, never the first, so it may at most confuse its own requests on one connection.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+Origin = tuple[str | None, str]
+Attempt = Mapping[str, Any]
+
+MOST: Final = 4096
+"""Requests of which attempts are kept. Their end comes within a flush interval or two, or never, with a lost stream."""
+
+
+class Attempts:
+    """Those of requests that are not over, of one worker."""
+
+    def __init__(self) -> None:
+        self._failed: OrderedDict[Origin, list[Attempt]] = OrderedDict()
+
+    def add(self, origin: Origin, attempt: Attempt) -> None:
+        """Keep an attempt that has failed."""
+        self._failed.setdefault(origin, []).append(attempt)
+        if len(self._failed) > MOST:
+            self._failed.popitem(last=False)
+
+    def before_last(self, origin: Origin, attempts: int) -> Sequence[Attempt] | None:
+        """Those before the last one of a request that is over, of which the request's own entry tells. None: not all
+        of them are known."""
+        failed = self._failed.pop(origin, [])
+        before = max(attempts - 1, 0)
+        # The last one is among them where it failed, too.
+        return failed[:before] if len(failed) in (before, attempts) or not before else None
