@@ -135,6 +135,12 @@ def listener_host(documents: Documents) -> str:
     return str(address or "0.0.0.0")  # noqa: S104 - Envoy's own default, and the check tells what else is wrong
 
 
+def listener_scheme(documents: Documents) -> str:
+    """What its clients speak: `https` where its filter chain has TLS, else `http`."""
+    tls = get(_listener(documents[BOOTSTRAP]), "filter_chains", 0, "transport_socket")
+    return "http" if tls is None else "https"
+
+
 def _listener(bootstrap: Any) -> Any:
     """The listener `ingress`, else the first one; None where there is none."""
     listeners = next((each for each in _find(bootstrap, "listeners") if isinstance(each, list) and each), [])

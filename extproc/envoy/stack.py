@@ -86,6 +86,7 @@ class Stack:
         self._tasks: list[asyncio.Task[None]] = []
         self._more_tasks = asyncio.Event()
         self.port = 0
+        self._scheme = "http"
 
     @property
     def admin_port(self) -> int:
@@ -93,7 +94,7 @@ class Stack:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def envoy_admin_url(self) -> str:
@@ -105,7 +106,9 @@ class Stack:
 
     async def start(self) -> None:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
-        self._check_ports(files.listener_host(files.read(publish.directory(self._config))))
+        documents = files.read(publish.directory(self._config))
+        self._scheme = files.listener_scheme(documents)
+        self._check_ports(files.listener_host(documents))
         try:
             await self._start_sidecar()
             await self._publisher.publish()

@@ -83,7 +83,8 @@ def test_the_record_has_what_is_within(tls: Recipe, version: str) -> None:
 
 
 def test_plain_http_gets_no_answer(tls: Recipe) -> None:
-    """Nor is it redirected: a key that was sent in the clear is known to others already."""
+    """Nor is it redirected: a key that was sent in the clear is known to others already. `up` says where to go."""
+    assert tls.url == f"https://127.0.0.1:{tls.port}"
     with Connection.to(tls.port) as connection:
         connection.send(b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer sk\r\n\r\n")
         with pytest.raises(Closed) as closed:

@@ -74,7 +74,7 @@ class RunningStack:
             )
         assert self.process.stdout is not None
         self.ready_line = self.process.stdout.readline()
-        urls = re.findall(r"http://127\.0\.0\.1:[0-9]+", self.ready_line)
+        urls = re.findall(r"https?://127\.0\.0\.1:[0-9]+", self.ready_line)
         if not self.ready_line.startswith("ready ") or len(urls) != 3:
             self.process.kill()
             self.process.wait()

@@ -158,6 +158,7 @@ def test_ports(documents: files.Documents) -> None:
     assert bootstrap["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] == 1
     assert bootstrap["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": 2}
     assert files.listener_host(documents) == "0.0.0.0"
+    assert files.listener_scheme(documents) == "http"
 
 
 def test_only_the_listener_called_ingress_gets_the_port(documents: files.Documents) -> None:
