@@ -2,7 +2,7 @@
 
 A configuration directory holds envoy.yaml (the bootstrap), routes.yaml (RDS) and clusters.yaml (CDS); those that are
 missing in it come from the shipped ones, and other YAML files in it are carried along. `overlay.yaml` holds what
-differs in envoy.yaml, where that is only a little (see `source`); an `extproc.yaml` beside them is the sidecar's and
+differs in these three, where that is only a little (see `overlay`); an `extproc.yaml` beside them is the sidecar's and
 not Envoy's. The flags change only what they are about, found by name: the listener `ingress`, the cluster `extproc`,
 the cluster `llm`.
 """
@@ -22,7 +22,7 @@ from typing import Any, Final
 import yaml
 
 from extproc.config import FILE_NAME, host_and_port
-from extproc.envoy import source
+from extproc.envoy import overlay, source
 from extproc.envoy.source import Places, Source, SyntaxProblem, get
 from extproc.errors import ConfigError
 
@@ -31,6 +31,10 @@ ROUTES: Final = "routes.yaml"
 CLUSTERS: Final = "clusters.yaml"
 NAMES: Final = (BOOTSTRAP, ROUTES, CLUSTERS)
 OVERLAY: Final = "overlay.yaml"
+_HOMES: Final = {
+    "type.googleapis.com/envoy.config.cluster.v3.Cluster": CLUSTERS,
+    "type.googleapis.com/envoy.config.route.v3.RouteConfiguration": ROUTES,
+}
 
 MANAGER: Final = ".HttpConnectionManager"
 """How the type of an HTTP connection manager ends."""
@@ -89,14 +93,27 @@ def parsed(directory: Path | None, own: Mapping[str, bytes]) -> tuple[Documents,
     """What `read_all` gives, of files whose contents were read already."""
     files = {name: ((shipped() / name).read_bytes(), name) for name in NAMES}
     files |= {name: (data, str(Path(directory or "") / name)) for name, data in own.items()}
-    overlay = files.pop(OVERLAY, None)
+    nodes: dict[str, yaml.MappingNode] = {}
     documents, problems = Documents(), []
     for name, (data, file) in files.items():
         try:
-            documents.add(name, source.parse(data, file, overlay if name == BOOTSTRAP else None))
+            nodes[name] = source.compose(data, file)
         except SyntaxProblem as problem:
             problems.append(problem)
+    try:
+        for name, node in _with_overlay(nodes).items():
+            documents.add(name, source.build(node, files[name][1]))
+    except SyntaxProblem as problem:
+        problems.append(problem)
     return documents, problems
+
+
+def _with_overlay(nodes: overlay.Nodes) -> overlay.Nodes:
+    differences = nodes.get(OVERLAY)
+    if differences is None:
+        return nodes
+    rest = {name: node for name, node in nodes.items() if name != OVERLAY}
+    return overlay.lay(differences, rest, BOOTSTRAP, _HOMES)
 
 
 def is_shipped(own: Mapping[str, bytes]) -> bool:

@@ -1,11 +1,8 @@
-"""YAML files, read with the place of everything in them, and an overlay laid over one of them.
+"""YAML files, read with the place of everything in them.
 
 A place is where a person has to look: file, line and column, both from 1. It is found by the path of a value in its
-document, `("resources", 0, "name")`.
-
-An overlay holds only what differs. A mapping is laid over a mapping member by member; a list over a list of things
-with a `name`, thing by thing, and new ones come at its end, but a new HTTP filter before the router, which has to be
-the last; anything else takes the place of what was there. A member that is null is taken away.
+document, `("resources", 0, "name")`. Between a file and its value are YAML's nodes, which know where they stand: there
+`overlay` lays one file over others.
 """
 
 from __future__ import annotations
@@ -89,13 +86,15 @@ class SyntaxProblem(ConfigError):
         self.text = text
 
 
-def parse(data: bytes, file: str, overlay: tuple[bytes, str] | None = None) -> Source:
-    """The value of one YAML document, which is a mapping, with an overlay and its file's name. Raises SyntaxProblem."""
+def parse(data: bytes, file: str) -> Source:
+    """The value of one YAML document, which is a mapping. Raises SyntaxProblem."""
+    return build(compose(data, file), file)
+
+
+def build(node: yaml.MappingNode, file: str) -> Source:
+    """The value of a document's node. Raises SyntaxProblem."""
     places = Places(file)
     try:
-        node = _compose(data, file)
-        if overlay is not None:
-            node = _laid_over(node, _compose(*overlay), "")
         return Source(_Builder(places).build(node, ()), places)
     except RecursionError:
         raise SyntaxProblem(Place(file), "nested too deeply, by aliases") from None
@@ -109,18 +108,19 @@ class _Named(io.BytesIO):
         self.name = name
 
 
-def _compose(data: bytes, file: str) -> yaml.MappingNode:
+def compose(data: bytes, file: str) -> yaml.MappingNode:
+    """The node of one YAML document, which is a mapping. Raises SyntaxProblem."""
     try:
         _refuse_deep(data, file)
         node = yaml.compose(_Named(data, file), Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(file) if mark is None else _place(mark, file)
+        place = Place(file) if mark is None else place_of_mark(mark, file)
         raise SyntaxProblem(place, f"not YAML: {error.problem or error.context}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SyntaxProblem(Place(file), f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, yaml.MappingNode):
-        place = Place(file) if node is None else _place(node.start_mark)
+        place = Place(file) if node is None else place_of_mark(node.start_mark)
         raise SyntaxProblem(place, "a mapping, as in the shipped file, would be right")
     mappings = _mappings(node)
     for mapping in mappings:
@@ -131,7 +131,8 @@ def _compose(data: bytes, file: str) -> yaml.MappingNode:
     return node
 
 
-def _place(mark: Any, file: str | None = None) -> Place:
+def place_of_mark(mark: Any, file: str | None = None) -> Place:
+    """Where YAML's mark points."""
     return Place(file or mark.name, mark.line + 1, mark.column + 1)
 
 
@@ -142,11 +143,11 @@ def _refuse_deep(data: bytes, file: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             anchors.append(event.anchor)
             if len(anchors) > _DEPTH_AT_MOST:
-                raise SyntaxProblem(_place(event.start_mark), f"nested more than {_DEPTH_AT_MOST} deep")
+                raise SyntaxProblem(place_of_mark(event.start_mark), f"nested more than {_DEPTH_AT_MOST} deep")
         elif isinstance(event, yaml.CollectionEndEvent):
             anchors.pop()
         elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
-            raise SyntaxProblem(_place(event.start_mark), f"the alias *{event.anchor} stands in what it names")
+            raise SyntaxProblem(place_of_mark(event.start_mark), f"the alias *{event.anchor} stands in what it names")
 
 
 def _mappings(top: yaml.Node) -> list[yaml.MappingNode]:
@@ -170,11 +171,11 @@ def _refuse_twice(mapping: yaml.MappingNode) -> None:
     first: dict[str, yaml.Node] = {}
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise SyntaxProblem(_place(key.start_mark), "a name would be right before the colon")
+            raise SyntaxProblem(place_of_mark(key.start_mark), "a name would be right before the colon")
         if key.value in first and key.tag != _MERGE:
             line = first[key.value].start_mark.line + 1
             text = f"{key.value} stands here a second time; first in line {line}"
-            raise SyntaxProblem(_place(key.start_mark), text)
+            raise SyntaxProblem(place_of_mark(key.start_mark), text)
         first[key.value] = key
 
 
@@ -191,7 +192,9 @@ def _write_out(mapping: yaml.MappingNode, done: set[int]) -> None:
     for _, named in ((key, value) for key, value in mapping.value if key.tag == _MERGE):
         for each in named.value if isinstance(named, yaml.SequenceNode) else [named]:
             if not isinstance(each, yaml.MappingNode):
-                raise SyntaxProblem(_place(each.start_mark), "a mapping, or a list of them, would be right after <<")
+                raise SyntaxProblem(
+                    place_of_mark(each.start_mark), "a mapping, or a list of them, would be right after <<"
+                )
             _write_out(each, done)
             merged = {key.value: (key, value) for key, value in each.value} | merged
     mapping.value = list((merged | own).values())
@@ -206,14 +209,15 @@ class _Builder:
         self._scalars: Any = yaml.constructor.SafeConstructor()
 
     def build(self, node: yaml.Node, path: Path, name: Place | None = None) -> Any:
-        place = _place(node.start_mark)
+        place = place_of_mark(node.start_mark)
         self._left -= 1
         if self._left < 0:
             raise SyntaxProblem(place, f"over {_NODES_AT_MOST} values, with those that aliases stand for")
         self._places.add(path, place, name)
         if isinstance(node, yaml.MappingNode):
             return {
-                key.value: self.build(value, (*path, key.value), _place(key.start_mark)) for key, value in node.value
+                key.value: self.build(value, (*path, key.value), place_of_mark(key.start_mark))
+                for key, value in node.value
             }
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -226,49 +230,6 @@ class _Builder:
         except (ValueError, LookupError):
             # !!bool maybe, !!int ""
             raise SyntaxProblem(place, f"not YAML: no {node.tag.rpartition(':')[2]}") from None
-
-
-# Overlays --------------------------------------------------------------------------------------------------
-
-
-def _laid_over(base: yaml.Node, overlay: yaml.Node, member: str) -> Any:
-    if isinstance(base, yaml.MappingNode) and isinstance(overlay, yaml.MappingNode):
-        members = {key.value: (key, value) for key, value in base.value}
-        for key, value in overlay.value:
-            if value.tag == _NULL:
-                members.pop(key.value, None)
-            elif key.value in members:
-                members[key.value] = (key, _laid_over(members[key.value][1], value, key.value))
-            else:
-                members[key.value] = (key, value)
-        return yaml.MappingNode(base.tag, list(members.values()), overlay.start_mark, overlay.end_mark)
-    if isinstance(base, yaml.SequenceNode) and isinstance(overlay, yaml.SequenceNode):
-        named = {name: item for item in base.value if (name := _name(item)) is not None}
-        if len(named) == len(base.value) and all(_name(item) is not None for item in overlay.value):
-            return _things_laid_over(base, named, overlay, member)
-    return overlay
-
-
-def _things_laid_over(
-    base: yaml.SequenceNode, named: dict[str, yaml.Node], overlay: yaml.SequenceNode, member: str
-) -> yaml.SequenceNode:
-    things = dict(named)
-    new: list[yaml.Node] = []
-    for item in overlay.value:
-        name = _name(item) or ""
-        if name in things:
-            things[name] = _laid_over(things[name], item, "")
-        else:
-            new.append(item)
-    last = len(things) - 1 if member == "http_filters" else len(things)
-    order = list(things.values())
-    return yaml.SequenceNode(base.tag, [*order[:last], *new, *order[last:]], base.start_mark, base.end_mark)
-
-
-def _name(node: yaml.Node) -> str | None:
-    if not isinstance(node, yaml.MappingNode):
-        return None
-    return next((str(value.value) for key, value in node.value if key.value == "name"), None)
 
 
 def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -59,7 +59,7 @@ def test_a_client_stays(recipe: Recipe, servers: Servers) -> None:
 
     port = servers.all[3].port
     recipe.edit(
-        "clusters.yaml", lambda t: t + re.sub(r"port_value: \d+", f"port_value: {port}", t.splitlines()[-1]) + "\n"
+        "overlay.yaml", lambda t: t + re.sub(r"port_value: \d+", f"port_value: {port}", t.splitlines()[-1]) + "\n"
     )
     assert {each: come(recipe, each).upstream for each in clients} == clients
     assert eventually(lambda: come(recipe).upstream == servers.address(3), "a new client of the fourth")

@@ -61,8 +61,8 @@ def upstreams(recipe: Recipe, requests: int = 20) -> set[str | None]:
 
 
 def drained(recipe: Recipe, *, draining: bool) -> None:
-    """Say in clusters.yaml that the first server is draining, or take it back."""
-    path = recipe.envoy_dir / "clusters.yaml"
+    """Say in overlay.yaml that the first server is draining, or take it back."""
+    path = recipe.envoy_dir / "overlay.yaml"
     commented, active = "        # health_status: DRAINING\n", "        health_status: DRAINING\n"
     old, new = (commented, active) if draining else (active, commented)
     text = path.read_text()

@@ -13,7 +13,7 @@ import pytest
 from support.recipes import Client, Recipe
 from support.servers import Servers, plain
 
-OVERLAY = """
+TRUSTED = """
 static_resources:
   listeners:
   - name: ingress
@@ -73,9 +73,11 @@ def over(recipe: Recipe) -> None:
 
 def maglev(name: str, text: str) -> str:
     """The alternative that stands there as a comment takes the place of what stands before it."""
+    if name != "overlay.yaml":
+        return text
     ring = text.index("    - typed_extension_config:")
     comment = text.index("    # Or Maglev")
-    end = text.index("  # The rest")
+    end = text.index("  load_assignment:")
     lines = text[comment:end].splitlines()[1:]
     return text[:ring] + "".join(line.replace("    # ", "    ", 1) + "\n" for line in lines) + text[end:]
 
@@ -109,7 +111,7 @@ def test_an_added_server_moves_few_keys(
         before = owners(recipe, 1000)
         assert are_spread(before)
         assert owners(recipe, 1000) == before
-        recipe.edit("clusters.yaml", lambda text: with_one_more(text, fourth).replace("3072", grown))
+        recipe.edit("overlay.yaml", lambda text: with_one_more(text, fourth).replace("3072", grown))
         after = owners(recipe, 1000)
         moved = [key for key in before if before[key] != after[key]]
         assert least <= len(moved) <= most
@@ -180,7 +182,8 @@ def test_a_client_stays(tmp_path: Path, backends: Mapping[int, int]) -> None:
 def test_behind_a_proxy(tmp_path: Path, backends: Mapping[int, int]) -> None:
     """With one trusted hop the client's address is the one that the proxy has put into x-forwarded-for."""
     recipe = Recipe("client-ip-hash", tmp_path, backends=backends)
-    (recipe.envoy_dir / "overlay.yaml").write_text(OVERLAY)
+    with (recipe.envoy_dir / "overlay.yaml").open("a") as overlay:
+        overlay.write(TRUSTED)
 
     def of_client(client: Client, number: int) -> Any:
         return client.ask("GET", "/v1/models", x_forwarded_for=f"192.0.2.1, 10.1.{number}.1")

@@ -151,7 +151,7 @@ def test_beside_health_checks(tmp_path: Path, servers: Servers, more: str, comes
     last = "    enforcing_success_rate: 0\n"
 
     def edit(name: str, text: str) -> str:
-        return text.replace(last, last + more + CHECKS)
+        return text.replace(last, last + more).replace("  health_checks: null\n", CHECKS)
 
     with Recipe("passive-health", tmp_path, backends=servers.ports, edit=edit) as recipe:
         servers.failing[0] = 500

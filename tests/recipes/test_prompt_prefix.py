@@ -66,7 +66,7 @@ def test_a_conversation_stays(recipe: Recipe) -> None:
         ]
         assert len({answer.upstream for answer in turns}) == 1
     record = recipe.settled(turns[-1])
-    assert (record["upstream"], record["route"], record["held"]) == (turns[-1].upstream, "prompts", True)
+    assert (record["upstream"], record["route"], record["held"]) == (turns[-1].upstream, "default", True)
     assert record["routing"] == routing(recipe, turns[0])
     assert record["routing"]["by"] == "body"
     assert list(record["routing"]["set"]) == ["x-prompt-prefix"]

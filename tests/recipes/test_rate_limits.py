@@ -163,7 +163,7 @@ def test_threads_share_the_buckets(recipe: Recipe) -> None:
 def test_an_edit_begins_with_full_buckets(recipe: Recipe) -> None:
     """Envoy makes them anew with the routes."""
     assert ask(recipe, NO_KEY + 1)[-1] == 429
-    routes = recipe.envoy_dir / "routes.yaml"
+    routes = recipe.envoy_dir / "overlay.yaml"
     routes.write_text(routes.read_text().replace("idle_timeout: 600s", "idle_timeout: 601s"))
     eventually(lambda: ask(recipe, 1) == [200], "a request that passes")
 
@@ -191,11 +191,12 @@ def _until_blank(lines: list[str]) -> list[str]:
 
 def test_the_commented_part_is_right(tmp_path: Path) -> None:
     """The global rate limit service, as the comments have it, is something that Envoy takes."""
-    text = (EXAMPLES / "rate-limits" / "routes.yaml").read_text()
-    overlay = _commented(text, "overlay.yaml beside this one:")
-    assert "http_filters:" in overlay
-    (tmp_path / files.OVERLAY).write_text(overlay)
+    text = (EXAMPLES / "rate-limits" / files.OVERLAY).read_text()
+    service = _commented(text, "This goes into this file, too:")
+    assert "http_filters:" in service
     actions = textwrap.indent(_commented(text, "what the service is to count:"), "    ")
-    (tmp_path / files.ROUTES).write_text(text.replace('    domains: ["*"]\n', f'    domains: ["*"]\n{actions}\n', 1))
+    counted = text.replace("  - name: all\n", f"  - name: all\n{actions}\n", 1)
+    assert counted != text
+    (tmp_path / files.OVERLAY).write_text(f"{counted}\n{service}\n")
     done = run("check", "--envoy-dir", tmp_path, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

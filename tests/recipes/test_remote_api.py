@@ -34,7 +34,7 @@ class Remote:
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
 
     def named(self, text: str, *, sni: str = "localhost", authority: Path | None = None) -> str:
-        """The text of clusters.yaml with this server in the place of api.example.com."""
+        """The text of overlay.yaml with this server in the place of api.example.com."""
         text = text.replace("address: api.example.com, port_value: 443", f"address: localhost, port_value: {self.port}")
         text = text.replace("sni: api.example.com", f"sni: {sni}")
         return text.replace("/etc/ssl/certs/ca-certificates.crt", str(authority or self.authority.certificate))

@@ -17,7 +17,7 @@ from support.stack import eventually
 Fail = Callable[[Connection], None]
 
 LIMIT = 8388608
-"""Of routes.yaml: what Envoy keeps of a request for a retry."""
+"""Of overlay.yaml: what Envoy keeps of a request for a retry."""
 
 
 def before(exchange: dict[str, Any]) -> list[tuple[str, int | None, list[str]]]:
@@ -263,7 +263,7 @@ def test_without_a_budget_the_first_failure_is_the_answer(tmp_path: Path) -> Non
 
     def edit(name: str, text: str) -> str:
         budget = "{budget_percent: {value: 20}, min_retry_concurrency: 3}"
-        assert name != "clusters.yaml" or budget in text
+        assert name != "overlay.yaml" or budget in text
         return text.replace(budget, "{budget_percent: {value: 0}, min_retry_concurrency: 0}")
 
     with Recipe("retries", tmp_path, backends=servers.ports(), edit=edit) as recipe:
@@ -319,9 +319,12 @@ def test_a_refused_stream_goes_to_another_server(tmp_path: Path) -> None:
     servers = [Http2Server(asked), Http2Server(asked)]
 
     def edit(name: str, text: str) -> str:
-        return unchecked(
-            name, text.replace("{http_protocol_options: {enable_trailers: true}}", "{http2_protocol_options: {}}")
-        )
+        if name != "clusters.yaml":
+            return text
+        document = yaml.safe_load(unchecked(name, text))
+        (options,) = document["resources"][0]["typed_extension_protocol_options"].values()
+        options["explicit_http_config"] = {"http2_protocol_options": {}}
+        return yaml.safe_dump(document)
 
     ports = {8001: servers[0].backend.port, 8002: servers[1].backend.port}
     with Recipe("retries", tmp_path, backends=ports, edit=edit) as recipe:

@@ -21,7 +21,7 @@ POOLS = 4
 def small(name: str, text: str) -> str:
     """The recipe with limits that a test can fill."""
     limits = "max_connections: 16, max_pending_requests: 64"
-    assert name != "clusters.yaml" or limits in text
+    assert name != "overlay.yaml" or limits in text
     return text.replace(limits, f"max_connections: {RUNNING}, max_pending_requests: {WAITING}")
 
 
@@ -129,7 +129,7 @@ def test_many_interactive_requests_leave_batch_its_share(tmp_path: Path) -> None
 def test_as_it_is(tmp_path: Path) -> None:
     """With its demo backends; the record tells the classes apart."""
     with Recipe("traffic-classes", tmp_path) as recipe:
-        for headers, route in (({}, "interactive"), ({"x_traffic_class": "Batch"}, "batch")):
+        for headers, route in (({}, "default"), ({"x_traffic_class": "Batch"}, "batch")):
             answer = recipe.client().chat(**headers)
             assert answer.status == 200
             exchange = recipe.told(answer.headers["x-audit-id"])

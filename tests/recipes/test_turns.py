@@ -63,7 +63,7 @@ def test_weights(tmp_path: Path, servers: Servers) -> None:
 
         stream = servers.open_stream(recipe.port)
         recipe.edit(
-            "clusters.yaml", lambda text: text.replace("weight: 5", "weight: 1").replace("weight: 3", "weight: 6")
+            "overlay.yaml", lambda text: text.replace("weight: 5", "weight: 1").replace("weight: 3", "weight: 6")
         )
         one, six, two = shares(recipe.spread(900, plain), servers)
         assert abs(one - 100) <= 38

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from hypothesis import strategies as st
+
 from extproc.envoy import files
 from extproc.envoy.files import Documents
 from extproc.envoy.source import Path as Way
@@ -17,6 +19,11 @@ ODD_VALUES: Final[tuple[Any, ...]] = (
     *([None], ["x"], [{}], {"x": None}, {"name": "x"}, {"@type": "x"}),
 )
 """What somebody might write where something else belongs."""
+
+PIECES: Final = st.sampled_from("ab:-,?[]{}~'\"|>#%@1\n") | st.sampled_from(
+    ("&x", "*x", "<<", "!!int", "!!bool", "!!null", "!!set", ".inf", "---", "...", ": ", "\n- ")
+)
+"""Of YAML, in no order that a person would write."""
 
 
 def shipped_copy(directory: Path) -> Path:

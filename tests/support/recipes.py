@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from support.stack import RunningStack, eventually
 
+from extproc.envoy import files
 from extproc.journal.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
@@ -145,8 +146,10 @@ class Recipe(RunningStack):
 
 
 def copied(name: str, target: Path, backends: Mapping[int, int], edit: Callable[[str, str], str] | None = None) -> Path:
-    """A copy of a recipe with the test's own servers in it."""
+    """A copy of a recipe with the test's own servers in it, and in the shipped clusters.yaml, over which it is laid."""
     shutil.copytree(EXAMPLES / name, target)
+    if backends and not (target / files.CLUSTERS).exists():
+        (target / files.CLUSTERS).write_bytes((files.shipped() / files.CLUSTERS).read_bytes())
     for path in target.glob("*.yaml"):
         text = path.read_text()
         for port, real in backends.items():

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.config import Config
+from extproc.envoy import check, files
 from extproc.service.exposition import Exposition
 from extproc.service.follower import FollowerProcess
 from extproc.service.workers import Workers
@@ -40,6 +41,22 @@ def test_every_recipe_is_documented_and_tested(checkout: Path) -> None:
     assert set(re.findall(r"\.\./envoy/examples/([a-z-]+)\)", routing)) <= recipes
     tests = "".join(path.read_text() for path in (checkout / "tests" / "recipes").glob("*.py"))
     assert [name for name in sorted(recipes) if f'"{name}"' not in tests] == []
+
+
+def overlays() -> list[str]:
+    """Each piece of YAML in docs/routing.md."""
+    text = (Path(__file__).parents[2] / "docs" / "routing.md").read_text()
+    return re.findall(r"(?ms)^```yaml\n(.*?)^```$", text)
+
+
+@pytest.mark.parametrize("overlay", overlays())
+def test_the_yaml_of_each_directive_is_right(tmp_path: Path, overlay: str) -> None:
+    """As an overlay.yaml the check finds nothing wrong with it, and Envoy takes it."""
+    (tmp_path / files.OVERLAY).write_text(overlay)
+    documents = files.read(tmp_path)
+    assert documents != files.read(None)
+    report = check.check(documents, Config())
+    assert (report.findings, report.envoy_asked) == ([], True)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/routing.md", "envoy/examples/README.md", "CONTRIBUTING.md"])

@@ -140,6 +140,31 @@ def test_missing_files_come_from_the_shipped_ones(tmp_path: Path, documents: fil
     assert "notes.txt" not in read
 
 
+def test_an_overlay_over_all_three(tmp_path: Path) -> None:
+    """Over a user's own file where there is one, else over the shipped one; a value stands where it was written."""
+    own = '{"@type": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: llm, connect_timeout: 9s}'
+    (tmp_path / "clusters.yaml").write_text(f"resources: [{own}]\n")
+    (tmp_path / "overlay.yaml").write_text(
+        "resources:\n- {name: llm, lb_policy: RANDOM}\n- {name: ingress, request_headers_to_remove: [x]}\n"
+        "admin: {profile_path: /p}\n"
+    )
+    read = files.read(tmp_path)
+    (cluster,), (routes,) = (read[name]["resources"] for name in ("clusters.yaml", "routes.yaml"))
+    assert (cluster["connect_timeout"], cluster["lb_policy"]) == ("9s", "RANDOM")
+    assert str(read.places["clusters.yaml"].of(("resources", 0, "lb_policy"))) == f"{tmp_path}/overlay.yaml:2:26"
+    assert (routes["virtual_hosts"][0]["name"], routes["request_headers_to_remove"]) == ("all", ["x"])
+    assert read["envoy.yaml"]["admin"]["profile_path"] == "/p"
+    assert set(read) == {"envoy.yaml", "routes.yaml", "clusters.yaml"}
+
+
+def test_an_overlay_that_is_wrong(tmp_path: Path) -> None:
+    """Said once, with its place, beside what else is wrong."""
+    (tmp_path / "overlay.yaml").write_text("resources: [{name: lm}]\n")
+    (tmp_path / "more.yaml").write_text("a: [\n")
+    _, problems = files.read_all(tmp_path)
+    assert [str(each.place) for each in problems] == [f"{tmp_path}/more.yaml:2:1", f"{tmp_path}/overlay.yaml:1:13"]
+
+
 @pytest.mark.parametrize("text", ["a: [\n", "a: b: c\n", "\x00", "- a\n", "", "a: &x [*y]\n"])
 def test_files_that_are_none(tmp_path: Path, text: str) -> None:
     """The error names the file."""

@@ -1,4 +1,4 @@
-"""YAML with the place of everything in it, and overlays; whatever is in a file, it is parsed or refused."""
+"""YAML with the place of everything in it; whatever is in a file, it is parsed or refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from support.configuration import position, ways
+from support.configuration import PIECES, position, ways
 
 from extproc.envoy import files, source
 from extproc.envoy.source import Path, Place, SyntaxProblem
@@ -16,23 +16,22 @@ from extproc.envoy.source import Path, Place, SyntaxProblem
 SHIPPED = {name: (files.shipped() / name).read_bytes() for name in files.NAMES}
 
 
-def parsed(data: bytes | str, *overlay: str) -> source.Source:
-    """The value of a file `f`, with an overlay `o`."""
-    bytes_ = data.encode() if isinstance(data, str) else data
-    return source.parse(bytes_, "f", (overlay[0].encode(), "o") if overlay else None)
+def parsed(data: bytes | str) -> source.Source:
+    """The value of a file `f`."""
+    return source.parse(data.encode() if isinstance(data, str) else data, "f")
 
 
-def refused(data: bytes | str, *overlay: str) -> str:
+def refused(data: bytes | str) -> str:
     """What is said of a file `f`."""
     with pytest.raises(SyntaxProblem) as caught:
-        parsed(data, *overlay)
+        parsed(data)
     return str(caught.value)
 
 
-def file_of(data: bytes, *overlay: str) -> str:
+def file_of(data: bytes) -> str:
     """Parse a file `f`: nothing when it parses, else the file whose fault it is."""
     try:
-        parsed(data, *overlay)
+        parsed(data)
     except SyntaxProblem as problem:
         return problem.place.file
     return ""
@@ -247,81 +246,10 @@ def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
     assert file_of(data) in ("", "f")
 
 
-PIECES = st.sampled_from("ab:-,?[]{}~'\"|>#%@1\n") | st.sampled_from(
-    ("&x", "*x", "<<", "!!int", "!!bool", "!!null", "!!set", ".inf", "---", "...", ": ", "\n- ")
-)
-
-
-@given(st.lists(PIECES, max_size=25), st.lists(PIECES, max_size=25))
-def test_any_pieces_of_yaml_parse_or_are_refused(pieces: list[str], overlay: list[str]) -> None:
-    """Also laid over each other."""
-    assert file_of(" ".join(pieces).encode(), " ".join(overlay)) in ("", "f", "o")
-
-
-# Overlays --------------------------------------------------------------------------------------------------
-
-FILTERS = "http_filters: [{name: a, x: 1}, {name: router}]\n"
-
-
-@pytest.mark.parametrize(
-    ("base", "overlay", "value"),
-    [
-        ("a: 1\n", "b: 2\n", {"a": 1, "b": 2}),
-        ("a: 1\n", "a: 2\n", {"a": 2}),
-        ("a: {b: 1, c: 1}\n", "a: {b: 2, d: 2}\n", {"a": {"b": 2, "c": 1, "d": 2}}),
-        ("a: {b: {c: 1}}\n", "a: {b: 2}\n", {"a": {"b": 2}}),
-        ("a: 1\n", "a: {b: 2}\n", {"a": {"b": 2}}),
-        ("a: 1\nb: 1\n", "a: null\n", {"b": 1}),
-        ("a: {b: 1}\n", "a: {b: ~}\n", {"a": {}}),
-        ("a: 1\n", "b: null\n", {"a": 1}),
-        ("a: [1, 2]\n", "a: [3]\n", {"a": [3]}),
-        ("a: [{x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
-        ("a: [{name: n, x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
-        ("a: [{x: 1}]\n", "a: [{name: n, x: 2}]\n", {"a": [{"name": "n", "x": 2}]}),
-        ("a: [{name: n, x: 1, y: 1}, {name: m}]\n", "a: [{name: n, x: 2}]\n",
-         {"a": [{"name": "n", "x": 2, "y": 1}, {"name": "m"}]}),
-        ("a: [{name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "n"}, {"name": "m"}]}),
-        ("a: [{name: n, x: 1}]\n", "a: [{name: n, x: null}]\n", {"a": [{"name": "n"}]}),
-        ("a: [{name: n}]\n", "a: [{name: m}, {name: m, x: 1}]\n",
-         {"a": [{"name": "n"}, {"name": "m"}, {"name": "m", "x": 1}]}),
-        ("a: [{name: n}, {name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
-        ("a: []\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
-        (FILTERS, "http_filters: [{name: b}, {name: c}]\n",
-         {"http_filters": [{"name": "a", "x": 1}, {"name": "b"}, {"name": "c"}, {"name": "router"}]}),
-        (FILTERS, "http_filters: [{name: router, y: 1}, {name: a, x: 2}]\n",
-         {"http_filters": [{"name": "a", "x": 2}, {"name": "router", "y": 1}]}),
-        ("http_filters: []\n", "http_filters: [{name: b}]\n", {"http_filters": [{"name": "b"}]}),
-        ("d: &x {a: 1}\ne: *x\n", "d: {a: 2}\n", {"d": {"a": 2}, "e": {"a": 1}}),
-    ],
-)  # fmt: skip
-def test_overlay(base: str, overlay: str, value: Any) -> None:
-    """Only what differs is written in it."""
-    assert parsed(base, overlay).value == value
-
-
-@pytest.mark.parametrize(
-    ("path", "place"),
-    [
-        (("a",), "o:1:4"),
-        (("a", "b"), "o:1:8"),
-        (("a", "c"), "f:2:6"),
-        (("l", 0, "name"), "o:3:10"),
-        (("l", 0, "x"), "f:4:16"),
-        (("l", 1, "x"), "o:4:16"),
-        (("gone",), "o:1:1"),
-    ],
-)
-def test_places_in_an_overlay(path: Path, place: str) -> None:
-    """Each value stands in the file that it is from."""
-    base = "a:\n  c: 1\nl:\n- {name: n, x: 1}\ngone: 1\n"
-    overlay = "a: {b: 2}\nl:\n- {name: n}\n- {name: m, x: 3}\ngone: null\n"
-    assert str(parsed(base, overlay).places.of(path)) == place
-
-
-def test_an_overlay_that_is_wrong_is_named() -> None:
-    """Not the file that it is laid over."""
-    assert refused("a: 1\n", "b: [\n") == "o:2:1: not YAML: did not find expected node content"
-    assert refused("a: 1\n", "- b\n").startswith("o:1:1: a mapping")
+@given(st.lists(PIECES, max_size=25))
+def test_any_pieces_of_yaml_parse_or_are_refused(pieces: list[str]) -> None:
+    """Also those that no person would write."""
+    assert file_of(" ".join(pieces).encode()) in ("", "f")
 
 
 # Finding ---------------------------------------------------------------------------------------------------
