@@ -11,11 +11,12 @@ else takes the place of what was there. A member that is null is taken away.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 import yaml
 
+from extproc.envoy.findings import meant
 from extproc.envoy.source import SyntaxProblem, place_of_mark
 
 Nodes = Mapping[str, yaml.MappingNode]
@@ -43,38 +44,38 @@ def _apart(
     overlay: yaml.MappingNode, nodes: Nodes, bootstrap: str, homes: Mapping[str, str]
 ) -> dict[str, yaml.MappingNode]:
     """What the overlay has for each file."""
-    apart = {bootstrap: _like(overlay, [member for member in overlay.value if member[0].value != _RESOURCES])}
+    rest = [(key, value) for key, value in overlay.value if key.value != _RESOURCES]
+    apart = {bootstrap: _like(overlay, rest)}
     for key, resources in overlay.value:
-        if key.value != _RESOURCES:
-            continue
-        if not isinstance(resources, yaml.SequenceNode):
-            raise SyntaxProblem(place_of_mark(resources.start_mark), "a list of resources would be right")
-        items: dict[str, list[yaml.Node]] = {}
-        for resource in resources.value:
-            items.setdefault(_home(resource, nodes, homes), []).append(resource)
-        for name, listed in items.items():
-            node = yaml.SequenceNode(resources.tag, listed, resources.start_mark, resources.end_mark)
-            apart[name] = _like(overlay, [(key, node)])
+        if key.value == _RESOURCES:
+            for name, items in _by_home(resources, nodes, homes).items():
+                listed = yaml.SequenceNode(resources.tag, items, resources.start_mark, resources.end_mark)
+                apart[name] = _like(overlay, [(key, listed)])
     return apart
 
 
-def _home(resource: yaml.Node, nodes: Nodes, homes: Mapping[str, str]) -> str:
-    """The file to which a resource belongs."""
-    type = _text(resource, "@type")
-    if type is not None and type in homes:
-        return homes[type]
-    name = _text(resource, "name")
-    for file in homes.values():
-        if name is not None and any(_text(each, "name") == name for each in _resources(nodes.get(file))):
-            return file
-    place = place_of_mark(resource.start_mark)
-    types = ", or ".join(homes)
-    raise SyntaxProblem(place, f"no resource has this name; for a new one its @type would be right: {types}")
+def _by_home(resources: yaml.Node, nodes: Nodes, homes: Mapping[str, str]) -> dict[str, list[yaml.Node]]:
+    """The resources for each file."""
+    if not isinstance(resources, yaml.SequenceNode):
+        raise SyntaxProblem(place_of_mark(resources.start_mark), "a list of resources would be right")
+    known = {name: file for file in homes.values() for name in _names(nodes.get(file))}
+    items: dict[str, list[yaml.Node]] = {}
+    for resource in resources.value:
+        type, name = _text(resource, "@type"), _text(resource, "name")
+        home = homes.get(type or "") or known.get(name or "")
+        if home is None:
+            missing = f"there is no resource {name}{meant(name, known)}" if name else "a resource without a name"
+            text = f"{missing} (a new one needs its @type: {', or '.join(homes)})"
+            raise SyntaxProblem(place_of_mark(resource.start_mark), text)
+        items.setdefault(home, []).append(resource)
+    return items
 
 
-def _resources(document: yaml.Node | None) -> Sequence[yaml.Node]:
+def _names(document: yaml.Node | None) -> list[str]:
+    """Those of a file's resources."""
     resources = _member(document, _RESOURCES)
-    return resources.value if isinstance(resources, yaml.SequenceNode) else ()
+    found = (_text(each, "name") for each in resources.value) if isinstance(resources, yaml.SequenceNode) else ()
+    return [name for name in found if name]
 
 
 # One node over another -------------------------------------------------------------------------------------

@@ -151,11 +151,20 @@ def test_an_overlay_that_changes_nothing(over: str) -> None:
     }
 
 
-@pytest.mark.parametrize("item", ["{name: lm}", "{policy: B}", "5", "[]", '{"@type": type/Other, name: x}'])
-def test_a_resource_without_a_home_is_refused(item: str) -> None:
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("{name: lm}", "there is no resource lm; did you mean llm?"),
+        ("{policy: B}", "a resource without a name"),
+        ("5", "a resource without a name"),
+        ("[]", "a resource without a name"),
+        ('{"@type": type/Other, name: x}', "there is no resource x"),
+    ],
+)
+def test_a_resource_without_a_home_is_refused(item: str, said: str) -> None:
     """Its place, and what would be right."""
-    said = refused(f"resources:\n- {item}\n", **FILES)
-    assert said.startswith("o:2:3: no resource has this name; for a new one its @type would be right: type/Cluster, or")
+    text = f"o:2:3: {said} (a new one needs its @type: type/Cluster, or type/Routes)"
+    assert refused(f"resources:\n- {item}\n", **FILES) == text
 
 
 @pytest.mark.parametrize("resources", ["5", "{name: llm}", "null"])
@@ -166,7 +175,7 @@ def test_resources_are_a_list(resources: str) -> None:
 
 def test_over_a_file_that_is_wrong() -> None:
     """One that is missing has no resources, and neither has one whose resources are none."""
-    assert "no resource has this name" in refused("resources: [{name: llm}]\n", b="a: 1\n", clusters="resources: 5\n")
+    assert "no resource llm" in refused("resources: [{name: llm}]\n", b="a: 1\n", clusters="resources: 5\n")
     only = laid(f'resources: [{{"@type": {CLUSTER}, name: x}}]\n', clusters="resources: 5\n")
     assert only["clusters"].value == {"resources": [{"@type": CLUSTER, "name": "x"}]}
 
