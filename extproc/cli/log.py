@@ -162,7 +162,9 @@ def command(
     a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d. Without an offset it is local time.
 
     On a terminal the list is a table in local time. In a pipe it is a line each, tabs between: started (UTC),
-    outcome, status, method, path, model, upstream, milliseconds, tokens in/out, id.
+    outcome, status, method, path, model, upstream, milliseconds, tokens in/out, id. With --by: the value, exchanges,
+    share, errors, their share, milliseconds at p50, p90 and p99, those to the first token, and `retried`: attempts that
+    failed, at that upstream, and that another one followed.
 
     \b
     Examples:
