@@ -6,7 +6,7 @@ import dataclasses
 import http.server
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from support.commands import PROGRAM
 from support.nameserver import NameServer
 from support.parts import Part, free_port
 from support.raw import Connection
-from support.recipes import EXAMPLES, Client, Recipe
+from support.recipes import Client, Recipe, copied
 from support.stack import eventually
 
 from extproc.journal import reader
@@ -88,6 +88,16 @@ class Case:
     written: str
     name: str
 
+    def asking(self, names: NameServer, pods: Pods) -> Callable[[str, str], str]:
+        """What makes the recipe ask a name server of the test's own, every second instead of every five."""
+
+        def edit(file: str, text: str) -> str:
+            ours = f"dns_refresh_rate: 1s\n      typed_dns_resolver_config: {names.resolver()}"
+            text = text.replace("dns_refresh_rate: 5s", ours)
+            return text.replace(self.written, f"{self.name}., port_value: {pods.port}")
+
+        return edit
+
 
 CASES = [
     Case("discovery-dns", "localhost, port_value: 8001", "llm.test"),
@@ -118,13 +128,7 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The recipe before the first two of the servers."""
     case: Case = request.param
     with NameServer({case.name: ADDRESSES[:2]}) as names:
-
-        def edit(file: str, text: str) -> str:
-            # A second instead of five, and a name server of the test's own.
-            ours = f"dns_refresh_rate: 1s\n      typed_dns_resolver_config: {names.resolver()}"
-            text = text.replace("dns_refresh_rate: 5s", ours)
-            return text.replace(case.written, f"{case.name}., port_value: {pods.port}")
-
+        edit = case.asking(names, pods)
         with Recipe(case.recipe, tmp_path_factory.mktemp(case.recipe), edit=edit) as recipe:
             yield Setup(case, recipe, names)
             assert recipe.stop() == 0
@@ -191,17 +195,21 @@ def test_a_name_server_that_fails(both: Setup, pods: Pods) -> None:
     assert both.used() == pods.at(0, 1)
 
 
-def test_without_the_pods(tmp_path: Path) -> None:
-    """As it is shipped `up` waits for them, and says so; meanwhile the answer is that there is nobody."""
-    port = free_port()
-    arguments = ("--envoy-dir", EXAMPLES / "kubernetes", "--data-dir", tmp_path / "data", "--port", str(port))
-    with Part(tmp_path, "up", *PROGRAM, "up", *arguments, "--admin-port", "0", "--envoy-admin-port", "0") as up:
-        up.wait_for("still waiting: the backends' names cannot be resolved")
-        client = Client(port)
-        answer = client.chat()
-        client.close()
-        assert (answer.status, answer.json()["error"]["code"]) == (503, "no_healthy_upstream")
-        assert up.stop() == 0
+def test_before_the_first_pod(tmp_path: Path, pods: Pods) -> None:
+    """`up` waits for it, and says so; meanwhile the answer is that there is nobody."""
+    case, port = CASES[1], free_port()
+    with NameServer({}) as names:
+        directory = copied(case.recipe, tmp_path / "envoy", {}, case.asking(names, pods))
+        arguments = ("--envoy-dir", directory, "--data-dir", tmp_path / "data", "--port", str(port))
+        with Part(tmp_path, "up", *PROGRAM, "up", *arguments, "--admin-port", "0", "--envoy-admin-port", "0") as up:
+            up.wait_for("still waiting: the backends' names cannot be resolved")
+            client = Client(port)
+            answer = client.chat()
+            client.close()
+            assert (answer.status, answer.json()["error"]["code"]) == (503, "no_healthy_upstream")
+            names.names[case.name] = ADDRESSES[:1]
+            up.wait_for(f"ready http://127.0.0.1:{port}")
+            assert up.stop() == 0
     (exchange,) = reader.exchanges([tmp_path / "data"])
     assert (exchange["outcome"], exchange["cluster"], exchange["status"]) == ("local_reply", "llm", 503)
 
