@@ -433,12 +433,12 @@ class Follower:
 def test_following_a_growing_journal(data: Path) -> None:
     """Each exchange once, as it ends: through rotation, compression, a crash, recovery, and a new boot."""
     with journal(data, segment_bytes=1500) as writer:
-        append(writer, *timed(0))
+        append(writer, *timed(0))  # without an access entry, which is waited for a little
         follower = Follower(data)
         try:
             follower.wait_for(0)
             for number in range(1, 20):
-                append(writer, *timed(number))
+                append(writer, *timed(number), access(number, at=at(number)))
                 follower.wait_for(number)
                 if number == 10:
                     retention.compress(data)
