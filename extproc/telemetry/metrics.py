@@ -131,7 +131,9 @@ class Metrics:
         self._exchanges.labels(outcome).inc()
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
-            self._upstream_exchanges.labels(upstream, self._clusters.label(exchange.get("cluster")), kind).inc()
+            cluster = self._clusters.label(exchange.get("cluster"))
+            self._upstream_exchanges.labels(upstream, cluster, kind).inc()
+            self._failed_attempts.labels(upstream, cluster)  # there from now on, so that its first is an increase
         for attempt in exchange.get("failed_attempts") or ():
             self._failed_attempts.labels(
                 self._upstreams.label(attempt.get("upstream")), self._clusters.label(attempt.get("cluster"))

@@ -98,6 +98,7 @@ def test_attempts_that_another_one_followed() -> None:
     found = counted(exchange(attempts=4, failed_attempts=failed), exchange(failed_attempts=None))
     assert found['extproc_failed_attempts_total{cluster="llm",upstream="10.0.0.8:8000"}'] == 2
     assert found['extproc_failed_attempts_total{cluster="",upstream=""}'] == 1
+    assert found['extproc_failed_attempts_total{cluster="llm",upstream="10.0.0.7:8000"}'] == 0
     assert found['extproc_upstream_exchanges_total{class="ok",cluster="llm",upstream="10.0.0.7:8000"}'] == 2
 
 
