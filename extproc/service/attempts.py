@@ -19,7 +19,7 @@ Origin = tuple[str | None, str]
 Attempt = Mapping[str, Any]
 
 MOST: Final = 4096
-"""Requests of which attempts are kept. Their end comes within a flush interval or two, or never, with a lost stream."""
+"""Requests of which attempts are kept. Their end may be an hour away, or never come, where a stream was lost."""
 
 
 class Attempts:
