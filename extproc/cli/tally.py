@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from extproc.cli import view
 from extproc.cli.output import Cell, Column, Row
-from extproc.core.outcome import Outcome, outcome_class
+from extproc.core.outcome import outcome_class
 
 NONE: Final = "-"
 """Stands for exchanges that have none: no model, no backend reached."""
@@ -60,7 +60,7 @@ class Tally:
         """Take one exchange in."""
         self.count += 1
         outcome = exchange.get("outcome")
-        if outcome is not None and outcome_class(Outcome(outcome)) not in _INNOCENT:
+        if outcome is not None and outcome_class(outcome) not in _INNOCENT:
             self.errors += 1
         _append(self.durations, exchange.get("duration_ms"))
         _append(self.first_tokens, (exchange.get("llm") or {}).get("ttft_ms"))

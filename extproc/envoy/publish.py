@@ -211,7 +211,7 @@ class Publisher:
         return None
 
     def _say_refusal(self, error: ConfigError) -> None:
-        lines = str(error).splitlines()
+        lines = error.lines
         if lines != self._refused:
             for line in lines:
                 self._complain(line)
