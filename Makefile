@@ -34,7 +34,7 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
-	@echo 'make kill-cycles, soak, fuzz   the long forms of tests: 1,000 kills, 500,000 exchanges, 20,000 examples each'
+	@echo 'make kill-cycles, soak, fuzz   the long forms of tests: 1,000 kills and 300 starts, 500,000 exchanges, 20,000 examples each'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
@@ -67,6 +67,7 @@ TEST_LONG = $(BIN)/python -m pytest -o timeout=0 $(ARGS)
 
 kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=1000 $(TEST_LONG) tests/e2e/test_kill.py tests/unit/journal/test_writer.py -k kill
+	PYTHONSAFEPATH=1 EXTPROC_TEST_STARTS=300 $(TEST_LONG) tests/unit/service/test_workers.py -k every_start
 
 soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py

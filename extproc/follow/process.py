@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from extproc import garbage, logs
+from extproc import garbage, logs, pipes
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import position
@@ -48,7 +48,7 @@ def main() -> int:
     logs.setup("follower", config.log_format)
     harden()
     os.nice(NICENESS)  # the data path has the first claim on the processor
-    out = _Out()
+    out = _Out(pipes.claim_stdout())
     try:
         with position.locked(config.data_dir) as kept:
             tracing = Tracing.create(config, os.environ)
@@ -126,18 +126,16 @@ def state(follower: Follower, tracing: Tracing | None) -> dict[str, Any]:
 
 
 class _Out:
-    """Standard output, for several threads. Whoever reads it may be gone."""
+    """The supervisor, to be told things by several threads."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lines: pipes.Lines) -> None:
+        self._lines = lines
 
     def line(self, text: str, more: bytes = b"") -> None:
-        with self._lock:
-            try:
-                sys.stdout.buffer.write(text.replace("\n", " ").encode() + b"\n" + more)
-                sys.stdout.buffer.flush()
-            except OSError:
-                os._exit(0)  # nobody is there any more, and nothing is lost: the position is kept
+        try:
+            self._lines.write(text, more)
+        except OSError:
+            os._exit(0)  # nobody is there any more, and nothing is lost: the position is kept
 
 
 def _listen(metrics: Metrics, out: _Out, stopping: threading.Event) -> None:

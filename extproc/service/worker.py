@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 # The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from extproc import garbage, logs
+from extproc import garbage, logs, pipes
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.harden import harden
@@ -62,15 +62,27 @@ def main() -> int:
     config = Config.from_json(sys.stdin.buffer.readline())
     logs.setup(f"worker {index}", config.log_format)
     harden()
+    supervisor = _Supervisor(pipes.claim_stdout())
     try:
-        _serve(config, index)
+        _serve(config, index, supervisor)
     except ExtprocError as error:
-        _say("failed", type(error).__name__, str(error))
+        supervisor.tell("failed", type(error).__name__, str(error))
         return 1
     return 0
 
 
-def _serve(config: Config, index: int) -> None:
+class _Supervisor:
+    """Who started this process. It may be gone, which ends the worker by another way: the end of stdin."""
+
+    def __init__(self, lines: pipes.Lines) -> None:
+        self._lines = lines
+
+    def tell(self, *words: str) -> None:
+        with contextlib.suppress(OSError):
+            self._lines.write(" ".join(words))
+
+
+def _serve(config: Config, index: int, supervisor: _Supervisor) -> None:
     boot_id = ids.boot_id()
     recovery.recover(config.data_dir, worker=index)
     journal = Journal(
@@ -90,15 +102,15 @@ def _serve(config: Config, index: int) -> None:
         _stop_on_signals(transport, config.drain_seconds)
         done = threading.Event()
         _in_background(_stop_with_parent, transport)
-        _in_background(_report, health, lambda: figures.of(recorder, journal), done)
         garbage.tune()
-        _say("ready", address)
+        supervisor.tell("ready", address)
+        _in_background(_report, supervisor, health, lambda: figures.of(recorder, journal), done)
         transport.run()  # until a signal; the list of the end is in transport.py
         done.set()
     finally:
         journal.close(JOURNAL_SECONDS)
         if recorder is not None:
-            _say("figures", figures.of(recorder, journal).to_json())
+            supervisor.tell("figures", figures.of(recorder, journal).to_json())
 
 
 def _stop_on_signals(transport: Server, grace: float) -> None:
@@ -118,7 +130,7 @@ def _stop_with_parent(transport: Server) -> None:
     transport.stop(0.0)  # not even for Envoy's last access entries
 
 
-def _report(health: Health, count: Callable[[], Figures], done: threading.Event) -> None:
+def _report(supervisor: _Supervisor, health: Health, count: Callable[[], Figures], done: threading.Event) -> None:
     told: dict[str, bool] = {}
     counted = Figures()
     for turn in itertools.count():
@@ -127,20 +139,14 @@ def _report(health: Health, count: Callable[[], Figures], done: threading.Event)
         parts = health.parts()
         if parts != told:
             told = parts
-            _say("health", json.dumps(parts))
+            supervisor.tell("health", json.dumps(parts))
         if turn % FIGURES_TURNS == 0 and (now := count()) != counted:
             counted = now
-            _say("figures", now.to_json())
+            supervisor.tell("figures", now.to_json())
 
 
 def _in_background(function: object, *arguments: object) -> None:
     threading.Thread(target=function, args=arguments, daemon=True).start()  # type: ignore[arg-type]
-
-
-def _say(*words: str) -> None:
-    """One line to the supervisor; it may be gone."""
-    with contextlib.suppress(OSError):
-        print(*(word.replace("\n", " ") for word in words), flush=True)  # noqa: T201 - the protocol above
 
 
 if __name__ == "__main__":

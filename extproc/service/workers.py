@@ -22,7 +22,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from extproc import errors
 from extproc.config import Config
@@ -32,11 +32,16 @@ from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
 from extproc.service.figures import Figures
 
+PROGRAM: Final = (sys.executable, "-m", "extproc.service.worker")
 MAX_DEATHS = 5
 PERIOD_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 60.0
 LAST_SECONDS = 10.0
 """After `drain_seconds` a worker has this long to write its last records, then it is killed."""
+START_SECONDS = 60.0
+"""A worker that is not ready by then is killed: it recovers its segments first, which takes a second or two."""
+KILL_SECONDS = 5.0
+"""Even SIGKILL has to wait for a disk that hangs; nobody waits longer for it."""
 
 
 Say = Callable[[str], None]
@@ -54,12 +59,19 @@ def as_news(line: str) -> None:
 
 
 class Workers:
-    """All workers of one sidecar. `say` gets the lines for the operator."""
+    """All workers of one sidecar. `say` gets the lines for the operator, `program` is what each worker runs."""
 
-    def __init__(self, config: Config, say: Say = to_the_log) -> None:
+    def __init__(
+        self,
+        config: Config,
+        say: Say = to_the_log,
+        *,
+        program: tuple[str, ...] = PROGRAM,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
         self._config = config
         self._say = say
-        self._workers = [_Worker(config, index) for index in range(config.workers)]
+        self._workers = [_Worker(config, index, program, start_seconds) for index in range(config.workers)]
         self._deaths: deque[float] = deque()
         self._lock = contextlib.ExitStack()
         self._locked = False
@@ -130,13 +142,13 @@ class Workers:
         """Stop all. A second call, while the first one waits, ends the waiting."""
         self._stopping = True
         self._stopped.set()
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)  # so that none starts a worker behind our back
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         deadline = self._config.drain_seconds + LAST_SECONDS
         await asyncio.gather(*(worker.gone(deadline) for worker in self._workers))
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
         async with self._ending:  # of two calls, neither gives the directory away while the other recovers
             if self._locked:
                 await self._recover_what_is_left()
@@ -194,7 +206,7 @@ class Workers:
 class _Worker:
     """One worker process after another."""
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, program: tuple[str, ...], start_seconds: float) -> None:
         self.index = index
         self.address = ""
         self.health: dict[str, bool] = {}
@@ -204,6 +216,8 @@ class _Worker:
         self.of_the_dead = Figures()
         """What the processes before this one had counted."""
         self._config = config
+        self._program = program
+        self._start_seconds = start_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -213,12 +227,12 @@ class _Worker:
         return process.pid if process is not None and process.returncode is None else None
 
     async def start(self) -> None:
-        """Spawn the process and wait for its `ready`. Raises what it says instead."""
+        """Spawn the process and wait for its `ready`. Raises what it says instead, or that it says nothing."""
         self.health, self.ready = {}, False
         self.of_the_dead += self.figures.of_the_dead()
         self.figures = Figures()
         process = self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "extproc.service.worker", "--index", str(self.index)),
+            *(*self._program, "--index", str(self.index)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C at a terminal is for the supervisor, which then drains
@@ -226,31 +240,59 @@ class _Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(self._config.to_json().encode() + b"\n")  # and left open: its end is our death
-        async for line in process.stdout:
-            word, _, rest = line.decode().rstrip("\n").partition(" ")
-            if word == "ready":
-                self.address, self.ready = rest, True
-                self._reader = asyncio.create_task(self._read(process.stdout))
-                return
-            if word == "failed":
-                kind, _, text = rest.partition(" ")
-                await process.wait()
-                raise getattr(errors, kind, StackError)(text)
-        await process.wait()
-        raise StackError(f"{self._how_it_ended()} before it was ready")
+        started = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(process.stdout, started))
+        try:
+            async with asyncio.timeout(self._start_seconds):
+                said = await started
+                if not self.ready:
+                    await process.wait()
+        except TimeoutError:
+            text = f"worker {self.index} (pid {process.pid}) was not ready within {self._start_seconds:g} s"
+            await self._kill()
+            raise StackError(f"{text}, and was killed") from None
+        if isinstance(said, ExtprocError):
+            raise said
+        if not self.ready:
+            raise StackError(f"{self._how_it_ended()} before it was ready")
 
-    async def _read(self, stdout: asyncio.StreamReader) -> None:
-        async for line in stdout:
-            word, _, rest = line.decode().partition(" ")
-            if word == "health":
-                self.health = json.loads(rest)
-            elif word == "figures":
-                self.figures = Figures.from_json(rest)
+    async def _read(self, stdout: asyncio.StreamReader, started: asyncio.Future[ExtprocError | None]) -> None:
+        """Hear what the process says until its end. `started` is told once how the start went."""
+        try:
+            async for line in stdout:
+                word, _, rest = line.decode().rstrip("\n").partition(" ")
+                match word:
+                    case "ready":
+                        self.address, self.ready = rest, True
+                        _settle(started, None)
+                    case "failed":
+                        kind, _, text = rest.partition(" ")
+                        _settle(started, getattr(errors, kind, StackError)(text))
+                    case "health":
+                        self.health = json.loads(rest)
+                    case "figures":
+                        self.figures = Figures.from_json(rest)
+        finally:
+            _settle(started, None)
+
+    async def _heard_out(self) -> None:
+        """Hear what the process said last, so that nothing of it is taken for the next one's."""
+        if self._reader is not None:
+            await asyncio.wait([self._reader], timeout=KILL_SECONDS)
+            self._reader.cancel()
+
+    async def _kill(self) -> None:
+        assert self._process is not None
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                await self._process.wait()
 
     async def ended(self) -> str:
         """Wait for the end of the process; which worker it was and why it ended."""
         if self._process is not None:
             await self._process.wait()
+            await self._heard_out()
         self.ready = False
         return self._how_it_ended()
 
@@ -276,9 +318,12 @@ class _Worker:
             async with asyncio.timeout(seconds):
                 await process.wait()
         except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await process.wait()
-        if self._reader is not None:
-            await self._reader
+            await self._kill()
+        await self._heard_out()
         if process.stdin is not None:
             process.stdin.close()
+
+
+def _settle(started: asyncio.Future[ExtprocError | None], how: ExtprocError | None) -> None:
+    if not started.done():
+        started.set_result(how)

@@ -45,6 +45,11 @@ async def until(what: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def all_heard(workers: Workers) -> None:
+    """Wait until each has told how it is."""
+    await until(lambda: all("journal" in worker for worker in workers.readiness()[1]["workers"]))
+
+
 def running_process(pid: int) -> bool:
     """Whether the process exists and has not ended."""
     try:
@@ -102,7 +107,7 @@ def test_readiness_is_every_part_of_every_worker(config: Config) -> None:
 
     async def run() -> None:
         async with started(dataclasses.replace(config, workers=2)) as (workers, _):
-            await until(lambda: all("journal" in worker for worker in workers.readiness()[1]["workers"]))
+            await all_heard(workers)
             well = {"up": True, "accepting": True, "journal": True}
             assert workers.readiness() == (True, {"workers": [{"worker": 0, **well}, {"worker": 1, **well}]})
             pid = workers.pids[1]
@@ -178,6 +183,70 @@ def test_a_worker_that_cannot_start(config: Config) -> None:
         assert workers.pids == [None, None]
         async with started(config):
             pass
+
+    story(run)
+
+
+SILENT = """
+import sys
+sys.stdin.readline()
+print("health {}", flush=True)
+sys.stdin.read()
+"""
+FIRST_WELL = """
+import pathlib, sys
+sys.stdin.readline()
+been_here = pathlib.Path(sys.argv[1])
+if not been_here.exists():
+    been_here.touch()
+    print("ready nowhere", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_worker_that_never_gets_ready(config: Config) -> None:
+    """It is killed after a while, with a line that says which one and how long it was waited for."""
+
+    async def run() -> None:
+        workers = Workers(config, program=(sys.executable, "-c", SILENT), start_seconds=0.5)
+        with pytest.raises(StackError, match=r"worker 0 \(pid \d+\) was not ready within 0.5 s, and was killed"):
+            await workers.start()
+        assert workers.pids == [None]
+
+    story(run)
+
+
+def test_a_worker_that_never_gets_ready_again(config: Config) -> None:
+    """The same at a restart, with a line for the operator; nothing of it is left running."""
+    program = (sys.executable, "-c", FIRST_WELL, str(config.data_dir.parent / "been-here"))
+    lines: list[str] = []
+
+    async def run() -> None:
+        workers = Workers(config, lines.append, program=program, start_seconds=3.0)
+        await workers.start()
+        try:
+            (pid,) = workers.pids
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: any("was not ready within 3 s, and was killed" in line for line in lines))
+        finally:
+            await workers.stop()
+        assert workers.pids == [None]
+
+    story(run)
+
+
+STARTS = int(os.environ.get("EXTPROC_TEST_STARTS", "3"))
+
+
+def test_every_start_comes_to_its_end(config: Config) -> None:
+    """Of two workers at once both are heard, however often; `make kill-cycles` does it hundreds of times."""
+
+    async def run() -> None:
+        for _ in range(STARTS):
+            async with started(dataclasses.replace(config, workers=2)) as (workers, lines):
+                await all_heard(workers)
+                assert lines == []
 
     story(run)
 
