@@ -17,7 +17,9 @@ from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
 from extproc.cli.view import IN_FLIGHT
 from extproc.core.outcome import Outcome
+from extproc.core.record import moment_text
 from extproc.journal import reader
+from extproc.journal.identifier import Identifier
 from extproc.journal.join import Exchange
 
 _LONGEST = timedelta(hours=1)
@@ -52,7 +54,8 @@ def tests(
     if paths:
         found.append(lambda exchange: any(_has_path(exchange, path) for path in paths))
     if ids:
-        found.append(lambda exchange: str(exchange.get("id")).startswith(tuple(ids)))
+        identifiers = [Identifier.of(id) for id in ids]
+        found.append(lambda exchange: any(identifier.names(exchange) for identifier in identifiers))
     return found
 
 
@@ -79,6 +82,18 @@ def _matches(text: str, pattern: str) -> bool:
     # Not fnmatch: brackets are ordinary characters of a path.
     expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(expression, text, re.DOTALL) is not None
+
+
+def _named(
+    directories: Sequence[Path], ids: Sequence[str], since: datetime | None, until: datetime | None
+) -> list[Exchange]:
+    """The exchanges with these ids that started between two times, in the order of the list."""
+    found = {exchange["id"]: exchange for id in ids for exchange in reader.find(directories, id)}
+    first, last = (None if moment is None else moment_text(moment) for moment in (since, until))
+    return sorted(
+        (each for each in found.values() if (first or "") <= each["started_at"] < (last or "~")),
+        key=lambda each: (each.in_flight, each["started_at"]),
+    )
 
 
 def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:
@@ -131,7 +146,7 @@ def _print_lines(lines: Iterable[str], *, at_once: bool) -> int:
 )
 @click.option("--model", "models", multiple=True, metavar="MODEL", help="Model asked for or answering; * and ? match.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Path, with or without its query; * and ? match.")
-@click.option("--id", "ids", multiple=True, metavar="ID", help="Id, or the start of one.")
+@click.option("--id", "ids", multiple=True, metavar="ID", help="An id, as `extproc show` takes it.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--all", "everything", is_flag=True, help="Exchanges in flight, too.")
 @click.option("--follow", "-f", is_flag=True, help="Go on, and print each exchange as it ends.")
@@ -190,7 +205,9 @@ def command(
     if follow:
         chosen: Iterable[Exchange] = filter(matches, _ending(directories, since, until))
     else:
-        found = reader.exchanges(directories, since=since, until=until)
+        found: Iterable[Exchange] = (
+            _named(directories, ids, since, until) if ids else reader.exchanges(directories, since=since, until=until)
+        )
         chosen = _last(output.chosen(found, matches), limit)
     if key:
         _print_counts(key, chosen, as_json=as_json)

@@ -67,13 +67,13 @@ def jaeger_url(config_path: Path | None) -> str:
 
 
 def one(id: str, directories: Sequence[Path]) -> Exchange:
-    """The one exchange whose id begins so. ExtprocError when there is none, or more than one."""
-    found = {exchange["id"]: exchange for exchange in reader.find(directories, id.strip())}
+    """The one exchange that is called so. ExtprocError when there is none, or more than one."""
+    found = {exchange["id"]: exchange for exchange in reader.find(directories, id)}
     if not found:
-        raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} has an id that begins with {id!r}")
+        raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} goes by {id!r}")
     if len(found) > 1:
         some = ", ".join(sorted(found)[:_SHOWN_IDS]) + (", ..." if len(found) > _SHOWN_IDS else "")
-        raise ExtprocError(f"{len(found)} exchanges have an id that begins with {id!r}: {some}")
+        raise ExtprocError(f"{len(found)} exchanges go by {id!r}: {some}")
     return next(iter(found.values()))
 
 

@@ -226,11 +226,13 @@ def _indented(text: str) -> Iterator[str]:
 def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[Path], config_path: Path | None) -> None:
     """Show one exchange, or write its exact bytes.
 
-    ID is an id from `extproc log`, or enough of its beginning to be the only one.
+    ID is an id from `extproc log`, or enough of its beginning, or at least six characters of its end, to be the only
+    one. Or it is Envoy's x-request-id, the id in the response, or a request's id in vLLM's log.
 
     \b
     Examples:
       extproc show 019aa3f2
+      extproc show chatcmpl-7398a14e-d072-4fb5-9858-8331ce637b73
       extproc show 019aa3f2 --json
       extproc show 019aa3f2 --body request > request.json
     """

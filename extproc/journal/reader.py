@@ -26,6 +26,7 @@ from extproc.errors import JournalError
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.flight import type_and_id
+from extproc.journal.identifier import Identifier
 from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, Record, later, started_by_id
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import OPEN, Name
@@ -41,7 +42,10 @@ _PATIENCE_SECONDS: Final = 1.5
 _CLOCK_SLACK_SECONDS: Final = 60
 _FIRST_RECORD_SECONDS: Final = 60
 """An exchange has its first record within this time; clocks agree within the one above."""
-_HEAD_BYTES: Final = 160
+_EVER: Final = (0.0, math.inf)
+
+_Wanted = Callable[[str], bool]
+"""Asked of an id of ours."""
 
 
 # Reading -----------------------------------------------------------------------------------------------------
@@ -93,20 +97,22 @@ def in_flight(directories: Sequence[Path], at: datetime, until: datetime | None 
     yield from (exchange for exchange in window.drain() if _reaches(exchange, first))
 
 
-def find(directories: Sequence[Path], id_or_prefix: str) -> list[Exchange]:
-    """The exchanges whose id begins so, in flight or ended. An id tells its time, so little has to be read."""
-    prefix = id_or_prefix.lower()
+def find(directories: Sequence[Path], text: str) -> list[Exchange]:
+    """The exchanges that are called so (see `identifier.py`), in flight or ended. An id of ours tells its time, so
+    little has to be read for its beginning; for anything else every line is looked at, and few are decoded.
+    """
+    wanted = Identifier.of(text)
     everything = [series for directory in directories for series in lines.series(directory)]
-    # An id that is none of ours by its form, or that came long after its time, takes a second look everywhere.
-    for times in (_times_of(prefix), (0.0, math.inf)):
-        found: dict[str, Parts] = {}
-        for series in everything:
-            _find(series, prefix, times, found)
-        begun = [parts for parts in found.values() if parts.began]
-        if begun:
-            now = timestamp(time.time_ns())
-            return [parts.exchange(now) for parts in begun]
-    return []
+    times_of_own = _times_of(wanted.own)
+    if times_of_own != _EVER and (found := _joined(everything, wanted.begins, times_of_own)):
+        return found
+    ids = {id for series in everything for id in _ids(series, wanted)}
+    if not ids:
+        return []
+    times = [_times_of(id) for id in ids]
+    between = min(earliest for earliest, _ in times), max(latest for _, latest in times)
+    # An id that is none of ours by its form, or that came long after its time, takes a look everywhere.
+    return _joined(everything, ids.__contains__, between) or _joined(everything, ids.__contains__, _EVER)
 
 
 def body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
@@ -338,31 +344,49 @@ def _written_until(directory: Path, name: Name) -> float:
         return time.time()
 
 
-def _find(series: Series, prefix: str, times: tuple[float, float], found: dict[str, Parts]) -> None:
-    """Add what one series has of the exchanges whose id begins so; an access record may be in another one."""
+def _joined(everything: Sequence[Series], wanted: _Wanted, times: tuple[float, float]) -> list[Exchange]:
+    """The exchanges with such ids that started between two moments."""
+    found: dict[str, Parts] = {}
+    for series in everything:
+        _find(series, wanted, times, found)
+    now = timestamp(time.time_ns())
+    return [parts.exchange(now) for parts in found.values() if parts.began]
+
+
+def _find(series: Series, wanted: _Wanted, times: tuple[float, float], found: dict[str, Parts]) -> None:
+    """Add what one series has of the exchanges with such ids; an access record may be in another one."""
     earliest, latest = times
     for name in series.names:
         if _written_until(series.directory, name) < earliest - _CLOCK_SLACK_SECONDS:
             continue
         if all(parts.over for parts in found.values()) and _begins_after(series, name, latest):
             break
-        for record in _records_with(series, name, prefix):
+        for record in _records_with(series, name, lambda raw: wanted(type_and_id(raw)[1])):
             id = str(record["id"])
+            if not wanted(id):  # it stood behind another one, on a line whose end was lost
+                continue
             parts = found.setdefault(id, Parts(id, series.directory))
             if record["type"] in BEGINNING:
                 parts.directory = series.directory  # where its bodies are
             parts.add(record)
 
 
-def _records_with(series: Series, name: Name, prefix: str) -> Iterator[Record]:
-    """The records whose id begins so; only those are decoded."""
-    needle = prefix.encode("utf-8", "surrogateescape")
+def _ids(series: Series, wanted: Identifier) -> Iterator[str]:
+    """The ids of the exchanges in one series that are called so."""
+    for name in series.names:
+        for record in _records_with(series, name, wanted.may_name):
+            if wanted.names_record(record):
+                yield str(record["id"])
+
+
+def _records_with(series: Series, name: Name, wanted: Callable[[bytes], bool]) -> Iterator[Record]:
+    """The records of exchanges in the lines that are wanted; only those are decoded."""
     try:
         with lines.open_segment(series.directory, name) as file:
             for raw in lines.raw_lines(file):
-                if needle in raw[:_HEAD_BYTES] and type_and_id(raw)[1].encode().startswith(needle):
+                if wanted(raw):
                     for line in lines.parse(name, 0, 0, raw):
-                        if line.record.get("type") in JOINED and str(line.record["id"]).startswith(prefix):
+                        if line.record.get("type") in JOINED and isinstance(line.record.get("id"), str):
                             yield line.record
     except (DamagedLine, FileNotFoundError):
         return
@@ -385,7 +409,7 @@ def _times_of(prefix: str) -> tuple[float, float]:
     try:
         return int(digits.ljust(12, "0"), 16) / 1000, int(digits.ljust(12, "f"), 16) / 1000
     except ValueError:
-        return 0.0, math.inf
+        return _EVER
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -97,13 +97,20 @@ def test_filters(data: Path, arguments: list[str], numbers: list[int]) -> None:
     assert listed("--data-dir", data, *arguments) == [ids[number] for number in numbers]
 
 
-def test_an_id_or_its_beginning_selects(data: Path) -> None:
-    """More than one may be named."""
+def test_an_id_selects(data: Path) -> None:
+    """In every form that `show` takes; more than one may be named, and the other filters hold as well."""
     with Recording(data) as recording:
-        ids = [recording.add() for _ in range(3)]
+        ids = [
+            recording.add(minute=number, headers=[("x-request-id", f"request-{number}")], answer=answer)
+            for number, answer in enumerate((b'{"id":"cmpl-first"}', b'{"id":"cmpl-other"}', b"{}"))
+        ]
     assert listed("--data-dir", data, "--id", ids[1]) == [ids[1]]
     assert listed("--data-dir", data, "--id", ids[0], "--id", ids[2]) == [ids[0], ids[2]]
     assert listed("--data-dir", data, "--id", ids[0][:6]) == ids
+    assert listed("--data-dir", data, "--id", ids[2][-6:], "--id", "cmpl-first-0") == [ids[0], ids[2]]
+    assert listed("--data-dir", data, "--id", "request-1") == [ids[1]]
+    assert listed("--data-dir", data, "--id", ids[0][:6], "--since", "2025-11-21T03:13:00Z", "--limit", "1") == ids[2:]
+    assert listed("--data-dir", data, "--id", ids[0][:6], "--until", "2025-11-21T03:13:00Z") == ids[:1]
 
 
 def test_several_directories_are_read_as_one(tmp_path: Path) -> None:

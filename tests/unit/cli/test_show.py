@@ -221,10 +221,32 @@ def test_the_beginning_of_an_id_is_enough_when_it_is_the_only_one(data: Path) ->
     assert shown(data, ids[0][:13]).startswith("POST ")
     result = invoke("show", "019a", "--data-dir", data)
     assert result.exit_code == 1
-    assert result.stderr == (f"extproc: 2 exchanges have an id that begins with '019a': {', '.join(ids)}\n")
+    assert result.stderr == (f"extproc: 2 exchanges go by '019a': {', '.join(ids)}\n")
     result = invoke("show", "ffff", "--data-dir", data)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == f"extproc: no exchange in {data} has an id that begins with 'ffff'\n"
+    assert result.stderr == f"extproc: no exchange in {data} goes by 'ffff'\n"
+
+
+@pytest.mark.parametrize(
+    "called",
+    [
+        pytest.param("7398a14e-d072-4fb5-9858-8331ce637b73", id="Envoy's request id"),
+        pytest.param("chatcmpl-7398a14e-d072-4fb5-9858-8331ce637b73", id="the response's id"),
+        pytest.param("1_chatcmpl-7398a14e-d072-4fb5-9858-8331ce637b73-9d3f0c2b", id="the engine's id"),
+    ],
+)
+def test_an_id_of_envoy_or_the_engine_will_do(data: Path, called: str) -> None:
+    """As copied from a response, from Envoy's log, or from vLLM's."""
+    request_id = "7398a14e-d072-4fb5-9858-8331ce637b73"
+    answer = b'{"id":"chatcmpl-%s","choices":[]}' % request_id.encode()
+    with Recording(data) as recording:
+        recording.add()
+        id = recording.add(answer=answer, headers=[("x-request-id", request_id)])
+        recording.add(b'{"messages":"%s"}' % called.encode())
+    for each in (called, id[-6:]):
+        result = invoke("show", each, "--json", "--data-dir", data)
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["id"] == id
 
 
 def test_json_and_body_exclude_each_other(data: Path) -> None:

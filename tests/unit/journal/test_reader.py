@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -344,6 +345,26 @@ def test_find(data: Path, compressed: bool) -> None:
     assert reader.body(reader.find([data], wanted)[0], "request") == b"{}"
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_find_by_what_others_call_it(data: Path, compressed: bool) -> None:
+    """By the end of its id, Envoy's request id, the id in the response, in whatever segment each of them stands."""
+    with journal(data, segment_bytes=2000) as writer:
+        for number in range(20):
+            fields = json.loads(timed(number)[0]) | {"request_id": f"{number:08}-uuid"}
+            append(writer, encode(fields))
+            append(writer, response(number, at=at(number), llm={"response_id": f"chatcmpl-{number}"}))
+        append(writer, response(99, at=at(99), llm={"response_id": "chatcmpl-3"}))
+    if compressed:
+        retention.compress(data)
+    assert numbers(reader.find([data], id_of(7, at(7))[-12:])) == [7]
+    assert numbers(reader.find([data], "00000007-uuid")) == [7]
+    assert numbers(reader.find([data], "0_chatcmpl-7-0123abcd")) == [7]
+    assert sorted(numbers(reader.find([data], "chatcmpl-3"))) == [3, 99]
+    assert reader.find([data], "chatcmpl-77") == []
+    (found,) = reader.find([data], "00000007-uuid")
+    assert (found.in_flight, reader.body(found, "request")) == (False, b"{}")
+
+
 def test_find_looks_only_where_it_can_be(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id tells its time: segments that ended before it, and those begun long after, are not read."""
     now = START_NS
@@ -357,9 +378,9 @@ def test_find_looks_only_where_it_can_be(data: Path, monkeypatch: pytest.MonkeyP
     read_through: list[str] = []
     real = reader._records_with
 
-    def watched(series: Any, name: Any, prefix: str) -> Any:
+    def watched(series: Any, name: Any, wanted: Any) -> Any:
         read_through.append(str(name))
-        return real(series, name, prefix)
+        return real(series, name, wanted)
 
     monkeypatch.setattr(reader, "_records_with", watched)
     assert numbers(reader.find([data], id_of(50, at(50)))) == [50]
