@@ -65,8 +65,8 @@ def describe(exchange: Exchange, jaeger_url: str) -> Iterator[str]:
     status = exchange.get("status")
     answer = "no answer" if status is None else str(status)
     yield output.styled(output.escape(title), bold=True)
-    colour = view.colour(state)
-    yield f"{output.styled(output.escape(f'{answer}  {state}'), fg=colour)}: {view.MEANING.get(state, '')}"
+    colour = view.colour(exchange)
+    yield f"{output.styled(output.escape(f'{answer}  {state}'), fg=colour)}: {view.meaning(exchange)}"
     yield ""
     yield from _pairs(_about(exchange, jaeger_url))
     llm = exchange.get("llm")

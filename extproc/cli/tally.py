@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from extproc.cli import view
 from extproc.cli.output import Cell, Column, Row
-from extproc.core.outcome import outcome_class
+from extproc.core.outcome import class_of, is_failure
 
 NONE: Final = "-"
 """Stands for exchanges that have none: no model, no backend reached."""
-
-_INNOCENT: Final = frozenset({"ok", "client"})
-"""Classes of outcomes that are nobody's error, or the client's own choice."""
 
 
 def _client(exchange: view.Exchange) -> str | None:
@@ -47,11 +45,12 @@ class Tally:
     """The exchanges of one key: how many, how many errors, how long they took. `failed_attempts` were no exchange's
     last: it was tried again, so that its outcome does not tell of them."""
 
-    __slots__ = ("count", "durations", "errors", "failed_attempts", "first_tokens")
+    __slots__ = ("classes", "count", "durations", "errors", "failed_attempts", "first_tokens")
 
     def __init__(self) -> None:
         self.count = 0
         self.errors = 0
+        self.classes: Counter[str] = Counter()
         self.failed_attempts = 0
         self.durations = array("d")
         self.first_tokens = array("d")
@@ -59,9 +58,9 @@ class Tally:
     def add(self, exchange: view.Exchange) -> None:
         """Take one exchange in."""
         self.count += 1
-        outcome = exchange.get("outcome")
-        if outcome is not None and outcome_class(outcome) not in _INNOCENT:
-            self.errors += 1
+        if exchange.get("outcome") is not None:
+            self.errors += is_failure(exchange)
+            self.classes[class_of(exchange)] += 1
         _append(self.durations, exchange.get("duration_ms"))
         _append(self.first_tokens, (exchange.get("llm") or {}).get("ttft_ms"))
 
@@ -87,6 +86,7 @@ def fields(name: str, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
             name: None if value == NONE else value,
             "exchanges": tally.count,
             "errors": tally.errors,
+            "classes": dict(tally.classes),
             "failed_attempts": tally.failed_attempts,
             "duration_ms": {f"p{percent}": percentile(tally.durations, percent) for percent in (50, 90, 99)},
             "ttft_ms": {f"p{percent}": percentile(tally.first_tokens, percent) for percent in (50, 90, 99)},

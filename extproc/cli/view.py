@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from extproc.cli.output import Cell, Column, Row
-from extproc.core.outcome import Outcome
+from extproc.core.outcome import Outcome, class_of
 
 Exchange = Mapping[str, Any]
 
@@ -28,11 +28,18 @@ MEANING: Final[Mapping[str, str]] = {
     Outcome.UPSTREAM_CONNECT_FAIL: "Envoy could not connect to the backend",
     Outcome.LOCAL_REPLY: "Envoy answered by itself; no backend did",
     Outcome.REJECTED_BY_POLICY: "the sidecar refused the request",
+    Outcome.RECORDER_FAILED: "the sidecar did not answer Envoy in time, or broke, and Envoy ended it for that",
     Outcome.SIDECAR_RESTART_ORPHAN: "it was in flight when the sidecar died",
     Outcome.PROXY_DRAIN: "it was still running when the sidecar was stopped",
     Outcome.UNKNOWN: "it was cut off; without Envoy's access entry there is no telling by whom",
     IN_FLIGHT: "it has not ended",
 }
+
+_REFUSED: Final[Mapping[str, str]] = {
+    "client": "the backend would not have the request: the client's own mistake",
+    "limited": "the backend asks the client to wait: a rate limit",
+}
+"""What a backend's error is where it is no fault of the backend, by class."""
 
 _GREEN: Final = {Outcome.OK, Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL}
 _YELLOW: Final = {
@@ -48,13 +55,21 @@ def outcome(exchange: Exchange) -> str:
     return exchange.get("outcome") or IN_FLIGHT
 
 
-def colour(outcome: str) -> str:
-    """The terminal's colour for an outcome."""
-    if outcome == IN_FLIGHT:
+def meaning(exchange: Exchange) -> str:
+    """What the outcome means, in a sentence."""
+    state = outcome(exchange)
+    refused = _REFUSED.get(class_of(exchange)) if state == Outcome.UPSTREAM_ERROR_STATUS else None
+    return refused or MEANING.get(state, "")
+
+
+def colour(exchange: Exchange) -> str:
+    """The terminal's colour for how an exchange ended."""
+    state = outcome(exchange)
+    if state == IN_FLIGHT:
         return "cyan"
-    if outcome in _GREEN:
+    if state in _GREEN:
         return "green"
-    return "yellow" if outcome in _YELLOW else "red"
+    return "yellow" if state in _YELLOW or class_of(exchange) in _REFUSED else "red"
 
 
 def moment(timestamp: str | None) -> datetime | None:
@@ -122,13 +137,12 @@ COLUMNS: Final = (
 
 def row(exchange: Exchange, *, local: bool) -> Row:
     """One exchange as a line of a table. `local`: times on the reader's clock and with units, for a person."""
-    state = outcome(exchange)
     started = exchange.get("started_at")
     took = exchange.get("duration_ms")
     status = exchange.get("status")
     return (
         short_time(started) if local else str(started or ""),
-        Cell(state, colour(state)),
+        Cell(outcome(exchange), colour(exchange)),
         "" if status is None else str(status),
         str(exchange.get("method") or ""),
         str(exchange.get("path") or ""),

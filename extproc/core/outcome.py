@@ -29,10 +29,14 @@ class Outcome(enum.StrEnum):
     UPSTREAM_CONNECT_FAIL = "upstream_connect_fail"
     LOCAL_REPLY = "local_reply"
     REJECTED_BY_POLICY = "rejected_by_policy"
+    RECORDER_FAILED = "recorder_failed"
     SIDECAR_RESTART_ORPHAN = "sidecar_restart_orphan"
     PROXY_DRAIN = "proxy_drain"
     UNKNOWN = "unknown"
 
+
+CLASSES = ("ok", "client", "limited", "upstream", "local", "sidecar", "unknown")
+"""Whose doing an end can have been; `limited`: the backend has asked for patience (429)."""
 
 _CLASSES: Mapping[str, str] = {
     Outcome.OK: "ok",
@@ -48,6 +52,7 @@ _CLASSES: Mapping[str, str] = {
     Outcome.UPSTREAM_CONNECT_FAIL: "upstream",
     Outcome.LOCAL_REPLY: "local",
     Outcome.REJECTED_BY_POLICY: "local",
+    Outcome.RECORDER_FAILED: "sidecar",
     Outcome.SIDECAR_RESTART_ORPHAN: "sidecar",
     Outcome.PROXY_DRAIN: "sidecar",
     Outcome.UNKNOWN: "unknown",
@@ -55,8 +60,22 @@ _CLASSES: Mapping[str, str] = {
 
 Record = Mapping[str, Any]
 
+_OF_STATUS: Mapping[int, str] = {
+    # A backend that answers so is well: the request was at fault. 408 and 5xx stay the backend's.
+    **dict.fromkeys((400, 401, 403, 404, 405, 413, 415, 422), "client"),
+    429: "limited",
+}
+_OF_GRPC_STATUS: Mapping[str, str] = {
+    # The same in gRPC's numbers, by the HTTP status that google.rpc.Code gives each of them.
+    **dict.fromkeys(("3", "5", "7", "9", "11", "16"), "client"),
+    "8": "limited",
+}
+
 REFUSED_DETAILS = "extproc_not_recorded"
 """What Envoy's details of a request say that we refused because it could not be recorded."""
+
+RECORDER_FAILED_DETAILS = "ext_proc_error"
+"""How Envoy's details of a request begin for which the recorder was asked in vain, whatever it did wrong."""
 
 _FROM_UPSTREAM = "via_upstream"
 _WHY = (
@@ -78,6 +97,9 @@ _WHY = (
     ("upstream_max_stream_duration_reached", Outcome.UPSTREAM_TIMEOUT),
     ("max_duration_timeout", Outcome.UPSTREAM_TIMEOUT),
 )
+_FIRST_ERROR = 400
+_FIRST_FAILURE = 500
+_NO_FAILURE = frozenset({"ok", "client", "limited"})
 _REQUEST_TIMEOUT = 408
 """Envoy's status where the same limit was met by a request that did not come to its end: nobody upstream is slow."""
 _CLIENT_LEFT = frozenset({"DC", "DR", "DPE"})
@@ -91,6 +113,8 @@ def decide(response: Record | None, orphan: Record | None, access: Record | None
     """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one."""
     if response is None:
         return Outcome.SIDECAR_RESTART_ORPHAN if orphan is not None else Outcome.UNKNOWN
+    if response.get("closed") != "drain" and (_recorder_failed(access or {}) or _recorder_failed(response)):
+        return Outcome.RECORDER_FAILED
     if response.get("rejected"):
         return Outcome.REJECTED_BY_POLICY
     answer = response.get("response")
@@ -102,12 +126,30 @@ def decide(response: Record | None, orphan: Record | None, access: Record | None
     return _complete(response, answer)
 
 
-def outcome_class(outcome: object) -> str:
-    """Whose doing it was: `ok`, `client`, `upstream`, `local`, `sidecar` or `unknown`. For labels and counts.
+def outcome_class(outcome: object, status: object = None, grpc_status: object = None) -> str:
+    """Whose doing it was: one of CLASSES. The statuses are those of the answer: a backend's own word tells its fault
+    from the client's.
 
     The outcome may be its text, as it stands in an exchange; what is none is unknown.
     """
+    if outcome == Outcome.UPSTREAM_ERROR_STATUS:
+        if isinstance(status, int) and status >= _FIRST_ERROR:
+            return _OF_STATUS.get(status, "upstream")
+        return _OF_GRPC_STATUS.get(str(grpc_status), "upstream")
     return _CLASSES.get(outcome, "unknown") if isinstance(outcome, str) else "unknown"
+
+
+def class_of(exchange: Record) -> str:
+    """The class of an exchange as `extproc log --json` gives it."""
+    return outcome_class(exchange.get("outcome"), exchange.get("status"), exchange.get("grpc_status"))
+
+
+def is_failure(exchange: Record) -> bool:
+    """Whether an exchange that has ended counts as an error: not what the client did itself, nor what a limit or a
+    rule refused it, be it the backend's or, in an answer below 500, Envoy's."""
+    kind, status = class_of(exchange), exchange.get("status")
+    refused = kind == "local" and isinstance(status, int) and status < _FIRST_FAILURE
+    return kind not in _NO_FAILURE and not refused
 
 
 def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome:
@@ -121,9 +163,17 @@ def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome
     return _as_envoy_says(answer, access)
 
 
+def _recorder_failed(record: Record) -> bool:
+    """Envoy ended the exchange because of us. What we had seen of it until then does not count any more: the end of
+    an answer that was waiting for our word never reached the client."""
+    return str(record.get("response_code_details") or "").startswith(RECORDER_FAILED_DETAILS)
+
+
 def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
     """Who cut it off: the client, the backend or Envoy. Only Envoy's access log knows."""
     details = access.get("response_code_details") or ""
+    if access.get("failed_open"):
+        return Outcome.RECORDER_FAILED  # and Envoy went on without us
     if not _CLIENT_LEFT.isdisjoint(access.get("response_flags") or ()) or details.startswith(_CLIENT_LEFT_DETAILS):
         began = answer is not None and answer.get("bytes")
         return Outcome.CLIENT_CANCEL_MID_STREAM if began else Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
@@ -154,7 +204,7 @@ def _reason(details: str) -> Outcome | None:
 def _complete(response: Record, answer: Record) -> Outcome:
     status = response.get("status")
     llm = response.get("llm") or {}
-    if (status is not None and status >= 400) or response.get("grpc_status") not in {None, "0"}:
+    if (status is not None and status >= _FIRST_ERROR) or response.get("grpc_status") not in {None, "0"}:
         return Outcome.UPSTREAM_ERROR_STATUS
     if llm.get("error"):
         return Outcome.UPSTREAM_ERROR_FRAME

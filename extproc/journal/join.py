@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.llm import of_request, of_response
-from extproc.core.outcome import decide
+from extproc.core.outcome import class_of, decide
 from extproc.core.record import moment_text, timestamp
 
 Record = Mapping[str, Any]
@@ -173,6 +173,7 @@ class Parts:
             "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
             "integrity": _integrity(request, answer, access),
         }
+        fields["class"] = class_of(fields) if self.over else None
         return Exchange(fields, self.directory, self._records())
 
     def _access_log(self, ended_at: str | None, now: str | None) -> str:

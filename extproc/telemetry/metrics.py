@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from extproc.core.outcome import REFUSED_DETAILS, Outcome, outcome_class
+from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
 from extproc.journal.join import Exchange
 from extproc.telemetry import semconv
 
@@ -32,9 +32,9 @@ SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
 
 DIRECTIONS: Final = ("request", "response")
-CLASSES: Final = tuple(dict.fromkeys(outcome_class(outcome) for outcome in Outcome))
 UNMATCHED: Final = ("bypass", "refused", "malformed", "unrecorded")
 
+_NO_STATUS: Final = "none"
 _BEFORE_THE_FILTERS: Final = (
     "http1.",
     "http2.",
@@ -127,8 +127,9 @@ class Metrics:
     def exchange(self, exchange: Exchange) -> None:
         """Count a final exchange."""
         outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
-        kind = outcome_class(outcome)
+        kind = class_of(exchange)
         self._exchanges.labels(outcome).inc()
+        self._results.labels(kind, outcome, _status_class(exchange.get("status"))).inc()
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
             cluster = self._clusters.label(exchange.get("cluster"))
@@ -163,6 +164,11 @@ class Metrics:
 
     def _define_own(self) -> None:
         self._exchanges = self._counter("extproc_exchanges", "Exchanges by how they ended.", "outcome")
+        self._results = self._counter(
+            "extproc_exchange_results",
+            "The same by whose doing their end was and by the status of the answer: 2xx, 4xx, none.",
+            *("class", "outcome", "status"),
+        )
         self._upstream_exchanges = self._counter(
             "extproc_upstream_exchanges",
             "Exchanges by the backend that got them, its cluster and whose doing their end was.",
@@ -218,6 +224,7 @@ class Metrics:
         # What may never happen is there from the start, so that its first time is an increase.
         for outcome in Outcome:
             self._exchanges.labels(outcome.value)
+            self._results.labels(outcome_class(outcome), outcome.value, _NO_STATUS)
         for direction in DIRECTIONS:
             for counter in (self._chunks, self._bytes, self._gaps):
                 counter.labels(direction)
@@ -405,6 +412,10 @@ def unmatched(record: Record) -> str:
     if REFUSED_DETAILS in details:
         return "refused"
     return "malformed" if details.startswith(_BEFORE_THE_FILTERS) else "unrecorded"
+
+
+def _status_class(status: Any) -> str:
+    return f"{status // 100}xx" if isinstance(status, int) and 100 <= status < 600 else _NO_STATUS
 
 
 def _prometheus(name: str) -> str:

@@ -27,7 +27,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from extproc import __version__
 from extproc.config import Config
 from extproc.core import dialects
-from extproc.core.outcome import outcome_class
+from extproc.core.outcome import class_of
 from extproc.journal.join import Exchange
 from extproc.telemetry import otlp, semconv
 from extproc.telemetry.export import Exporter
@@ -39,7 +39,7 @@ SCOPE: Final = InstrumentationScope("extproc", __version__)
 
 _EXPORT_SECONDS: Final = 5.0
 _FAULTS: Final = frozenset({"upstream", "sidecar", "unknown"})
-"""Classes of outcomes that make a span an error: the client's own leaving is none."""
+"""Classes of outcomes that make a span an error: the client's own leaving or mistake is none, nor is a limit."""
 
 Attributes = dict[str, Any]
 
@@ -178,7 +178,7 @@ def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield semconv.SERVER_ADDRESS, host
     yield semconv.SERVER_PORT, int(port) if port.isdigit() else None
     yield semconv.CLIENT_ADDRESS, str(exchange.get("client") or "").rpartition(":")[0].strip("[]")
-    yield semconv.ERROR_TYPE, None if outcome_class(outcome) == "ok" else outcome
+    yield semconv.ERROR_TYPE, None if class_of(exchange) == "ok" else outcome
     yield "extproc.exchange.id", exchange.get("id")
     yield "extproc.outcome", outcome
     yield "extproc.worker", _typed(exchange.get("worker"), int)
@@ -284,7 +284,7 @@ def _body(exchange: Exchange, direction: str) -> bytes:
 
 
 def _status(exchange: Exchange) -> Status:
-    return Status(StatusCode.ERROR if outcome_class(exchange.get("outcome")) in _FAULTS else StatusCode.UNSET)
+    return Status(StatusCode.ERROR if class_of(exchange) in _FAULTS else StatusCode.UNSET)
 
 
 def _ids(exchange: Exchange) -> _Ids | None:

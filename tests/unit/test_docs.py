@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.config import Config
+from extproc.core.outcome import Outcome, outcome_class
 from extproc.envoy import check, files
 from extproc.service.exposition import Exposition
 from extproc.service.follower import FollowerProcess
@@ -30,6 +31,17 @@ def test_every_metric_is_documented(checkout: Path, families: set[tuple[str, str
     """And no other one is."""
     text = (checkout / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"(?m)^\| `(\w+)` \| (\w+) \|", text)) == families
+
+
+def test_every_outcome_is_documented(checkout: Path) -> None:
+    """And no other one, each with its class, what was seen, what it means and what to do."""
+    text = (checkout / "docs" / "outcomes.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"(?m)^\| `\w+` .*$", text)]
+    assert [row[0].strip("`") for row in rows] == [outcome.value for outcome in Outcome]
+    for name, kind, *rest in rows:
+        assert re.match(r"\w+", kind)[0] == outcome_class(name.strip("`")), name  # type: ignore[index]
+        assert len(rest) == 3, name
+        assert all(rest), name
 
 
 def test_every_recipe_is_documented_and_tested(checkout: Path) -> None:
@@ -59,7 +71,17 @@ def test_the_yaml_of_each_directive_is_right(tmp_path: Path, overlay: str) -> No
     assert (report.findings, report.envoy_asked) == ([], True)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/routing.md", "envoy/examples/README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "document",
+    [
+        "README.md",
+        "docs/routing.md",
+        "docs/outcomes.md",
+        "docs/metrics.md",
+        "envoy/examples/README.md",
+        "CONTRIBUTING.md",
+    ],
+)
 def test_links_lead_somewhere(checkout: Path, document: str) -> None:
     """Those to files of the project, and to headings."""
     path = checkout / document

@@ -86,6 +86,16 @@ def test_attempts_that_another_one_followed(tmp_path: Path) -> None:
     assert json.loads(counted(tmp_path / "data", "model", "--json")[0])["failed_attempts"] == 4
 
 
+def test_a_clients_mistakes_are_no_errors(tmp_path: Path) -> None:
+    """Nor are limits; what class each was is counted beside them."""
+    with Recording(tmp_path / "data") as recording:
+        for status in (200, 400, 404, 422, 429, 408, 500):
+            recording.add(status=status, upstream="10.0.0.7:8000")
+    (backend,) = map(json.loads, counted(tmp_path / "data", "upstream", "--json"))
+    assert (backend["exchanges"], backend["errors"]) == (7, 2)
+    assert backend["classes"] == {"ok": 1, "client": 3, "limited": 1, "upstream": 2}
+
+
 def test_exchanges_without_the_key(data: Path) -> None:
     """They are counted under a dash, and as null in JSON."""
     assert ["-", "1"] in [line.split("\t")[:2] for line in counted(data, "upstream", "--all")]

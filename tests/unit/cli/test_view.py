@@ -14,8 +14,19 @@ from extproc.core.outcome import Outcome
 @pytest.mark.parametrize("outcome", [*Outcome, view.IN_FLIGHT])
 def test_every_outcome_has_a_meaning_and_a_colour(outcome: str) -> None:
     """No outcome is left to be guessed at."""
-    assert view.MEANING[outcome]
-    assert view.colour(outcome) in {"green", "yellow", "red", "cyan"}
+    exchange = {"outcome": None if outcome == view.IN_FLIGHT else outcome}
+    assert view.meaning(exchange) == view.MEANING[outcome]
+    assert view.colour(exchange) in {"green", "yellow", "red", "cyan"}
+
+
+@pytest.mark.parametrize(
+    ("status", "colour", "words"), [(400, "yellow", "client"), (429, "yellow", "rate limit"), (500, "red", "error")]
+)
+def test_a_backends_error_says_whose_it_is(status: int, colour: str, words: str) -> None:
+    """What the client did wrong does not look like a fault of the backend."""
+    exchange = {"outcome": "upstream_error_status", "status": status}
+    assert view.colour(exchange) == colour
+    assert words in view.meaning(exchange)
 
 
 @pytest.mark.parametrize(

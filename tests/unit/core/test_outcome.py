@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.outcome import Outcome, decide, outcome_class
+from extproc.core.outcome import CLASSES, Outcome, decide, is_failure, outcome_class
 
 
 def answer(status: int = 200, ended_by: str | None = "end_of_stream", **more: Any) -> dict[str, Any]:
@@ -61,6 +61,7 @@ CASES = [
         Outcome.UPSTREAM_ERROR_FRAME,
     ),
     (answer(ended_by="drain", closed="drain"), Outcome.PROXY_DRAIN),
+    (answer(status=504, response_code_details="ext_proc_error_gRPC_error_14{}"), Outcome.RECORDER_FAILED),
     ({"status": None, "response": None, "closed": "cancelled"}, Outcome.UNKNOWN),
     ({"status": None, "response": None, "closed": "drain"}, Outcome.PROXY_DRAIN),
     ({"status": None, "response": None, "rejected": True}, Outcome.REJECTED_BY_POLICY),
@@ -90,6 +91,7 @@ HALF: dict[str, Any] = {
 ANNOUNCED = HALF | {"response": HALF["response"] | {"headers": [["content-length", "100"]]}}
 BEGUN = HALF | {"response": HALF["response"] | {"bytes": 0}}
 LEFT = "downstream_remote_disconnect"
+FAILED = "ext_proc_error_per-message_timeout_exceeded"
 AFTER = "upstream_reset_after_response_started{connection_termination}"
 
 TOLD = [
@@ -113,6 +115,17 @@ TOLD = [
     (NO_ANSWER, ["UF"], "upstream_reset_before_response_started{connection_timeout}", Outcome.UPSTREAM_CONNECT_FAIL),
     (HALF, [], "something_new", Outcome.UNKNOWN),
     (HALF, [], None, Outcome.UNKNOWN),
+    # What Envoy did because of us, whatever had been seen until then: the client has no whole answer.
+    (NO_ANSWER, [], FAILED, Outcome.RECORDER_FAILED),
+    (BEGUN, [], FAILED, Outcome.RECORDER_FAILED),
+    (HALF, [], FAILED, Outcome.RECORDER_FAILED),
+    (HALF, ["UAEX"], "ext_proc_error_gRPC_error_13{h2_error}", Outcome.RECORDER_FAILED),
+    (HALF, [], "ext_proc_error_spurious_message_received", Outcome.RECORDER_FAILED),
+    (HALF | {"llm": {"done": True}}, [], FAILED, Outcome.RECORDER_FAILED),
+    (HALF | {"llm": {"error": {"code": 1}}}, [], FAILED, Outcome.RECORDER_FAILED),
+    (HALF | {"rejected": True}, [], FAILED, Outcome.RECORDER_FAILED),
+    (answer(), [], FAILED, Outcome.RECORDER_FAILED),
+    (HALF | {"closed": "drain"}, [], FAILED, Outcome.PROXY_DRAIN),
     # What state and frames know, Envoy does not change.
     (HALF | {"closed": "drain"}, ["DC"], LEFT, Outcome.PROXY_DRAIN),
     (HALF | {"llm": {"done": True}}, ["DC"], LEFT, Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL),
@@ -141,11 +154,65 @@ def test_an_orphan_stays_one() -> None:
     assert decide(None, {"type": "orphan"}, access) is Outcome.SIDECAR_RESTART_ORPHAN
 
 
+@pytest.mark.parametrize("response", [NO_ANSWER, HALF])
+def test_an_answer_that_passed_without_us(response: dict[str, Any]) -> None:
+    """With `failure_mode_allow` Envoy goes on when the recorder fails: that the rest was not seen is our doing."""
+    access = {"response_flags": [], "response_code_details": "via_upstream", "failed_open": True}
+    assert decide(response, None, access) is Outcome.RECORDER_FAILED
+    assert decide(answer(), None, access) is Outcome.OK
+
+
 def test_every_outcome_has_a_class() -> None:
     """A label of few values, for each outcome that there is."""
-    assert {outcome_class(outcome) for outcome in Outcome} == {
-        *("ok", "client", "upstream", "local", "sidecar", "unknown"),
-    }
+    assert {outcome_class(outcome) for outcome in Outcome} | {"limited"} == set(CLASSES)
+    assert outcome_class(Outcome.RECORDER_FAILED) == "sidecar"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        *((status, "client") for status in (400, 401, 403, 404, 405, 413, 415, 422)),
+        (429, "limited"),
+        *((status, "upstream") for status in (402, 408, 409, 418, 500, 502, 503, 504, 529, None, "400")),
+    ],
+)
+def test_a_backends_error_is_whose_its_status_says(status: object, expected: str) -> None:
+    """A request that could not be served is the client's own mistake, one too many is a limit, the rest is the
+    backend's; the outcome's name stays, and no status changes the class of another outcome."""
+    assert outcome_class("upstream_error_status", status) == expected
+    for other in set(Outcome) - {Outcome.UPSTREAM_ERROR_STATUS}:
+        assert outcome_class(other, status) == outcome_class(other)
+
+
+@pytest.mark.parametrize(
+    ("grpc_status", "expected"),
+    [("3", "client"), ("5", "client"), ("16", "client"), ("8", "limited"), ("4", "upstream"), ("13", "upstream")],
+)
+def test_a_grpc_backends_error(grpc_status: str, expected: str) -> None:
+    """With HTTP status 200, gRPC's own status says it."""
+    assert outcome_class("upstream_error_status", 200, grpc_status) == expected
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "expected"),
+    [
+        ("ok", 200, False),
+        ("client_cancel_mid_stream", 200, False),
+        ("upstream_error_status", 400, False),
+        ("upstream_error_status", 429, False),
+        ("upstream_error_status", 500, True),
+        ("upstream_truncated", 200, True),
+        ("local_reply", 404, False),
+        ("local_reply", 429, False),
+        ("local_reply", 503, True),
+        ("local_reply", None, True),
+        ("recorder_failed", 504, True),
+        ("unknown", 200, True),
+    ],
+)
+def test_what_counts_as_an_error(outcome: str, status: int | None, expected: bool) -> None:
+    """What the client did, and what a limit or a rule refused it, does not."""
+    assert is_failure({"outcome": outcome, "status": status}) is expected
 
 
 json_values = st.recursive(

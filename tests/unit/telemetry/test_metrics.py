@@ -131,6 +131,21 @@ def test_every_outcome_is_counted_from_the_start(outcome: Outcome) -> None:
     assert counted(exchange(outcome=outcome.value))[name] == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "label"),
+    [(400, "client", "4xx"), (429, "limited", "4xx"), (503, "upstream", "5xx"), (None, "upstream", "none")],
+)
+def test_a_backends_error_is_counted_by_whose_it_is(status: int | None, kind: str, label: str) -> None:
+    """Under one outcome, in a class of its own, for the alerts; at the backend and in every time as well."""
+    found = counted(exchange(outcome="upstream_error_status", status=status))
+    assert found['extproc_exchanges_total{outcome="upstream_error_status"}'] == 1
+    results = f'extproc_exchange_results_total{{class="{kind}",outcome="upstream_error_status",status="{label}"}}'
+    assert found[results] == 1
+    upstream = f'extproc_upstream_exchanges_total{{class="{kind}",cluster="llm",upstream="10.0.0.7:8000"}}'
+    assert found[upstream] == 1
+    assert found[f'extproc_exchange_duration_seconds_count{{class="{kind}"}}'] == 1
+
+
 def test_an_error_has_its_type() -> None:
     """On the duration."""
     found = counted(exchange(outcome="upstream_timeout"))

@@ -131,6 +131,14 @@ def test_the_outcome(outcome: Outcome) -> None:
     assert (span.status.status_code is StatusCode.ERROR) is fault
 
 
+@pytest.mark.parametrize(("status", "fault"), [(400, False), (429, False), (500, True)])
+def test_a_clients_mistake_is_no_error_of_the_span(status: int, fault: bool) -> None:
+    """The outcome is its type all the same."""
+    span = span_of(exchange(outcome="upstream_error_status", status=status), RESOURCE)
+    assert attributes(span)["error.type"] == "upstream_error_status"
+    assert (span.status.status_code is StatusCode.ERROR) is fault
+
+
 @pytest.mark.parametrize(
     ("more", "name"),
     [
