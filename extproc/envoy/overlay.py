@@ -5,8 +5,9 @@
 Its `resources` are laid over those of the same name in the files of resources; a new one says by its `@type` to which
 of them it belongs. Everything else is laid over the bootstrap. A mapping is laid over a mapping member by member; a
 list over a list of things with a `name`, thing by thing. New things come at the list's end, but a new HTTP filter
-before the last one, which has to be the router, and a new route before the last one, which takes what is left. Anything
-else takes the place of what was there. A member that is null is taken away.
+before the last one, which has to be the router, a new network filter before the connection manager likewise, and a new
+route before the last one, which takes what is left. Anything else takes the place of what was there. A member that is
+null is taken away.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Nodes = Mapping[str, yaml.MappingNode]
 """Documents by the names of their files."""
 
 _RESOURCES: Final = "resources"
-_LAST_STAYS: Final = frozenset({"http_filters", "routes"})
+_LAST_STAYS: Final = frozenset({"filters", "http_filters", "routes"})
 _NULL: Final = "tag:yaml.org,2002:null"
 
 

@@ -63,6 +63,8 @@ FILTERS = "http_filters: [{name: a, x: 1}, {name: router}]\n"
          {"http_filters": [{"name": "a", "x": 1}, {"name": "b"}, {"name": "c"}, {"name": "router"}]}),
         ("routes: [{name: a}, {name: rest}]\n", "routes: [{name: b}]\n",
          {"routes": [{"name": "a"}, {"name": "b"}, {"name": "rest"}]}),
+        ("filters: [{name: manager}]\n", "filters: [{name: limit}]\n",
+         {"filters": [{"name": "limit"}, {"name": "manager"}]}),
         (FILTERS, "http_filters: [{name: router, y: 1}, {name: a, x: 2}]\n",
          {"http_filters": [{"name": "a", "x": 2}, {"name": "router", "y": 1}]}),
         ("http_filters: []\n", "http_filters: [{name: b}]\n", {"http_filters": [{"name": "b"}]}),
