@@ -4,6 +4,7 @@
     ├── ConfigError    a setting, a file or a flag is wrong: print it, exit 2
     ├── StackError     the stack could not start or has fallen over: print it, exit 1
     └── JournalError   the journal cannot be written or opened: the audit policy applies
+        └── Postponed  an exchange's end will be written, without its body, once the journal can be: nothing is lost
 
 Malformed bodies and messages out of order raise nothing: they are recorded.
 """
@@ -30,3 +31,7 @@ class StackError(ExtprocError):
 
 class JournalError(ExtprocError):
     """The journal cannot take a record. The text names the file and the system's reason."""
+
+
+class Postponed(JournalError):
+    """It cannot take this terminal record now and keeps it, without its body, until it can."""

@@ -167,6 +167,8 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
     facts.append(f"ended by {ended}" if ended else "not ended")
     if part.get("truncated"):
         facts.append("not whole")
+    if part.get("body_lost"):
+        facts.append("its body could not be recorded")
     yield from _section(f"{direction.capitalize()}: {output.escape(', '.join(facts))}")
     yield from _pairs([("sha256", part.get("sha256"))])
     for name in ("headers", "trailers"):

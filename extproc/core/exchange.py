@@ -135,18 +135,22 @@ class Exchange:
         """The request as it stands, for one that is long in coming. Made once, and only while it is unfinished."""
         if self._opened or self._rejected or self._request.stream.state is not State.OPEN:
             return NOTHING
-        self._opened = True
         body = self._request.body
-        field = self._file(self._request) if body.spooled else record.body_field(body.so_far())
-        return [Append(record.encode(self._request_record("open", at, None, field, None)), gate=False)]
+        if body.spooled:
+            return [self._open(at, self._file(self._request))]
+        held = body.so_far()
+        return [self._open(at, record.body_field(held) if record.fits(held) else None)]
 
-    def reject(self, *, recorded: bool) -> None:
+    def reject(self, *, recorded: bool) -> bool:
         """Our own refusal takes the place of an answer. `recorded`: the request may be in the journal all the same.
 
         What the journal has of this exchange gets its terminal record at `close`; what it has not needs none.
+        Returns whether there is or will be one.
         """
+        will_end = self._terminal or recorded or self._opened
         self._rejected = True
-        self._terminal = self._terminal or not (recorded or self._opened)
+        self._terminal = self._terminal or not will_end
+        return will_end
 
     def close(self, reason: CloseReason, at: int) -> Sequence[Effect]:
         """The stream is over: end what is unfinished. Nothing comes after this."""
@@ -161,6 +165,17 @@ class Exchange:
         elif not self._rejected and (self.late_count > self._reported or self._trailers_after):
             effects.append(Append(record.encode(self._late_record(at)), gate=False))
         return effects
+
+    @property
+    def rejected(self) -> bool:
+        """It was refused by us."""
+        return self._rejected
+
+    @property
+    def unfinished(self) -> list[Direction]:
+        """The directions that have begun and have no record yet."""
+        streams = (self._request.stream, self._response.stream)
+        return [stream.direction for stream in streams if stream.began and not stream.over]
 
     @property
     def request_over(self) -> bool:
@@ -247,8 +262,15 @@ class Exchange:
         return self._spool(half, pieces) if pieces else NOTHING
 
     def _spool(self, half: Half, pieces: list[bytes]) -> Sequence[Effect]:
-        """These bytes will not stand in the record, so what they say has to be read now (see `llm.py`)."""
+        """These bytes will not stand in the record, so what they say has to be read now (see `llm.py`).
+
+        A request's file never comes before an `open` record of ours, so that we know that the exchange needs an end
+        even when the file cannot be written.
+        """
+        effects: list[Effect] = []
         if half is self._request:
+            if not self._opened:
+                effects.append(self._open(half.last_at, self._file(half)))
             if self._request_reader is None:
                 self._request_reader = self._new_request_reader()
             if self._request_reader is not None:
@@ -261,7 +283,7 @@ class Exchange:
             if self._response_reader is not None and self._reads_spool:
                 for piece in pieces:
                     self._response_reader.feed(piece, half.last_at)
-        return [Spool(self.id, half.stream.direction, pieces)]
+        return [*effects, Spool(self.id, half.stream.direction, pieces)]
 
     def _new_request_reader(self) -> RequestReader | None:
         head = self._request.head
@@ -280,7 +302,7 @@ class Exchange:
 
     def _open_if_long(self, half: Half, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
         if half is self._request and not self._opened and half.body.length >= self._settings.open_record_bytes:
-            return [*self.open_record(at), *effects]  # a body file never comes before a record of its exchange
+            return [*self.open_record(at), *effects]
         return effects
 
     def _count_late(self, half: Half, kind: str, data: bytes | None = None) -> Sequence[Effect]:
@@ -295,10 +317,16 @@ class Exchange:
 
     # -- the records ----------------------------------------------------------------------------------------------
 
+    def _open(self, at: int, body: dict[str, str] | None) -> Append:
+        self._opened = True
+        return Append(record.encode(self._request_record("open", at, None, body, None)), gate=False)
+
     def _finish(self, half: Half, ended_by: str, at: int, *, gate: bool = True) -> Sequence[Effect]:
         """The one place where a direction ends."""
         half.end(ended_by)
         whole, rest, sha256 = half.body.finish()
+        if whole is not None and not record.fits(whole):
+            rest, whole = [whole], None
         body = self._file(half) if whole is None else record.body_field(whole)
         spool = self._spool(half, rest) if rest else NOTHING
         last = self._end_request if half is self._request else self._end_response
@@ -341,7 +369,7 @@ class Exchange:
         return llm
 
     def _request_record(
-        self, type: str, at: int, sha256: str | None, body: dict[str, str], llm: dict[str, Any] | None
+        self, type: str, at: int, sha256: str | None, body: dict[str, str] | None, llm: dict[str, Any] | None
     ) -> dict[str, Any]:
         head, trace = self._request.head, self._trace
         return {

@@ -51,7 +51,7 @@ class Half:
         short = announced is not None and self.body.length < announced and ended_by != "headers"
         self.truncated |= short or self.stream.state is State.ABORTED
 
-    def fields(self, sha256: str | None, body: dict[str, str]) -> dict[str, Any]:
+    def fields(self, sha256: str | None, body: dict[str, str] | None) -> dict[str, Any]:
         """The direction's part of a record, all but its times."""
         fields: dict[str, Any] = {
             "bytes": self.body.length,

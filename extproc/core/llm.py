@@ -1,19 +1,25 @@
 """What a record says of a model's API: its `llm` part, as it was written or read now from the body in the record.
 
 A body that stands whole in its record is read by whoever reads the record, and costs the traffic nothing. A body that
-does not fit, and a stream, whose tokens have times, are read while they pass, and their `llm` is in the record.
+does not fit, and a stream, whose tokens have times, are read while they pass, and their `llm` is in the record; so is
+that of a body which is left out of its record (`without_body`).
 """
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from extproc.core import dialects
 from extproc.core.reading import RequestReader, ResponseReader
+from extproc.core.record import LONGEST, encode
 
 Record = Mapping[str, Any]
+
+_LEAST = ("type", "id", "at", "started_at", "ended_at", "duration_ms", "status", "closed", "rejected", "response_flags")
+"""What a terminal record cannot do without, of one that is too long without its body, too."""
 
 
 def of_request(record: Record | None) -> dict[str, Any] | None:
@@ -47,6 +53,21 @@ def of_response(record: Record | None) -> dict[str, Any] | None:
         in_one_piece = reader.first_token_at is None
         llm["ttft_ms"] = half["first_byte_ms"] if in_one_piece and llm.get("output_chars") else None
     return llm
+
+
+def without_body(response: bytes, *, keep_file: bool) -> bytes:
+    """The same `response` record with its body left out: small enough to be kept until it can be written.
+
+    What the body said of the model's answer stays, and so does whether the answer was whole. `keep_file`: where the
+    body has a file of its own, that holds all of it.
+    """
+    fields = json.loads(response)
+    half = fields["response"]
+    if half is not None and not (keep_file and "file" in half["body"]):
+        fields["llm"] = of_response(fields)
+        fields["response"] |= {"body": None, "body_lost": True}
+    reduced = encode(fields)
+    return reduced if len(reduced) <= LONGEST else encode({name: fields.get(name) for name in _LEAST})
 
 
 def _inline(half: Mapping[str, Any]) -> bytes | None:

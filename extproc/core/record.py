@@ -22,6 +22,15 @@ from typing import Any
 import google_crc32c
 import msgspec
 
+LONGEST = 32 * 1024 * 1024
+"""Bytes of the longest record. A longer one is never written, so that no reader has to take garbage for a line."""
+LONGEST_LINE = LONGEST + 1024
+"""With what `seal` adds."""
+
+_INLINE = LONGEST // 2
+"""Bytes of the longest body in a record, as it stands there; the rest is for everything else."""
+_ESCAPED = 6
+"""What a byte of a text may become: `\\u0000`."""
 _SEAL = b',"crc":"'
 _TAIL = len(_SEAL) + 8 + len(b'"}')
 _LONG_INTEGER_BITS = 8192  # under the 4,300 digits that sys.int_info allows
@@ -53,12 +62,9 @@ def encode(fields: Mapping[str, Any]) -> bytes:
         return _encode_ascii(_plain({**fields, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
 
 
-def without_body(record: bytes) -> bytes:
-    """The same `response` record with its body left out and marked as truncated: small enough to be kept waiting."""
-    fields = json.loads(record)
-    if fields["response"] is not None:
-        fields["response"] |= {"body": None, "truncated": True}
-    return encode(fields)
+def fits(body: bytes) -> bool:
+    """Whether a body can stand in a record, however many of its bytes have to be escaped."""
+    return len(body) * _ESCAPED <= _INLINE or len(encode(body_field(body))) <= _INLINE
 
 
 def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:

@@ -224,7 +224,8 @@ def _direction(part: Any, names: Sequence[str], late: Record | None, direction: 
         return None
     fields = {name: part.get(name) for name in names}
     trailers = part.get("trailers") or ((late or {}).get("trailers") or {}).get(direction)
-    return fields | ({"trailers": trailers} if trailers else {})
+    lost = {"body_lost": True} if part.get("body_lost") else {}
+    return fields | ({"trailers": trailers} if trailers else {}) | lost
 
 
 def _llm(request: Any, response: Any) -> dict[str, Any] | None:

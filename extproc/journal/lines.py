@@ -18,15 +18,12 @@ from typing import Any, BinaryIO, Final
 import msgspec
 import zstandard
 
-from extproc.core.record import DamagedLine, unseal
+from extproc.core.record import LONGEST_LINE, DamagedLine, unseal
 from extproc.journal import segment
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER: Final = 256 * 1024
-_LONGEST_LINE: Final = 32 * 1024 * 1024
-"""More than any record can have; a longer line is garbage and is read in pieces."""
-
 
 CUT_OFF: Final = "the line is cut off"
 LOST_LINE_END: Final = "the end of a line is damaged"
@@ -116,10 +113,13 @@ class _Frame(io.RawIOBase):
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines as they are, each with its line end, except perhaps the last. Raises DamagedLine for a broken frame."""
+    """The lines as they are, each with its line end, except perhaps the last. Raises DamagedLine for a broken frame.
+
+    What is longer than any line may be is garbage, and comes in pieces.
+    """
     while True:
         try:
-            line = file.readline(_LONGEST_LINE)
+            line = file.readline(LONGEST_LINE)
         except zstandard.ZstdError as error:
             raise DamagedLine(f"the compressed data is damaged: {error}") from error
         if not line:

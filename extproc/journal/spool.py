@@ -139,7 +139,8 @@ class _Lane:
                 self._carry_out(effects, done)
             except Exception as error:  # noqa: BLE001 - the lane goes on for all other exchanges
                 _log.exception("a body could not be spooled", extra={"exchange_id": id})
-                _tell(done, JournalError(f"{BODIES}/{id}: {error!r}"))
+                records = [effect.record for effect in effects if isinstance(effect, Append)]
+                self._forward((records, done, JournalError(f"{BODIES}/{id}: {error!r}")))
             self._settle(id)
         for name in list(self._open):
             self._close(name)

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from extproc.core.record import LONGEST_LINE
 from extproc.journal import lines
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK: Final = 1024 * 1024
-_LONGEST_LINE: Final = 32 * 1024 * 1024
 
 
 class Tail:
@@ -124,7 +124,7 @@ def _complete_lines(fd: int, offset: int) -> Iterator[bytes]:
             size = _CHUNK
         elif len(data) < size:
             return
-        elif size < _LONGEST_LINE:
+        elif size < LONGEST_LINE:
             size *= 2
         else:
             yield data  # no record is so long

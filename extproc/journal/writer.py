@@ -9,7 +9,7 @@ file: the segment is set aside and the batch is written to a new one. When that 
 below its floor, everyone who waits gets the error and `failure` is set. From then on submits fail at once, without
 touching the disk; once a second the journal tries again, and service resumes when it can. What went unrecorded
 meanwhile is then noted: one `gap` record for each direction and reason, and the terminal records of exchanges whose
-beginning is on disk, without their bodies.
+beginning is on disk, without their bodies. Whoever waits for one of those is told `Postponed`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Literal
 
-import msgspec
-
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Direction
-from extproc.core.record import encode, seal, timestamp, without_body
-from extproc.errors import JournalError
+from extproc.core.llm import without_body
+from extproc.core.record import LONGEST_LINE, encode, seal, timestamp
+from extproc.errors import JournalError, Postponed
 from extproc.journal import segment as segments
 from extproc.journal.directory import DataDirectory, FreeSpace, reason
 from extproc.journal.flight import Flight, type_and_id
@@ -231,8 +230,10 @@ class Journal:
 
     def _refuse(self, batch: list[Item], error: JournalError) -> None:
         for written, done, spool_error in batch:
-            self._owe([written] if isinstance(written, bytes) else written)
-            _tell(done, spool_error or error)
+            records = [written] if isinstance(written, bytes) else written
+            kept = self._owe(records, keep_file=spool_error is None)
+            why = spool_error or error
+            _tell(done, Postponed(str(why)) if kept else why)
         batch.clear()
 
     def _isolate(self, batch: list[Item], problem: Exception) -> None:
@@ -288,9 +289,12 @@ class Journal:
         if not records:
             return
         worker, boot_id = self._worker, self._boot_id
-        data = b"".join([seal(record, worker, boot_id, seq) for seq, record in enumerate(records, self._seq + 1)])
+        sealed = [seal(record, worker, boot_id, seq) for seq, record in enumerate(records, self._seq + 1)]
+        data = b"".join(sealed)
         if data.count(b"\n") != len(records) or not data.isascii():
             raise ValueError("a record is not one line of ASCII")
+        if len(data) > LONGEST_LINE and (longest := max(map(len, sealed))) > LONGEST_LINE:
+            raise ValueError(f"a record of {longest} bytes is longer than any may be ({LONGEST_LINE} bytes)")
         segment.append(data)
         if self._sync:
             began = time.perf_counter()
@@ -374,13 +378,19 @@ class Journal:
             self.failure = None
             _log.warning("%s: the journal can be written again", self._path / "segments")
 
-    def _owe(self, records: Sequence[bytes]) -> None:
-        """Keep what is needed to end an exchange whose beginning is on disk and whose end could not be written."""
+    def _owe(self, records: Sequence[bytes], *, keep_file: bool) -> bool:
+        """Keep what is needed to end an exchange whose beginning is on disk and whose end could not be written.
+
+        Returns whether there was any.
+        """
+        kept = False
         for record in records:
             type, id = type_and_id(record)
             if type == "response" and id in self._flight.had and len(self._owed) < _OWED_RECORDS:
-                with suppress(msgspec.DecodeError):
-                    self._owed[id] = without_body(record)
+                with suppress(ValueError, KeyError):  # what is no record of an exchange
+                    self._owed[id] = without_body(record, keep_file=keep_file)
+                    kept = True
+        return kept
 
     def _report(self) -> None:
         """Write what is owed and what was counted while the journal could not be written."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic, monotonic_ns, time_ns
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from extproc.core.events import Body, CloseReason, Direction
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
 from extproc.core.routing import Asked
-from extproc.errors import JournalError
+from extproc.errors import JournalError, Postponed
 from extproc.journal.timing import Times
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
@@ -98,7 +98,7 @@ class Recorder:
         now = monotonic()
         while self._unfinished and self._unfinished[0][0] <= now:
             _, exchange = self._unfinished.popleft()
-            self._submit(exchange.open_record(monotonic_ns()))
+            self._note(exchange.open_record(monotonic_ns()))
         while self._gates and self._gates[0].deadline <= now:
             gate = self._gates.popleft()
             if gate.claim():
@@ -133,7 +133,10 @@ class Recorder:
     def end(self, exchange: Exchange, reason: CloseReason) -> None:
         self.in_flight -= 1
         self.access_log.expect(exchange.id)
-        self._submit(exchange.close(CloseReason.DRAIN if self._draining else reason, monotonic_ns()))
+        unfinished = exchange.unfinished
+        effects = exchange.close(CloseReason.DRAIN if self._draining else reason, monotonic_ns())
+        if effects:
+            self.journal.submit(effects, partial(self._closed, unfinished, exchange.rejected))
 
     def hold(self, announced: int | None) -> int:
         """How many bytes of a request Envoy may keep back for us: all that it announced, or none."""
@@ -163,22 +166,30 @@ class Recorder:
         """A reply has waited for the disk. From any thread, but for one gate at a time as good as always."""
         self.gate_times.observe(monotonic() - gate.deadline + self._gate_timeout)
 
-    def lost(self, direction: Direction, error: JournalError, *, refused: bool) -> None:
-        """A record that the journal could not take: count it, leave a gap behind. From any thread."""
-        if refused:
-            self.refused += 1
-        else:
+    def passed_unrecorded(self, direction: Direction, error: JournalError) -> None:
+        """What passed and is not in the journal, nor will be: count it, leave a gap behind. From any thread."""
+        if not isinstance(error, Postponed):
             self.unaudited += 1
-        self.journal.gap(direction, f"{'refused' if refused else 'passed unrecorded'}: {error}", time_ns())
+            self.journal.gap(direction, f"passed unrecorded: {error}", time_ns())
 
-    def unwaited(self, error: JournalError | None) -> None:
-        """The journal's word on effects that nobody waits for."""
-        if error is not None:
-            self.lost(Direction.RESPONSE, error, refused=False)
+    def left_no_record(self, error: JournalError) -> None:
+        """A request that was refused, and so counted, has no record at all. From any thread."""
+        self.journal.gap(Direction.REQUEST, f"refused: {error}", time_ns())
 
-    def _submit(self, effects: Sequence[Effect]) -> None:
+    def _closed(self, unfinished: Sequence[Direction], rejected: bool, error: JournalError | None) -> None:
+        """The journal's word on what a close left to write: the records of directions that were cut off."""
+        if error is None or isinstance(error, Postponed):
+            return
+        if rejected:
+            self.left_no_record(error)
+        else:
+            for direction in unfinished:
+                self.passed_unrecorded(direction, error)
+
+    def _note(self, effects: Sequence[Effect]) -> None:
+        """What nobody waits for, and whose loss is none: the record of the whole request follows."""
         if effects:
-            self.journal.submit(effects, self.unwaited)
+            self.journal.submit(effects, None)
 
 
 def _asked(text: str) -> Asked | None:
@@ -203,11 +214,13 @@ def _why_not_held(exchange: Exchange) -> str:
 class _Gate:
     """A reply that waits for effects to be durable. Settled once, by whoever claims it first."""
 
-    __slots__ = ("_claims", "deadline", "direction", "late", "processor", "reply", "settled")
+    __slots__ = ("_claims", "deadline", "direction", "has_record", "late", "processor", "reply", "settled")
 
-    def __init__(self, processor: Processor, direction: Direction, reply: bytes) -> None:
+    def __init__(self, processor: Processor, direction: Direction, reply: bytes, *, has_record: bool) -> None:
         self.processor = processor
         self.direction = direction
+        self.has_record = has_record
+        """It waits for the direction's record. Bytes that could not be spooled are told with that, and so once."""
         self.reply = reply
         self.deadline = 0.0
         self.settled = False
@@ -227,6 +240,8 @@ class _Gate:
         """The journal's word, from its thread."""
         if self.claim():
             self.processor.settle(self, error)
+        elif self.late and error is not None:
+            self.processor.after_all(self, error)
 
 
 class Processor:
@@ -275,6 +290,12 @@ class Processor:
         self._recorder.gate_opened(gate)
         reply = gate.reply if error is None else self._after_failure(gate, error)
         self._send(reply)
+
+    def after_all(self, gate: _Gate, error: JournalError) -> None:
+        """The journal's word on what went on without waiting for it any longer: there is no record. A refused request
+        gets its terminal record at the close, or a gap then."""
+        if gate.has_record and not self._refuses(gate):
+            self._recorder.passed_unrecorded(gate.direction, error)
 
     def _begin(self, message: Message) -> Exchange:
         self._modes = modes = message.modes or wire.SHIPPED
@@ -328,23 +349,28 @@ class Processor:
 
     def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> bytes | None:
         if not any(not isinstance(effect, Append) or effect.gate for effect in effects):
-            self._recorder.journal.submit(effects, self._recorder.unwaited)
+            self._recorder.journal.submit(effects, None)  # an `open` record: that of the whole request follows
             return reply
-        gate = _Gate(self, direction, reply)
+        gate = _Gate(self, direction, reply, has_record=isinstance(effects[-1], Append))
         self._recorder.watch_gate(gate)
         self._recorder.journal.submit(effects, gate)
         return None
 
     def _after_failure(self, gate: _Gate, error: JournalError) -> bytes:
         """`on_audit_failure`. Only a request can be refused: to cut a good answer off would help nobody."""
-        assert self._modes is not None
-        refuse = gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability
-        self._recorder.lost(gate.direction, error, refused=refuse)
-        if self._exchange is not None:
+        refuse, exchange = self._refuses(gate), self._exchange
+        if exchange is not None and (refuse or gate.has_record):
             what = "refused" if refuse else "passed unrecorded"
-            log.error("the %s was %s: %s", gate.direction.value, what, error, extra=self._exchange.log_fields())
+            log.error("the %s was %s: %s", gate.direction.value, what, error, extra=exchange.log_fields())
         if not refuse:
+            if gate.has_record and not gate.late:
+                self._recorder.passed_unrecorded(gate.direction, error)
             return gate.reply
-        if self._exchange is not None:
-            self._exchange.reject(recorded=gate.late)
+        self._recorder.refused += 1
+        if exchange is None or not exchange.reject(recorded=gate.late):
+            self._recorder.left_no_record(error)
         return wire.REFUSED
+
+    def _refuses(self, gate: _Gate) -> bool:
+        assert self._modes is not None
+        return gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability

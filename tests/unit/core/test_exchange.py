@@ -222,6 +222,34 @@ def test_a_body_that_outgrows_its_record_is_spooled_in_order_before_it() -> None
     )
 
 
+@pytest.mark.parametrize("direction", [REQUEST, RESPONSE])
+def test_a_body_that_would_make_its_record_too_long_is_spooled_at_its_end(direction: Direction) -> None:
+    """What has to be escaped becomes longer. The record names a file, and what the body says was read all the same."""
+    target = exchange(Settings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
+    escaped = b'{"model":"m","choices":[],"x":"' + b'\\"' * 4_500_000 + b'"}'
+    path, status = (":path", b"/v1/chat/completions"), (":status", b"200")
+    target.receive(headers(REQUEST, path, end=direction is RESPONSE))
+    if direction is RESPONSE:
+        target.receive(headers(RESPONSE, status))
+    effects = list(target.receive(body(direction, escaped, end=True)))
+    opened = [] if direction is RESPONSE else [Append]  # before the file of a request
+    assert [type(effect) for effect in effects] == [*opened, Spool, SpoolEnd, Append]
+    spooled = b"".join(piece for effect in effects if isinstance(effect, Spool) for piece in effect.data)
+    assert spooled == escaped
+    last = records(effects)[-1]
+    assert last[direction.value]["body"] == {"file": f"bodies/the-id.{direction.value}"}
+    assert last["llm"]["model" if direction is REQUEST else "response_model"] == "m"
+
+
+def test_an_unfinished_request_whose_body_is_too_long_for_a_record_is_noted_without() -> None:
+    """Of an upload that has not ended no file is made; its `open` record has all but the body."""
+    target = exchange(Settings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
+    target.receive(headers(REQUEST))
+    target.receive(body(REQUEST, b"\0" * 4_000_000))
+    (opened,) = records(target.open_record(START))
+    assert (opened["request"]["bytes"], opened["request"]["body"]) == (4_000_000, None)
+
+
 def test_a_long_upload_gets_an_open_record_by_size() -> None:
     """After so many bytes the unfinished request has a record that nobody waits for, once."""
     target = exchange()

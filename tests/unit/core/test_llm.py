@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 from typing import Any
 
 import pytest
 
 from extproc.core import llm
+from extproc.core.outcome import Outcome, decide
+from extproc.core.record import LONGEST, encode
 
 ASK = '{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":1}'
 ANSWER = (
@@ -69,6 +72,38 @@ def test_what_was_read_in_passing_is_taken_as_written(read: Any) -> None:
 def test_where_nothing_can_be_read_there_is_no_llm_part(given: dict[str, Any] | None) -> None:
     """No answer, a body elsewhere, another path, an empty body, a body that was lost."""
     assert llm.of_response(given) is None
+
+
+FRAMES = 'data: {"error":{"message":"out of memory"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "half", "outcome"),
+    [
+        (ANSWER, {}, Outcome.OK),
+        (ANSWER, {"truncated": True}, Outcome.UPSTREAM_TRUNCATED),
+        (FRAMES, {"content_type": "text/event-stream"}, Outcome.UPSTREAM_ERROR_FRAME),
+    ],
+)
+def test_an_answer_without_its_body_ended_as_it_ended(text: str, half: dict[str, Any], outcome: Outcome) -> None:
+    """A record that had to leave its body out says so; what the answer was is another thing, and stays."""
+    fields = json.loads(llm.without_body(encode(record("response", {"text": text}, **half)), keep_file=True))
+    assert (fields["response"]["body"], fields["response"]["body_lost"]) == (None, True)
+    assert decide(fields | {"llm": llm.of_response(fields)}, None) is outcome
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_that_holds_the_body_is_not_left_out(keep: bool) -> None:
+    """Unless it is the file that failed."""
+    file = {"file": "bodies/x.response"}
+    fields = json.loads(llm.without_body(encode(record("response", file)), keep_file=keep))
+    assert fields["response"]["body"] == (file if keep else None)
+
+
+def test_without_its_body_a_terminal_record_can_always_be_written() -> None:
+    """What makes it too long all the same is left out, too."""
+    long = record("response", {"text": "a"}, headers=[["x", "y" * LONGEST]])
+    assert len(llm.without_body(encode(long), keep_file=True)) < 1000
 
 
 def test_a_request_that_was_cut_off_says_so() -> None:

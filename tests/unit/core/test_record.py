@@ -94,11 +94,10 @@ def test_a_timestamp_has_microseconds_and_is_utc() -> None:
     assert record.timestamp(4_102_444_800_000_000_000) == "2100-01-01T00:00:00.000000Z"
 
 
-def test_without_body_keeps_everything_else() -> None:
-    """A terminal record that has to wait is small, and says that its body is missing."""
-    full = record.encode({"type": "response", "id": "x", "response": {"bytes": 3, "body": {"text": "abc"}}})
-    assert json.loads(record.without_body(full)) == {
-        "type": "response",
-        "id": "x",
-        "response": {"bytes": 3, "body": None, "truncated": True},
-    }
+@pytest.mark.parametrize("byte", [b"a", b"\x00", b"\xff", "\u20ac".encode()])
+@pytest.mark.parametrize("length", [1024, 3_000_000, 17_000_000])
+def test_a_body_that_fits_makes_no_record_too_long(byte: bytes, length: int) -> None:
+    """However much longer its bytes become where they stand: escaped, or as base64."""
+    body = byte * (length // len(byte))
+    written = len(record.encode(record.body_field(body)))
+    assert record.fits(body) == (written <= record.LONGEST // 2)

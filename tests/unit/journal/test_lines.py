@@ -80,5 +80,5 @@ def test_a_segment_is_found_under_its_new_name(data: Path) -> None:
 
 def test_garbage_without_an_end_is_read_in_pieces(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A line longer than any record costs bounded memory."""
-    monkeypatch.setattr(lines, "_LONGEST_LINE", 1000)
+    monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
     assert len(read(data, b"x" * 3500 + b"\n" + sealed(1))) == 5

@@ -33,7 +33,7 @@ from support.journals import (
 
 from extproc.core.effects import Append
 from extproc.core.events import Direction
-from extproc.core.record import encode
+from extproc.core.record import LONGEST, encode
 from extproc.errors import JournalError
 from extproc.journal import recovery, verify
 from extproc.journal.writer import Journal
@@ -227,6 +227,25 @@ def test_one_bad_record_does_not_take_the_others_with_it(data: Path, monkeypatch
     assert findings(data) == []
 
 
+def test_a_record_that_no_reader_would_take_for_one_is_refused(data: Path) -> None:
+    """One limit for whoever writes and whoever reads: what is acknowledged is read back, whatever its length."""
+    with journal(data) as writer:
+        append(writer, request(1), request(2))
+        longest = b'{"type":"x","id":"%b"}' % (b"y" * (LONGEST - 20))
+        assert len(longest) == LONGEST
+        assert write(writer, Append(longest)) is None
+        error = write(writer, Append(longest[:-2] + b'z"}' + b" " * 2000))
+        assert "is longer than any may be" in str(error)
+        assert write(writer, Append(response(1, b"\0" * (LONGEST // 6 + 1000)))) is not None
+        append(writer, response(2))
+    assert segments(data) == ["w0-b1-000001.jsonl"]
+    found = {record["id"]: record for record in records(data, type="response")}
+    assert found[id_of(1)]["response"]["body_lost"]
+    assert [len(record["id"]) for record in records(data, type="x")] == [LONGEST - 20]
+    assert [record["seq"] for record in records(data)] == [1, 2, 3, 4, 5, 6, 7]
+    assert findings(data) == []
+
+
 def test_a_reply_that_cannot_be_sent_hurts_nobody(data: Path) -> None:
     """A `done` that raises is its own trouble."""
 
@@ -383,7 +402,7 @@ def test_an_exchange_whose_end_could_not_be_written_gets_one(data: Path, faults:
     ends = {record["id"]: record["response"] for record in records(data, type="response")}
     assert sorted(ends) == [id_of(1), id_of(2)]
     assert ends[id_of(1)]["body"] is None
-    assert ends[id_of(1)]["truncated"] is True
+    assert (ends[id_of(1)]["body_lost"], ends[id_of(1)]["truncated"]) == (True, False)
     assert records(data, type="orphan") == []
     assert findings(data) == []
 

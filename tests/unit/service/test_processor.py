@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
+from support.journals import journal, records
 from support.messages import DUPLEX, STREAMED, body, head, kind, trailers
+from support.stack import eventually
 
 from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.config import Config
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
-from extproc.errors import JournalError
+from extproc.errors import JournalError, Postponed
+from extproc.journal import verify
 from extproc.service import processor as module
 from extproc.service import wire
 from extproc.service.processor import Processor, Recorder
@@ -54,7 +60,7 @@ class FakeJournal:
 class Stream:
     """A processor under test with everything it sent."""
 
-    def __init__(self, journal: FakeJournal, **settings: Any) -> None:
+    def __init__(self, journal: Any, **settings: Any) -> None:
         self.journal = journal
         self.recorder = Recorder(dataclasses.replace(Config(), **settings), journal, b"k" * 32)
         self.sent: list[bytes] = []
@@ -62,6 +68,14 @@ class Stream:
 
     def receive(self, message: ProcessingRequest) -> bytes | None:
         return self.processor.receive(message.SerializeToString())
+
+    def ask(self, message: ProcessingRequest) -> bytes:
+        """The reply to a message, now or later."""
+        before = len(self.sent)
+        now = self.receive(message)
+        if now is None:
+            eventually(lambda: len(self.sent) > before, "a reply")
+        return now if now is not None else self.sent[-1]
 
     def close(self, reason: CloseReason = CloseReason.CLOSED) -> None:
         self.processor.closed(reason)
@@ -221,6 +235,105 @@ def test_an_answer_is_delivered_whatever_the_journal_does(policy: str) -> None:
     stream.receive(body("response", b"abc", end=True))
     assert kind(stream.sent[-1]) == "response_body"
     assert (stream.recorder.unaudited, [gap[0] for gap in stream.journal.gaps]) == (1, [Direction.RESPONSE])
+
+
+LONG = b"x" * 100_000
+
+
+@pytest.mark.parametrize("policy", ["deny", "allow"])
+@pytest.mark.parametrize("prompt", [[LONG], [LONG, LONG], [b"short"]], ids=["held", "streamed", "short"])
+@pytest.mark.parametrize("call", ["open", "write", "fdatasync"])
+def test_an_exchange_whose_body_has_no_file_ends_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, prompt: list[bytes], call: str
+) -> None:
+    """One terminal record, while the journal runs; refused and passed are counted once, and not what has a record."""
+    no_bodies(monkeypatch, call)
+    with journal(tmp_path) as writer:
+        stream = Stream(writer, on_audit_failure=policy)
+        length = sum(map(len, prompt))
+        held: dict[str, Any] = {"content_length": str(length)} if len(prompt) == 1 else {}
+        stream.receive(head("request", first=STREAMED, __path="/x", **held))
+        for number, piece in enumerate(prompt, 1):
+            if kind(stream.ask(body("request", piece, end=number == len(prompt)))) == "immediate_response":
+                break
+        else:
+            stream.receive(head("response", __status="200"))
+            assert kind(stream.ask(body("response", LONG, end=True))) == "response_body"
+        stream.close()
+        eventually(lambda: records(tmp_path, type="response") or None, "the terminal record, with the journal open")
+    ends = [record["type"] for record in records(tmp_path) if record["type"] in {"response", "orphan"}]
+    assert ends == ["response"]
+    assert not list(verify.verify(tmp_path))
+    gaps = [record["direction"] for record in records(tmp_path) if record["type"] == "gap"]
+    refused = policy == "deny" and length > 1000
+    unrecorded = policy == "allow" and length > 1000  # its answer's record is written without the body
+    assert (stream.recorder.refused, stream.recorder.unaudited) == (int(refused), int(unrecorded))
+    assert gaps == ["request"] * unrecorded
+
+
+def no_bodies(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """Let a system call fail for files of bodies, and for no others."""
+    real = getattr(os, call)
+
+    def broken(target: Any, *rest: Any, **more: Any) -> Any:
+        name = target if call == "open" else str(Path(f"/proc/self/fd/{target}").readlink())
+        if str(name).endswith((".request", ".response")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(target, *rest, **more)
+
+    monkeypatch.setattr(os, call, broken)
+
+
+def test_what_a_close_could_not_write_is_counted_once() -> None:
+    """A request and its answer, both cut off: each passed unrecorded. A refused one was counted when it was refused."""
+    cut = failing(on_audit_failure="allow")
+    cut.receive(head("request", first=STREAMED, __path="/x"))
+    cut.receive(body("request", b"abc"))
+    cut.receive(head("response", __status="200"))
+    cut.close()
+    assert (cut.recorder.refused, cut.recorder.unaudited) == (0, 2)
+    assert [gap[0] for gap in cut.journal.gaps] == [Direction.REQUEST, Direction.RESPONSE]
+    refused = failing(on_audit_failure="deny", open_record_bytes=1)
+    refused.receive(head("request", first=STREAMED, __path="/x"))
+    refused.receive(body("request", b"abc"))
+    refused.receive(body("request", b"abc", end=True))
+    assert refused.journal.gaps == []  # its end may still be written
+    refused.close()
+    assert (refused.recorder.refused, refused.recorder.unaudited) == (1, 0)
+    assert [gap[0] for gap in refused.journal.gaps] == [Direction.REQUEST]
+
+
+@pytest.mark.parametrize("word", [None, FULL_DISK], ids=["recorded", "lost"])
+def test_an_answer_for_which_the_disk_took_too_long_is_counted_by_its_last_word(
+    monkeypatch: pytest.MonkeyPatch, word: JournalError | None
+) -> None:
+    """It is delivered; whether it is in the journal is known when the disk has answered."""
+    journal = FakeJournal()
+    stream = Stream(journal)
+    stream.receive(head("request", first=STREAMED, end=True, __path="/x"))
+    journal.at_once = False
+    stream.receive(head("response", __status="200"))
+    stream.receive(body("response", b"abc", end=True))
+    deadline = stream.recorder.next_deadline()
+    assert deadline is not None
+    monkeypatch.setattr(module, "monotonic", lambda: deadline)
+    stream.recorder.tick()
+    assert kind(stream.sent[-1]) == "response_body"
+    assert (stream.recorder.unaudited, journal.gaps) == (0, [])
+    journal.waiting.pop()(word)
+    lost = word is not None
+    assert (stream.recorder.unaudited, len(journal.gaps)) == (int(lost), int(lost))
+
+
+def test_an_answer_that_the_journal_keeps_for_later_is_not_lost() -> None:
+    """Its terminal record follows, so it neither passed unrecorded nor stands in a gap."""
+    stream = Stream(FakeJournal())
+    stream.receive(head("request", first=STREAMED, end=True, __path="/x"))
+    stream.journal.failure = Postponed("data/segments/x: no space left on device")
+    stream.receive(head("response", __status="200"))
+    stream.receive(body("response", b"abc", end=True))
+    assert kind(stream.sent[-1]) == "response_body"
+    assert (stream.recorder.unaudited, stream.journal.gaps) == (0, [])
 
 
 def test_a_gate_that_nobody_opens_is_refused_and_opens_no_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
