@@ -19,6 +19,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -81,6 +82,10 @@ class Spooler:
         for lane in self._lanes:
             lane.thread.start()
 
+    def busy_since(self) -> list[float | None]:
+        """Since when each thread has been at the same work, on the monotonic clock; None where it has none."""
+        return [lane.busy_since for lane in self._lanes]
+
     def take(self, effects: Sequence[Effect], done: Done | None) -> bool:
         """Take these effects of one exchange over, unless they are records that need not wait for any bytes."""
         spooled = next((effect.id for effect in effects if not isinstance(effect, Append)), None)
@@ -122,6 +127,7 @@ class _Lane:
         begin: Callable[[str], JournalError | None],
     ) -> None:
         self.queue: SimpleQueue[tuple[str, Sequence[Effect], Done | None] | None] = SimpleQueue()
+        self.busy_since: float | None = None
         self.thread = threading.Thread(target=self._run, name="journal-spool", daemon=True)
         self._settle = settle
         self._bodies = bodies
@@ -135,6 +141,7 @@ class _Lane:
     def _run(self) -> None:
         while (item := self.queue.get()) is not None:
             id, effects, done = item
+            self.busy_since = time.monotonic()
             try:
                 self._carry_out(effects, done)
             except Exception as error:  # noqa: BLE001 - the lane goes on for all other exchanges
@@ -142,6 +149,7 @@ class _Lane:
                 records = [effect.record for effect in effects if isinstance(effect, Append)]
                 self._forward((records, done, JournalError(f"{BODIES}/{id}: {error!r}")))
             self._settle(id)
+            self.busy_since = None
         for name in list(self._open):
             self._close(name)
 

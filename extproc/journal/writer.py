@@ -90,6 +90,7 @@ class Journal:
         self._retry_at = 0.0
         self._closing = False
         self._closed = False
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
 
     # -- for the recorder -----------------------------------------------------------------------------------------
@@ -98,6 +99,12 @@ class Journal:
     def queue_depth(self) -> int:
         """What waits for the writer's thread."""
         return self._queue.qsize()
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the disk has been at the same work: a batch of records, or what was spooled. 0 while it rests."""
+        since = [at for at in (self._busy_since, *self._spooler.busy_since()) if at is not None]
+        return time.monotonic() - min(since) if since else 0.0
 
     def start(self) -> None:
         """Open the first segment and start the threads. Raises JournalError when the journal cannot be written."""
@@ -174,7 +181,9 @@ class Journal:
         batch: list[Item] = []
         try:
             while not self._closing:
+                self._busy_since = None
                 batch = self._take()
+                self._busy_since = time.monotonic()
                 self._carry_out(batch)
             self._finish()
         except BaseException as error:  # noqa: BLE001 - whatever it is, nobody may be left waiting

@@ -75,7 +75,7 @@ class Exposition:
         follower = self._follower
         yield _gauge("extproc_follower_up", "1 while the follower runs.", int(follower.up))
         yield _counter("extproc_follower_restarts", "Times it was started again.", follower.restarts)
-        yield _gauge("extproc_follower_lag_seconds", "How far it is behind.", follower.state.get("lag_seconds", 0.0))
+        yield _gauge("extproc_follower_lag_seconds", "How far it is behind.", follower.lag_seconds or 0.0)
         yield _gauge(
             "extproc_follower_behind_bytes", "What it has still to read.", follower.state.get("behind_bytes", 0)
         )

@@ -16,6 +16,7 @@ import json
 import logging
 import signal
 import sys
+import time
 from typing import Any, Final
 
 from extproc.config import Config
@@ -26,6 +27,8 @@ PROGRAM: Final = (sys.executable, "-m", "extproc.follow.process")
 STOP_SECONDS: Final = 7.0
 METRICS_SECONDS: Final = 3.0
 BACK_OFF_SECONDS: Final = (0.5, 1.0, 5.0, 15.0)
+SILENT_SECONDS: Final = 5.0
+"""It tells its state once a second; one that has been silent for so long is stopped or stuck."""
 _LINE: Final = 1024 * 1024
 
 
@@ -33,10 +36,11 @@ class FollowerProcess:
     """One process after another."""
 
     def __init__(self, config: Config, program: tuple[str, ...] = PROGRAM) -> None:
-        self.up = False
         self.restarts = 0
         self.state: dict[str, Any] = {}
         """What it has said of itself last."""
+        self._ready = False
+        self._heard_at = 0.0
         self._config = config
         self._program = program
         self._process: asyncio.subprocess.Process | None = None
@@ -50,9 +54,26 @@ class FollowerProcess:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
+    @property
+    def up(self) -> bool:
+        """Whether it runs and has been heard lately."""
+        return self._ready and self._silent_seconds < SILENT_SECONDS
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How far it is behind, by its last word and the time since; None while it has said nothing."""
+        lag: float | None = self.state.get("lag_seconds")
+        if lag is None or self._silent_seconds < SILENT_SECONDS:
+            return lag
+        return round(lag + self._silent_seconds, 3)
+
+    @property
+    def _silent_seconds(self) -> float:
+        return time.monotonic() - self._heard_at
+
     def readiness(self) -> dict[str, Any]:
         """Its part of /readyz, which informs and does not decide."""
-        return {"follower": {"up": self.up, "lag_seconds": self.state.get("lag_seconds")}}
+        return {"follower": {"up": self.up, "lag_seconds": self.lag_seconds}}
 
     async def start(self) -> None:
         self._keeper = asyncio.create_task(self._keep())
@@ -94,7 +115,7 @@ class FollowerProcess:
         failures = 0
         while True:
             why = await self._run()
-            self.up = False
+            self._ready = False
             if self._stopping:
                 return
             failures = 0 if self.state else failures + 1
@@ -123,10 +144,11 @@ class FollowerProcess:
     async def _read(self, stdout: asyncio.StreamReader) -> str:
         """What it says, until its end; why it could not start, if it says so."""
         while line := await stdout.readline():
+            self._heard_at = time.monotonic()
             word, _, rest = line.decode().rstrip("\n").partition(" ")
             match word:
                 case "ready":
-                    self.up = True
+                    self._ready = True
                 case "state":
                     self.state = json.loads(rest)
                 case "metrics":

@@ -57,6 +57,8 @@ class Recorder:
         self.refused = 0
         """Requests that were refused because they could not be recorded."""
         self.gate_times = Times()
+        self.ticked_at = monotonic()
+        """When the transport's loop last came round."""
         redactor = Redactor(redaction_key, config.redact_headers, config.redact_query)
         self.access_log = AccessLog(journal, redactor)
         self._settings = Settings(
@@ -95,7 +97,7 @@ class Recorder:
 
     def tick(self) -> None:
         """Do what is due: `open` records, and gates that nobody opened."""
-        now = monotonic()
+        now = self.ticked_at = monotonic()
         while self._unfinished and self._unfinished[0][0] <= now:
             _, exchange = self._unfinished.popleft()
             self._note(exchange.open_record(monotonic_ns()))

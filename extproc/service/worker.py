@@ -5,7 +5,7 @@ The supervisor talks to it over pipes:
     stdin    one line, the configuration as JSON; then nothing. Its end means that the supervisor is gone.
     stdout   `failed KIND TEXT`   it could not start; KIND is the name of an exception of `errors.py`
              `ready ADDRESS`      it listens there
-             `health JSON`        its named parts, whenever one changes
+             `health JSON`        its named parts, every HEALTH_SECONDS for as long as its loop comes round
              `figures JSON`       what it counts (`figures.py`), about once a second and at the end
     stderr   the log
 
@@ -24,7 +24,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,11 @@ log = logging.getLogger("extproc.service")
 HEALTH_SECONDS = 0.2
 FIGURES_TURNS = 5
 """The figures go out with every so many looks at the health, when they have changed."""
+LOOP_SECONDS = 0.5
+"""A loop that has not come round for so long is stuck; the supervisor then hears nothing."""
+STALL_SECONDS = 1.5
+"""A disk that has been at the same work for so long hangs, as far as /readyz and the metrics go. Envoy is not told:
+the requests that wait may still be answered, and others would be refused for a disk that is only slow."""
 JOURNAL_SECONDS = 5.0
 """How long the journal may take to write what it has when the worker ends."""
 
@@ -104,7 +109,7 @@ def _serve(config: Config, index: int, supervisor: _Supervisor) -> None:
         _in_background(_stop_with_parent, transport)
         garbage.tune()
         supervisor.tell("ready", address)
-        _in_background(_report, supervisor, health, lambda: figures.of(recorder, journal), done)
+        _in_background(_report, supervisor, recorder, journal, health, done)
         transport.run()  # until a signal; the list of the end is in transport.py
         done.set()
     finally:
@@ -130,17 +135,18 @@ def _stop_with_parent(transport: Server) -> None:
     transport.stop(0.0)  # not even for Envoy's last access entries
 
 
-def _report(supervisor: _Supervisor, health: Health, count: Callable[[], Figures], done: threading.Event) -> None:
-    told: dict[str, bool] = {}
+def _report(
+    supervisor: _Supervisor, recorder: Recorder, journal: Journal, health: Health, done: threading.Event
+) -> None:
     counted = Figures()
     for turn in itertools.count():
         if done.wait(HEALTH_SECONDS):
             return
-        parts = health.parts()
-        if parts != told:
-            told = parts
+        if monotonic() - recorder.ticked_at < LOOP_SECONDS:
+            parts = health.parts()
+            parts["journal"] &= journal.busy_seconds < STALL_SECONDS
             supervisor.tell("health", json.dumps(parts))
-        if turn % FIGURES_TURNS == 0 and (now := count()) != counted:
+        if turn % FIGURES_TURNS == 0 and (now := figures.of(recorder, journal)) != counted:
             counted = now
             supervisor.tell("figures", now.to_json())
 

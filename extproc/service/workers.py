@@ -20,6 +20,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -38,6 +39,8 @@ PERIOD_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 60.0
 LAST_SECONDS = 10.0
 """After `drain_seconds` a worker has this long to write its last records, then it is killed."""
+SILENT_SECONDS = 1.5
+"""A worker that has said nothing for so long is not well, whatever it has said before: it tells five times a second."""
 START_SECONDS = 60.0
 """A worker that is not ready by then is killed: it recovers its segments first, which takes a second or two."""
 KILL_SECONDS = 5.0
@@ -93,7 +96,7 @@ class Workers:
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether every worker is well, and the parts of each by name."""
-        parts = [{"worker": worker.index, "up": worker.ready, **worker.health} for worker in self._workers]
+        parts = [{"worker": worker.index, "up": worker.up, **worker.health} for worker in self._workers]
         return all(all(part[name] for name in part if name != "worker") for part in parts), {"workers": parts}
 
     def figures(self) -> Figures:
@@ -102,11 +105,11 @@ class Workers:
 
     def lives(self) -> list[tuple[bool, int]]:
         """Of each worker by index whether it runs and is well, and how often it was started again."""
-        return [(worker.ready and all(worker.health.values()), worker.restarts) for worker in self._workers]
+        return [(worker.up and all(worker.health.values()), worker.restarts) for worker in self._workers]
 
     def is_writable(self) -> bool:
-        """Whether every worker can write its journal, as far as it has said."""
-        return all(worker.health.get("journal", worker.ready) for worker in self._workers)
+        """Whether every worker can write its journal, as it has said just now."""
+        return all(worker.health.get("journal", worker.up) for worker in self._workers)
 
     async def start(self) -> None:
         """Start all and wait until they listen. Raises what the first failing worker said."""
@@ -209,7 +212,6 @@ class _Worker:
     def __init__(self, config: Config, index: int, program: tuple[str, ...], start_seconds: float) -> None:
         self.index = index
         self.address = ""
-        self.health: dict[str, bool] = {}
         self.ready = False
         self.restarts = 0
         self.figures = Figures()
@@ -218,8 +220,20 @@ class _Worker:
         self._config = config
         self._program = program
         self._start_seconds = start_seconds
+        self._said: dict[str, bool] = {}
+        self._heard_at = 0.0
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Whether it listens and has been heard just now: one that is stopped or stuck says nothing."""
+        return self.ready and time.monotonic() - self._heard_at < SILENT_SECONDS
+
+    @property
+    def health(self) -> dict[str, bool]:
+        """Its named parts, none while it is down or silent."""
+        return self._said if self.up else {}
 
     @property
     def pid(self) -> int | None:
@@ -228,7 +242,7 @@ class _Worker:
 
     async def start(self) -> None:
         """Spawn the process and wait for its `ready`. Raises what it says instead, or that it says nothing."""
-        self.health, self.ready = {}, False
+        self._said, self.ready = {}, False
         self.of_the_dead += self.figures.of_the_dead()
         self.figures = Figures()
         process = self._process = await asyncio.create_subprocess_exec(
@@ -263,13 +277,13 @@ class _Worker:
                 word, _, rest = line.decode().rstrip("\n").partition(" ")
                 match word:
                     case "ready":
-                        self.address, self.ready = rest, True
+                        self.address, self.ready, self._heard_at = rest, True, time.monotonic()
                         _settle(started, None)
                     case "failed":
                         kind, _, text = rest.partition(" ")
                         _settle(started, getattr(errors, kind, StackError)(text))
                     case "health":
-                        self.health = json.loads(rest)
+                        self._said, self._heard_at = json.loads(rest), time.monotonic()
                     case "figures":
                         self.figures = Figures.from_json(rest)
         finally:

@@ -66,6 +66,19 @@ def test_it_runs_and_is_asked() -> None:
     tell(story)
 
 
+def test_one_that_is_stopped_is_not_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last word does not count, and what it says of its lag grows with its silence."""
+    monkeypatch.setattr(follower, "SILENT_SECONDS", 0.1)
+
+    async def story(process: FollowerProcess) -> None:
+        await until(lambda: process.state)
+        await until(lambda: not process.up)
+        assert process.lag_seconds is not None
+        assert process.lag_seconds > 1.5
+
+    tell(story)
+
+
 def test_it_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed, it comes back, and it is counted; meanwhile its metrics are empty."""
     monkeypatch.setattr(follower, "BACK_OFF_SECONDS", (0.2,))

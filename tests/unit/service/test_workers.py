@@ -187,6 +187,63 @@ def test_a_worker_that_cannot_start(config: Config) -> None:
     story(run)
 
 
+HANGING = """
+import os, pathlib, sys, time
+from extproc.journal.segment import Segment
+from extproc.service import worker
+from extproc.service.processor import Recorder
+class Hanging:
+    def __init__(self, owner, name, switch):
+        self.switch, self.was = switch, getattr(owner, name)
+        setattr(owner, name, lambda *arguments: self(*arguments))
+    def __call__(self, *arguments):
+        while self.switch.exists():
+            time.sleep(0.01)
+        return self.was(*arguments)
+switches = pathlib.Path(sys.argv.pop(1)) / sys.argv[-1]
+Hanging(os, "fdatasync", switches.with_suffix(".sync"))
+Hanging(Segment, "append", switches.with_suffix(".write"))
+Hanging(Recorder, "tick", switches.with_suffix(".loop"))
+os._exit(worker.main())
+"""
+
+
+async def hangs(config: Config, begin: Callable[[int], None], end: Callable[[int], None]) -> None:
+    """Let the second of two workers hang in some way, a request waiting, and go on again."""
+    program = (sys.executable, "-c", HANGING, str(config.data_dir.parent))
+    workers = Workers(dataclasses.replace(config, workers=2), program=program)
+    await workers.start()
+    try:
+        await all_heard(workers)
+        assert (workers.readiness()[0], workers.is_writable(), workers.lives()) == (True, True, [(True, 0)] * 2)
+        pid = workers.pids[1]
+        assert pid is not None
+        begin(pid)
+        with connected(workers.addresses[1]) as channel:
+            asking = asyncio.create_task(asyncio.to_thread(Talk(channel).ask, WHOLE_REQUEST))
+            await until(lambda: not workers.readiness()[0])
+            assert (workers.is_writable(), workers.lives()) == (False, [(True, 0), (False, 0)])
+            end(pid)
+            assert await asking
+            await until(lambda: workers.readiness()[0])
+        assert (workers.is_writable(), workers.lives()) == (True, [(True, 0)] * 2)
+    finally:
+        await workers.stop()
+
+
+def test_a_stopped_worker_is_not_well(config: Config) -> None:
+    """It is there and says nothing, so that its last word does not count."""
+    story(lambda: hangs(config, lambda pid: os.kill(pid, signal.SIGSTOP), lambda pid: os.kill(pid, signal.SIGCONT)))
+
+
+@pytest.mark.parametrize("where", ["sync", "write", "loop"])
+def test_a_worker_that_hangs_is_not_well(config: Config, where: str) -> None:
+    """In a sync or a write of the disk, or in its loop, with nothing said and nothing failed."""
+    switch = config.data_dir.parent / f"1.{where}"
+    durable = dataclasses.replace(config, durability="fsync")
+    story(lambda: hangs(durable, lambda _: switch.touch(), lambda _: switch.unlink()))
+
+
 SILENT = """
 import sys
 sys.stdin.readline()
