@@ -1,166 +1,32 @@
 """`extproc replay`: a recorded request once more, to the byte, or as a curl command.
 
-Credentials were never recorded. They come from `--header` or a file; in a curl command a variable stands in
-their place. Headers that belong to one connection, or that Envoy or the recorder's own chain added, are left out.
+Credentials were never recorded. They come from variables of the environment (`--credential`), from `--header` or from
+a file; one that is missing is told before anything is sent. Headers that belong to one connection, or that Envoy or
+the recorder's own chain added, are left out.
 """
 
 from __future__ import annotations
 
-import base64
 import http.client
+import os
 import re
-import shlex
 import socket
 import ssl
 import sys
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from extproc.cli import options, output, view
-from extproc.core.redact import MARK
-from extproc.errors import ExtprocError
+from extproc.cli import curl, options, output
+from extproc.cli.request import TOKEN, Request, Text, Variable, prepare, resolve
+from extproc.core.redact import parameter_name
+from extproc.errors import ConfigError, ExtprocError
 from extproc.journal import reader
 
 CONNECT_SECONDS: Final = 10.0
-
-_NOT_SENT: Final = frozenset(
-    {
-        # Of one connection (RFC 9110 section 7.6.1), or computed anew.
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        # Added by Envoy on the way in: the replay does not come that way.
-        "x-envoy-expected-rq-timeout-ms",
-        "x-envoy-external-address",
-        "x-envoy-internal",
-        "x-forwarded-for",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "x-request-id",
-        # The replay is a request of its own, not a part of the recorded one's trace.
-        "traceparent",
-        "tracestate",
-    }
-)
-_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SECRET: Final = re.compile(re.escape(MARK) + "[0-9a-f]{12}")
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A recorded request, ready to be sent: what may be sent of its headers, and which had to be left out."""
-
-    id: str
-    started_at: str
-    method: str
-    path: str
-    origin: str
-    headers: list[tuple[str, bytes]]
-    secrets: list[str]
-    body: bytes
-
-
-def prepare(exchange: view.Exchange, body: bytes) -> Request:
-    """The request of an exchange."""
-    headers: list[tuple[str, bytes]] = []
-    secrets: list[str] = []
-    for name, value in view.header_list(exchange.get("request")):
-        raw = view.header_bytes(value)
-        if name in _NOT_SENT or not _TOKEN.fullmatch(name) or b"\r" in raw or b"\n" in raw or b"\0" in raw:
-            continue
-        if _SECRET.fullmatch(view.header_text(value)):
-            secrets.append(name)
-        else:
-            headers.append((name, raw))
-    return Request(
-        id=str(exchange.get("id")),
-        started_at=str(exchange.get("started_at")),
-        method=str(exchange.get("method") or "POST"),
-        path=str(exchange.get("path") or "/"),
-        origin=f"{exchange.get('scheme') or 'http'}://{exchange.get('authority') or '127.0.0.1:8000'}",
-        headers=headers,
-        secrets=list(dict.fromkeys(secrets)),
-        body=body,
-    )
-
-
-# A curl command --------------------------------------------------------------------------------------------
-
-
-def curl(request: Request) -> str:
-    """A shell script of one curl command that sends the request. Any POSIX shell runs it; any bytes are exact."""
-    lines = [f"# {output.escape(request.id)}, recorded {output.escape(request.started_at)}"]
-    lines += [f"# {name} was not recorded: set {_variable(name)} to send it" for name in request.secrets]
-    if _SECRET.search(request.path):
-        lines.append("# a credential in the query was not recorded: put it into the URL")
-    words = ["curl --silent --show-error --no-buffer --globoff --path-as-is", f"--request {_quote(request.method)}"]
-    words.append(f"--url {_quote(request.origin + request.path)}")
-    words += [f"--header {_header(name, value)}" for name, value in request.headers]
-    # An empty value makes curl leave the header out.
-    words += [f'--header "{name}: ${{{_variable(name)}-}}"' for name in request.secrets]
-    sent = {name for name, _ in request.headers}
-    # What curl would add of its own; "Expect" would hold a large body back.
-    added = ["accept", "user-agent", "expect", *(["content-type"] if request.body else [])]
-    words += [f"--header '{name}:'" for name in added if name not in sent]
-    before, after = "", ""
-    if request.body:
-        words.append("--data-binary @-")
-        before, after = _body(request.body)
-    return "\n".join([*lines, before + " \\\n  ".join(words) + after, ""])
-
-
-def _body(body: bytes) -> tuple[str, str]:
-    """What stands before and after the command so that it reads exactly these bytes."""
-    try:
-        text = body.decode()
-    except UnicodeDecodeError:
-        text = "\0"
-    # What would change in a terminal or in a copy of it is not shown as it is.
-    if output.escape_text(text) == text and "\t" not in text:
-        return f"printf %s {shlex.quote(text)} | ", ""
-    encoded = base64.encodebytes(body).decode("ascii")
-    return "base64 -d <<'END_OF_BODY' | ", f"\n{encoded}END_OF_BODY"
-
-
-def _quote(text: str) -> str:
-    """A shell word for this text, in printable characters only."""
-    if output.escape(text) == text:
-        return shlex.quote(text)
-    return _printf(text.encode("utf-8", "surrogatepass"))
-
-
-def _header(name: str, value: bytes) -> str:
-    """The word of a header; curl wants `name;` for one that is empty."""
-    if not value.strip():
-        return shlex.quote(f"{name};")
-    raw = name.encode() + b": " + value
-    try:
-        return _quote(raw.decode())
-    except UnicodeDecodeError:
-        return _printf(raw)
-
-
-def _printf(raw: bytes) -> str:
-    plain = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/?&= ,;+")
-    return "\"$(printf '" + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in raw) + "')\""
-
-
-def _variable(header: str) -> str:
-    name = re.sub("[^A-Z0-9_]", "_", header.upper())
-    return name if not name[0].isdigit() else "_" + name
-
 
 # Sending ---------------------------------------------------------------------------------------------------
 
@@ -182,25 +48,39 @@ def given_headers(texts: Sequence[str], files: Sequence[Path]) -> list[tuple[str
 def _given_header(text: str, place: str) -> tuple[str, bytes]:
     name, colon, value = text.partition(":")
     # The text is not repeated: it is most likely a credential.
-    if not colon or not _TOKEN.fullmatch(name.strip()) or re.search(r"[\r\n\0]", value):
+    if not colon or not TOKEN.fullmatch(name.strip()) or re.search(r"[\r\n\0]", value):
         raise click.UsageError(f"{place}: 'Name: value' would be right")
     return name.strip().lower(), value.strip().encode()
 
 
-def send(request: Request, url: str, extra: Sequence[tuple[str, bytes]]) -> int:
+def given_credentials(texts: Sequence[str]) -> dict[str, list[str]]:
+    """`NAME=ENV` from the command line: the variables of each name, in their order."""
+    credentials: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, variable = text.rpartition("=")
+        # Neither is repeated: somebody may well have written the credential itself.
+        if not name or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+            raise click.UsageError("--credential: NAME=ENV would be right, ENV the name of a variable that holds it")
+        credentials.setdefault(parameter_name(name), []).append(variable)
+    return credentials
+
+
+def send(request: Request, url: str) -> int:
     """Send the request to the server at `url` and write the answer out as it comes. Returns the status."""
+    target = _target(request.target)
+    headers = [(name, resolve(text, os.environ)) for name, text in request.headers]
     connection = _connect(url)
-    given = {name for name, _ in extra}
-    headers = [(name, value) for name, value in request.headers if name not in given] + list(extra)
     received = 0
     try:
         try:
-            _put(connection, request, headers)
+            _put(connection, request, target, headers)
             answer = connection.getresponse()
             _print_status(answer)
             for data in _pieces(answer):
                 received += len(data)
                 _write(data)
+        except ValueError as error:  # a method that no request line can hold
+            raise ExtprocError(f"{request.id}: it cannot be sent: {error}") from error
         except (http.client.HTTPException, ConnectionError) as error:
             if isinstance(error, BrokenPipeError) and received:
                 raise
@@ -210,6 +90,13 @@ def send(request: Request, url: str, extra: Sequence[tuple[str, bytes]]) -> int:
         return answer.status
     finally:
         connection.close()
+
+
+def _target(text: Text) -> str:
+    for part in text:
+        if isinstance(part, Variable) and not re.fullmatch(rb"[!\"$%'-~]+", part.value(os.environ)):
+            raise ConfigError(f"--credential: the variable {part.name} has to be percent-encoded to stand in a URL")
+    return resolve(text, os.environ).decode("ascii")
 
 
 def _connect(url: str) -> http.client.HTTPConnection:
@@ -231,9 +118,10 @@ def _connect(url: str) -> http.client.HTTPConnection:
     return connection
 
 
-def _put(connection: http.client.HTTPConnection, request: Request, headers: Sequence[tuple[str, bytes]]) -> None:
-    path = urllib.parse.quote(request.path, safe="".join(map(chr, range(0x21, 0x7F))))
-    connection.putrequest(request.method, path, skip_accept_encoding=True)
+def _put(
+    connection: http.client.HTTPConnection, request: Request, target: str, headers: Sequence[tuple[str, bytes]]
+) -> None:
+    connection.putrequest(request.method, target, skip_accept_encoding=True)
     for name, value in headers:
         connection.putheader(name, value)
     if request.body or request.method in {"POST", "PUT", "PATCH"}:
@@ -287,6 +175,14 @@ class Server(click.ParamType[str]):
 @click.argument("id")
 @click.option("--to", "url", type=Server(), metavar="URL", help="Send it to this server: http://HOST:PORT.")
 @click.option("--curl", "as_curl", is_flag=True, help="Print a curl command instead; with --to, for that server.")
+@click.option(
+    "--credential",
+    "credentials",
+    multiple=True,
+    metavar="NAME=ENV",
+    help="Put what was not recorded back: the header or query parameter NAME, from the variable ENV.",
+)
+@click.option("--no-credentials", is_flag=True, help="Send it without those that were not recorded.")
 @click.option("--header", "-H", "headers", multiple=True, metavar="'K: V'", help="Send this header, too.")
 @click.option(
     "--header-file",
@@ -301,6 +197,8 @@ def command(
     id: str,
     url: str | None,
     as_curl: bool,
+    credentials: Sequence[str],
+    no_credentials: bool,
     headers: Sequence[str],
     header_files: Sequence[Path],
     data_dirs: Sequence[Path],
@@ -308,51 +206,45 @@ def command(
 ) -> None:
     """Send a recorded request again, or print it as a curl command.
 
-    The method, path, headers and body are the recorded ones, to the byte. Credentials were never recorded: they come
-    from --header or --header-file. The answer goes to stdout as it comes, its status to stderr. Exit code 1: the
-    answer is an error, or the connection broke, as it does when the request kills the server once more.
+    The method, path, headers and body are the recorded ones, to the byte. Credentials were never recorded:
+    --credential names the variables that hold them, once for each (in `authorization` a token alone is sent as
+    `Bearer TOKEN`; in a query what has to be percent-encoded is). The answer goes to stdout as it comes, its status
+    to stderr. Exit code 1: the answer is an error, or the connection broke, as it does when the request kills the
+    server once more. 2: a credential is missing, and nothing was sent.
 
     \b
     Examples:
-      extproc replay 019aa3f2 --to http://gpu-test:8000
+      extproc replay 019aa3f2 --to http://gpu-test:8000 --no-credentials
+      extproc replay 019aa3f2 --to http://gpu-test:8000 --credential authorization=TEST_KEY
       extproc replay 019aa3f2 --to http://gpu-test:8000 --header-file key.txt
-      extproc replay 019aa3f2 --curl > crash.sh
+      extproc replay 019aa3f2 --to http://gpu-test:8000 --curl > crash.sh
     """
     if not as_curl and url is None:
         raise click.UsageError("--to URL or --curl says what to do.")
+    given = given_credentials(credentials), given_headers(headers, header_files)
     exchange = options.one(id, options.existing(data_dirs, config_path))
-    request = _recorded(exchange)
-    extra = given_headers(headers, header_files)
+    request = prepare(exchange, _body(exchange), *given)
+    missing = output.escape(", ".join(request.missing))
     if as_curl:
-        click.echo(curl(_changed(request, url, extra)), nl=False)
+        if missing and not no_credentials:
+            click.echo(f"not recorded and left out: {missing} (--credential NAME=ENV puts it back)", err=True)
+        click.echo(curl.script(request, url).encode(), nl=False)
         return
     assert url is not None
-    if request.secrets and not {name for name, _ in extra} & set(request.secrets):
-        names = output.escape(", ".join(request.secrets))
-        click.echo(f"not recorded and not sent: {names} (--header or --header-file adds it)", err=True)
-    if send(request, url, extra) >= 400:
+    if missing and not no_credentials:
+        raise ConfigError(
+            f"nothing was sent: {missing} was not recorded; --credential NAME=ENV puts it back from a variable, "
+            "--no-credentials sends the request without it"
+        )
+    if send(request, url) >= 400:
         click.get_current_context().exit(1)
 
 
-def _recorded(exchange: Mapping[str, Any]) -> Request:
+def _body(exchange: Mapping[str, Any]) -> bytes:
     part = exchange.get("request")
     body = reader.body(exchange, "request")
     if part is None or body is None:
         raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
     if part.get("ended_by") is None or part.get("truncated"):
         click.echo(f"the recorded body is not the whole one: {len(body)} bytes had come", err=True)
-    return prepare(exchange, body)
-
-
-def _changed(request: Request, url: str | None, extra: Sequence[tuple[str, bytes]]) -> Request:
-    given = {name for name, _ in extra}
-    return Request(
-        id=request.id,
-        started_at=request.started_at,
-        method=request.method,
-        path=request.path,
-        origin=url or request.origin,
-        headers=[pair for pair in request.headers if pair[0] not in given] + list(extra),
-        secrets=[name for name in request.secrets if name not in given],
-        body=request.body,
-    )
+    return body

@@ -92,6 +92,7 @@ def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
     yield "took", _times(exchange)
     yield "client", exchange.get("client")
     yield "authority", exchange.get("authority")
+    yield "scheme", exchange.get("scheme")
     yield "upstream", exchange.get("upstream")
     yield "cluster", exchange.get("cluster")
     yield "route", exchange.get("route")

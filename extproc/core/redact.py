@@ -66,3 +66,8 @@ class Redactor:
 
     def _mark(self, value: bytes) -> str:
         return MARK + hashlib.blake2b(value, key=self._key, digest_size=6).hexdigest()
+
+
+def parameter_name(text: str) -> str:
+    """The name of a query parameter as it is compared: `%6Bey[]=x` is `key`."""
+    return unquote_plus(text.partition("=")[0]).partition("[")[0].lower()

@@ -145,6 +145,7 @@ class Parts:
             "method": begun.get("method", response.get("method")),
             "path": begun.get("path", response.get("path")),
             "authority": begun.get("authority"),
+            "scheme": begun.get("scheme"),
             "client": begun.get("client"),
             "status": response.get("status"),
             "upstream": access.get("upstream") or response.get("upstream"),

@@ -63,7 +63,7 @@ def test_a_client_gets_the_version_that_it_offers(tls: Recipe, version: str) -> 
     exchange = tls.settled(answer.headers["x-audit-id"])
     assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
     assert (exchange["upstream"], exchange["attempts"]) == (answer.headers["x-upstream"], 1)
-    assert exchange["envoy"]["http_version"] == version
+    assert (exchange["envoy"]["http_version"], exchange["scheme"]) == (version, "https")
     agreed = exchange["envoy"]["tls"]
     assert (agreed["version"], agreed["peer_subject"]) == ("TLSv1.3", None)
     assert agreed["cipher"]

@@ -65,6 +65,7 @@ class Recording:
         *,
         method: str = "POST",
         path: str = "/v1/chat/completions",
+        scheme: str = "http",
         headers: Fields = (("content-type", "application/json"),),
         status: int = 200,
         answer_headers: Fields = (("content-type", "application/json"),),
@@ -81,7 +82,7 @@ class Recording:
         trace = TraceContext("a" * 32, f"{number:016x}")
         exchange = Exchange(id, self._settings, started_ns=start, started_at=start, trace=trace, parent=None)
         if body is not None:
-            pseudo = [(":method", method), (":path", path), (":authority", "llm.test"), (":scheme", "http")]
+            pseudo = [(":method", method), (":path", path), (":authority", "llm.test"), (":scheme", scheme)]
             self._play_request(exchange, start, body, [*pseudo, *headers], finished=finished)
         if answer is not None:
             pieces = [answer] if isinstance(answer, bytes) else answer

@@ -186,7 +186,7 @@ def test_credentials_come_from_flags_and_files(data: Path, backend: Backend, tmp
         id = recording.add(headers=[*HEADERS, *SECRETS])
     result = invoke(
         *("replay", id, "--to", backend.url, "--data-dir", data),
-        *("--header-file", tmp_path / "keys", "-H", "User-Agent: other"),
+        *("--header-file", tmp_path / "keys", "-H", "User-Agent: other", "--no-credentials"),
     )
     assert result.exit_code == 0, result.stderr
     (got,) = backend.received
@@ -197,14 +197,89 @@ def test_credentials_come_from_flags_and_files(data: Path, backend: Backend, tmp
     assert not any(b"redacted" in value for _, value in got.headers)
 
 
-def test_credentials_that_are_not_sent_are_named(data: Path, backend: Backend) -> None:
-    """On stderr, before the status."""
+def test_a_missing_credential_is_told_before_anything_is_sent(data: Path, backend: Backend) -> None:
+    """Exit 2, with each name and what to do. One that a header gives is not missing."""
     with Recording(data) as recording:
-        id = recording.add(headers=[*HEADERS, *SECRETS])
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data)
-    assert result.stderr.splitlines()[0] == (
-        "not recorded and not sent: authorization, x-api-key (--header or --header-file adds it)"
+        id = recording.add(path="/v1/models?key=s3cret", headers=[*HEADERS, *SECRETS])
+    result = invoke("replay", id, "--to", backend.url, "--data-dir", data, "-H", "X-Api-Key: k")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "extproc: nothing was sent: authorization, key was not recorded; --credential NAME=ENV puts it back from a "
+        "variable, --no-credentials sends the request without it\n"
     )
+    assert backend.received == []
+
+
+def test_credentials_may_be_left_out(data: Path, backend: Backend) -> None:
+    """Their headers and parameters are, and nothing else is; no mark is sent."""
+    with Recording(data) as recording:
+        id = recording.add(path="/v1/models?key=s3cret&a=1&api_key=k&b=2#c", headers=[*HEADERS, *SECRETS])
+    result = invoke("replay", id, "--to", backend.url, "--data-dir", data, "--no-credentials")
+    assert result.exit_code == 0, result.stderr
+    (got,) = backend.received
+    assert got.path == "/v1/models?a=1&b=2#c"
+    assert not {name for name, _ in SECRETS} & {name for name, _ in got.headers}
+
+
+def test_credentials_come_from_variables(data: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a header and of a query parameter, by its name however it was written."""
+    monkeypatch.setenv("TEST_KEY", "sk-test")
+    monkeypatch.setenv("TEST_QUERY", "a%20b")
+    with Recording(data) as recording:
+        id = recording.add(path="/v1/models?a=1&API_%6BEY=s3cret&b", headers=[*HEADERS, *SECRETS])
+    result = invoke(
+        *("replay", id, "--to", backend.url, "--data-dir", data, "--credential", "Authorization=TEST_KEY"),
+        *("--credential", "x-api-key=TEST_KEY", "--credential", "api_key=TEST_QUERY"),
+    )
+    assert result.exit_code == 0, result.stderr
+    (got,) = backend.received
+    assert got.path == "/v1/models?a=1&API_%6BEY=a%20b&b"
+    assert (got.values("authorization"), got.values("x-api-key")) == ([b"Bearer sk-test"], [b"sk-test"])
+
+
+@pytest.mark.parametrize(
+    ("credential", "value", "message"),
+    [
+        ("authorization=TEST_KEY", None, "the variable TEST_KEY is not set"),
+        ("authorization=TEST_KEY", "", "the variable TEST_KEY is not set"),
+        ("authorization=TEST_KEY", "sk-1\nx: y", "the variable TEST_KEY holds a line feed or a NUL"),
+        ("key=TEST_KEY", "sk-1&b", "the variable TEST_KEY has to be percent-encoded to stand in a URL"),
+        ("key=TEST_KEY", "sk-1 ", "the variable TEST_KEY has to be percent-encoded to stand in a URL"),
+        ("x-other=TEST_KEY", "sk-1", "--credential x-other: the recorded request has no such credential; it has auth"),
+        ("authorization=sk-1.secret", "", "NAME=ENV would be right"),
+        ("sk-1", "", "NAME=ENV would be right"),
+        ("=sk", "", "NAME=ENV would be right"),
+    ],
+)
+def test_a_wrong_credential_is_told_before_anything_is_sent(
+    data: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch, *, credential: str, value: str | None, message: str
+) -> None:
+    """Exit 2; what may be a credential is not repeated."""
+    if value is not None:
+        monkeypatch.setenv("TEST_KEY", value)
+    with Recording(data) as recording:
+        id = recording.add(path="/v1/models?key=s3cret", headers=SECRETS[:1])
+    result = invoke(
+        *("replay", id, "--to", backend.url, "--data-dir", data, "--no-credentials", "--credential", credential)
+    )
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "sk-1" not in result.output
+    assert backend.received == []
+
+
+def test_several_credentials_of_one_name_are_given_in_their_order(
+    data: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same one twice is one."""
+    monkeypatch.setenv("FIRST", "1")
+    monkeypatch.setenv("SECOND", "2")
+    with Recording(data) as recording:
+        id = recording.add(path="/v1/models?key=a&key=b&key=a", headers=())
+    arguments = ("replay", id, "--to", backend.url, "--data-dir", data, "--credential", "key=FIRST")
+    assert invoke(*arguments).exit_code == 2
+    assert invoke(*arguments, "--credential", "key=SECOND").exit_code == 0
+    assert [got.path for got in backend.received] == ["/v1/models?key=1&key=2&key=1"]
 
 
 def test_a_wrong_header_is_not_repeated_in_the_message(data: Path, tmp_path: Path) -> None:
@@ -340,12 +415,14 @@ def test_curl_sends_no_header_of_its_own(data: Path, backend: Backend) -> None:
 
 @needs_curl
 def test_curl_takes_credentials_from_variables(data: Path, backend: Backend) -> None:
-    """Left out where they are not set."""
+    """Those that the command line named; the others are left out, and that is said."""
     with Recording(data) as recording:
         id = recording.add(headers=[*HEADERS, *SECRETS])
-    script = invoke("replay", id, "--curl", "--to", backend.url, "--data-dir", data).stdout
-    assert "# authorization was not recorded: set AUTHORIZATION to send it" in script
-    by_shell(script, data, {"PATH": "/usr/bin:/bin:/usr/local/bin", "AUTHORIZATION": "Bearer sk-'new'"})
+    result = invoke(
+        *("replay", id, "--curl", "--to", backend.url, "--data-dir", data, "--credential", "authorization=TEST_KEY")
+    )
+    assert result.stderr == "not recorded and left out: x-api-key (--credential NAME=ENV puts it back)\n"
+    by_shell(result.stdout, data, {"PATH": "/usr/bin:/bin:/usr/local/bin", "TEST_KEY": "Bearer sk-'new'"})
     (got,) = backend.received
     assert got.values("authorization") == [b"Bearer sk-'new'"]
     assert got.values("x-api-key") == []
@@ -374,13 +451,13 @@ def test_curl_takes_given_headers_in(data: Path, backend: Backend) -> None:
     assert backend.received[0].values("x-api-key") == [b"k"]
 
 
-def test_without_to_the_command_is_for_the_recorded_host(data: Path) -> None:
-    """Which is where the client had sent it."""
+def test_without_to_the_command_is_for_no_server(data: Path) -> None:
+    """A placeholder stands in its place, not the host that the client used, which is production."""
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=s3cret")
     script = invoke("replay", id, "--curl", "--data-dir", data).stdout
-    assert "--url 'http://llm.test/v1/models?key=redacted:" in script
-    assert "# a credential in the query was not recorded: put it into the URL" in script
+    assert "--url 'http://replace-me.invalid/v1/models'" in script
+    assert "redacted:" not in script
 
 
 @pytest.mark.parametrize("where", ["path", "header", "body", "method"])

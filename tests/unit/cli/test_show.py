@@ -298,3 +298,13 @@ def test_the_attempts_before_the_last(data: Path) -> None:
         "failed         10.0.0.7:8000 of llm: UF (Connection refused), after 2.00 s",
         "failed         10.0.0.8:8000 of llm: 503, after 0.7 ms",
     ]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_scheme_that_was_used(data: Path, scheme: str) -> None:
+    """On the page, in the JSON, and in the curl command that has no other server."""
+    with Recording(data) as recording:
+        id = recording.add(scheme=scheme)
+    assert f"scheme         {scheme}\n" in shown(data, id)
+    assert json.loads(invoke("show", id, "--json", "--data-dir", data).stdout)["scheme"] == scheme
+    assert f"--url '{scheme}://" in invoke("replay", id, "--curl", "--data-dir", data).stdout
