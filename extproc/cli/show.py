@@ -21,6 +21,9 @@ from extproc.journal.join import Exchange
 SHOWN_CHARACTERS: Final = 20_000
 """More of a body than this is of no use on a screen: `--body` writes all of it."""
 
+NOTICED_MS: Final = 1000
+"""A pause within an answer that is worth a line."""
+
 _READ_BYTES: Final = 1024 * 1024
 """JSON longer than this is not laid out, only shown."""
 
@@ -90,6 +93,7 @@ def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
     yield "id", exchange.get("id")
     yield "started", f"{view.local_time(started)} ({started})"
     yield "took", _times(exchange)
+    yield "silent", _silence(exchange)
     yield "client", exchange.get("client")
     yield "authority", exchange.get("authority")
     yield "scheme", exchange.get("scheme")
@@ -142,6 +146,15 @@ def _times(exchange: view.Exchange) -> str:
         if value is not None:
             parts.append(f"{text} {view.duration(value)}")
     return ", ".join(part for part in parts if part)
+
+
+def _silence(exchange: view.Exchange) -> str | None:
+    """The longest pause within the answer, where it is one that somebody would have noticed."""
+    response = exchange.get("response") or {}
+    lasted, began, byte = (response.get(name) for name in ("max_silence_ms", "silence_at_ms", "silence_at_byte"))
+    if not isinstance(lasted, int | float) or lasted < NOTICED_MS:
+        return None
+    return f"for {view.duration(lasted)}, from {view.duration(began)} on, after {byte} bytes of the answer"
 
 
 def _pairs(pairs: Any) -> Iterator[str]:

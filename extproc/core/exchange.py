@@ -253,11 +253,13 @@ class Exchange:
     def _take(self, half: Half, data: bytes, at: int) -> Sequence[Effect]:
         if not data:
             return NOTHING
-        half.last_at = at
         if half is self._response:
+            if at - half.last_at > half.silence[0] and half.body.length:
+                half.silence = (at - half.last_at, half.last_at, half.body.length)
             half.first_at = half.first_at or at
             if self._response_reader is not None and not self._reads_spool:
                 self._response_reader.feed(data, at)
+        half.last_at = at
         pieces = half.body.feed(data)
         return self._spool(half, pieces) if pieces else NOTHING
 
@@ -350,6 +352,10 @@ class Exchange:
     def _end_response(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
         half = self._response
         answer = half.fields(sha256, body)
+        lasted, began, offset = half.silence
+        answer["max_silence_ms"] = lasted // 1000 / 1000 if offset else None
+        answer["silence_at_ms"] = self._ms(began) if offset else None
+        answer["silence_at_byte"] = offset or None
         answer["first_byte_ms"] = self._ms(half.first_at)
         answer["last_byte_ms"] = self._ms(half.last_at)
         reason = CloseReason(half.ended_by or "") if half.stream.state is State.ABORTED else None

@@ -11,12 +11,13 @@ from extproc.core.head import Head
 from extproc.core.stream import Input, State, Stream
 
 NO_HEAD = Head([])
+NO_SILENCE = (0, 0, 0)
 
 
 class Half:
     """State and content of one direction. `first_at` and `last_at` are times as in events, 0 before the first."""
 
-    __slots__ = ("body", "ended_by", "first_at", "head", "last_at", "stream", "trailers", "truncated")
+    __slots__ = ("body", "ended_by", "first_at", "head", "last_at", "silence", "stream", "trailers", "truncated")
 
     def __init__(self, direction: Direction, inline_body_bytes: int) -> None:
         self.stream = Stream(direction)
@@ -27,6 +28,8 @@ class Half:
         self.truncated = False
         self.first_at = 0
         self.last_at = 0
+        self.silence = NO_SILENCE
+        """The longest time between two pieces of the body: how long, when it began, after how many bytes."""
 
     def classify(self, event: BodyEvent) -> tuple[Input, str | None]:
         """Which input a body message is once its bytes are counted, and what it ends the direction by, if it does."""

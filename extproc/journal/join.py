@@ -189,7 +189,8 @@ class Parts:
 
 
 _REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
-_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, "first_byte_ms", "last_byte_ms")
+_SILENCE_FIELDS: Final = ("max_silence_ms", "silence_at_ms", "silence_at_byte")
+_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, *_SILENCE_FIELDS, "first_byte_ms", "last_byte_ms")
 _LLM_FIELDS: Final = (
     "api",
     "model",

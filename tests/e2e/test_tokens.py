@@ -46,6 +46,29 @@ def test_each_token_is_there_before_the_next_one_is_sent(
     assert exchange["response"]["chunks"] >= len(EVENTS)
 
 
+def test_a_pause_between_tokens_is_on_record(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
+    """The longest silence of an answer, and at which byte of it the backend had stopped."""
+    never = threading.Event()
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.finish(head)
+        connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        for number, event in enumerate(EVENTS):
+            never.wait(1.5 if number == 7 else 0.01)  # the pause itself
+            connection.send(chunk(event))
+        connection.send(b"0\r\n\r\n")
+
+    path = raw_backend.on(script, "/v1/chat/completions?number=")
+    with Connection.to(raw_stack.port) as client:
+        client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}" % path.encode())
+        client.read_message()
+    response = raw_stack.exchange_of(path)["response"]
+    assert response["silence_at_byte"] == sum(map(len, EVENTS[:7]))
+    assert response["max_silence_ms"] > 750
+    assert response["first_byte_ms"] < response["silence_at_ms"]
+    assert response["silence_at_ms"] + response["max_silence_ms"] <= response["last_byte_ms"]
+
+
 def test_each_piece_of_an_upload_is_there_before_the_next_one_is_sent(
     raw_stack: RunningStack, raw_backend: RawBackend
 ) -> None:

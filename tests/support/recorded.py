@@ -73,9 +73,11 @@ class Recording:
         minute: int | None = None,
         finished: bool = True,
         cut: bool = False,
+        pause_ms: int = 50,
     ) -> str:
         """Record one exchange and return its id. Without `body` only the answer was seen; without `answer` only the
-        request, and with `finished` false not the end of that; `cut`: the answer broke off."""
+        request, and with `finished` false not the end of that; `cut`: the answer broke off; its pieces come
+        `pause_ms` apart."""
         number = next(self._numbers)
         start = START_NS + (number - 1 if minute is None else minute) * 60 * SECOND
         id = f"{start // MS >> 16:08x}-{start // MS & 0xFFFF:04x}-7000-{0x8000 + self._worker:04x}-{number:012x}"
@@ -94,7 +96,7 @@ class Recording:
                 {"upstream.address": upstream, "xds.cluster_name": "llm", "xds.route_name": "default"},
             )
             self._carry_out(exchange.receive(head))
-            self._play_answer(exchange, start, pieces, cut=cut)
+            self._play_answer(exchange, start, pieces, cut=cut, pause_ms=pause_ms)
             self._carry_out(exchange.close(CloseReason.CLOSED, start + 900 * MS))
         return id
 
@@ -113,10 +115,12 @@ class Recording:
         if not finished:
             self._carry_out(exchange.open_record(at + 200 * MS))
 
-    def _play_answer(self, exchange: Exchange, at: int, pieces: Sequence[bytes], *, cut: bool) -> None:
+    def _play_answer(self, exchange: Exchange, at: int, pieces: Sequence[bytes], *, cut: bool, pause_ms: int) -> None:
         for number, piece in enumerate(pieces, 1):
             last = number == len(pieces) and not cut
-            self._carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + 50 * number) * MS)))
+            self._carry_out(
+                exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + pause_ms * number) * MS))
+            )
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         if not effects:

@@ -56,6 +56,18 @@ def test_a_whole_exchange(data: Path) -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize(("pause_ms", "told"), [(1500, True), (900, False)])
+def test_a_pause_within_an_answer(data: Path, pause_ms: int, told: bool) -> None:
+    """One that somebody would have noticed is told, with its place; `--json` has every one."""
+    with Recording(data) as recording:
+        id = recording.add(answer=STREAM, answer_headers=[("content-type", "text/event-stream")], pause_ms=pause_ms)
+    line = f"silent         for 1.50 s, from 1.60 s on, after {len(STREAM[0])} bytes of the answer"
+    assert (line in shown(data, id)) is told
+    response = json.loads(shown(data, id, "--json"))["response"]
+    assert (response["max_silence_ms"], response["silence_at_ms"]) == (pause_ms, 100 + pause_ms)
+    assert response["silence_at_byte"] == len(STREAM[0])
+
+
 def test_a_streamed_answer_is_shown_put_together(data: Path) -> None:
     """Not as events."""
     with Recording(data) as recording:

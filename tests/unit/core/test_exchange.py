@@ -76,6 +76,7 @@ def ends(found: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
 
 
 GET = headers(REQUEST, end=True)
+SILENCE = ("max_silence_ms", "silence_at_ms", "silence_at_byte")
 ANSWER: list[Event] = [headers(RESPONSE, ms=2), body(RESPONSE, b"abc", end=True, ms=3)]
 
 
@@ -359,3 +360,32 @@ def test_every_sequence_of_up_to_four_messages_is_conserved() -> None:
 def test_longer_sequences_are_conserved(names: list[str]) -> None:
     """The same promise for any length."""
     check_conservation(names)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([], (None, None, None)),
+        ([(b"abc", 900)], (None, None, None)),
+        ([(b"abc", 900), (b"de", 903)], (3.0, 900.0, 3)),
+        ([(b"abc", 3), (b"de", 10), (b"f", 50), (b"g", 60), (b"h", 99)], (40.0, 10.0, 5)),
+        ([(b"abc", 3), (b"", 400), (b"de", 503)], (500.0, 3.0, 3)),
+    ],
+)
+def test_the_longest_silence_within_an_answer(
+    pieces: list[tuple[bytes, int]], expected: tuple[float | None, ...]
+) -> None:
+    """Between two pieces with bytes, not before the first nor after the last: how long, from when on, at which byte."""
+    answer: list[Event] = [headers(RESPONSE, ms=2), *(body(RESPONSE, data, ms=ms) for data, ms in pieces)]
+    (response,) = (each for each in told([GET, *answer], ms=9000) if each["type"] == "response")
+    assert tuple(response["response"][name] for name in SILENCE) == expected
+
+
+def test_a_silence_in_an_answer_of_any_size() -> None:
+    """Also in one whose body has a file of its own, and counted in bytes of the body as it passed."""
+    pieces = [body(RESPONSE, b"x" * 700, ms=ms) for ms in (3, 4, 5, 1005, 1006)]
+    (response,) = (
+        each for each in told([GET, headers(RESPONSE, ms=2), *pieces], ms=2000) if each["type"] == "response"
+    )
+    assert "file" in response["response"]["body"]
+    assert tuple(response["response"][name] for name in SILENCE) == (1000.0, 5.0, 2100)

@@ -93,6 +93,7 @@ def test_the_fields_of_an_exchange(data: Path) -> None:
         "headers",
     ]
     assert list(exchange["response"])[-2:] == ["first_byte_ms", "last_byte_ms"]
+    assert {"max_silence_ms", "silence_at_ms", "silence_at_byte"} <= set(exchange["response"])
     assert exchange["llm"] is None
     assert exchange["upstream"] is None
     assert not exchange.in_flight
