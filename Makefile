@@ -26,7 +26,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up test test-compose install lint bench kill-cycles soak fuzz proto lock clean
+.PHONY: help up test test-compose install lint bench kill-cycles power-cuts soak fuzz proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -34,7 +34,8 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
-	@echo 'make kill-cycles, soak, fuzz   the long forms of tests: 1,000 kills and 300 starts, 500,000 exchanges, 20,000 examples each'
+	@echo 'make kill-cycles, power-cuts, soak, fuzz   the long forms of tests: 1,000 kills and 300 starts, every state that a power cut may'
+	@echo '               leave, 500,000 exchanges, 20,000 examples each'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
@@ -71,6 +72,9 @@ kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 
 soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
+
+power-cuts: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_POWER_CUTS=20000 $(TEST_LONG) -n 2 tests/power
 
 fuzz: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py

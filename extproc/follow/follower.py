@@ -72,6 +72,7 @@ class Follower:
         self._tails = Tails(directory, None if before is None else before.series, history=kept is None)
         self._horizon = ""
         self._unsaved: tuple[Position, list[int]] | None = None
+        self._saved = before
         self._save_at = time.monotonic() + SAVE_SECONDS
         self._restore(before)
 
@@ -159,11 +160,14 @@ class Follower:
         kept, marks = self._unsaved
         if not all(consumer.settled(mark) for consumer, mark in zip(self._consumers, marks, strict=True)):
             return False
+        self._unsaved = None
+        if kept == self._saved:
+            return True  # an idle machine's disk is left alone
         try:
             position.save(self._kept, kept)
+            self._saved = kept
         except OSError as error:
             _log.warning("the position cannot be kept: %s: %s", self._kept, error.strerror)
-        self._unsaved = None
         return True
 
 

@@ -1,8 +1,9 @@
 """How far the follower has come, kept in a file, so that a restart neither loses nor repeats.
 
-The file is `<data>/follow/position.json`, replaced as a whole: of each series the segment and the offset up to which
-everything was read, and the places of the records of exchanges that were not final then. Its last member is a CRC-32C
-of what stands before it. A damaged one is worth nothing, and is reported; the follower then begins as if it were new.
+The file is `<data>/follow/position.json`, replaced as a whole, and synced before that: of each series the segment
+and the offset up to which everything was read, and the places of the records of exchanges that were not final then.
+Its last member is a CRC-32C of what stands before it. A damaged one is worth nothing, and is reported; the follower
+then begins as if it were new.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import google_crc32c
 import msgspec
 
 from extproc.errors import JournalError
+from extproc.journal.directory import sync
 
 Place = tuple[str, int, int]
 """Where a record stands: its series (`w0-BOOT`), the segment's number, the offset in its uncompressed bytes."""
@@ -57,12 +59,17 @@ def load(path: Path) -> Position | None:
 
 
 def save(path: Path, position: Position) -> None:
-    """Replace the file. Raises OSError."""
+    """Replace the file: after a power cut there is the new one or the one before, whole. Raises OSError."""
     body = msgspec.json.encode(position)[:-1]
     temporary = path.with_suffix(".new")
     with open(temporary, "wb", opener=_private) as file:
         file.write(body + _CRC + _crc(body) + b'"}\n')
+        file.flush()
+        os.fsync(file.fileno())
+    first = not path.exists()
     temporary.replace(path)
+    if first:  # later on, the one before is as good
+        sync(path.parent)
 
 
 @contextlib.contextmanager
@@ -71,6 +78,8 @@ def locked(directory: Path) -> Iterator[Path]:
     try:
         (directory / DIRECTORY).mkdir(0o700, exist_ok=True)
         fd = os.open(directory / DIRECTORY / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        sync(directory / DIRECTORY)
+        sync(directory)
     except OSError as error:
         raise JournalError(f"{directory / DIRECTORY}: {error.strerror}") from error
     try:

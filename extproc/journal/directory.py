@@ -49,6 +49,28 @@ def open_directory(path: Path) -> int:
     return fd
 
 
+def make(path: Path) -> None:
+    """Make a data directory, and those above it, where they are missing. Raises OSError.
+
+    Its own entry is on disk then, whoever made it: what is acknowledged in it later must not go with it.
+    """
+    missing = [each for each in path.parents if not each.exists()]
+    path.mkdir(0o750, parents=True, exist_ok=True)
+    for each in [path, *missing]:
+        # One that we may not read was not made by us.
+        with contextlib.suppress(PermissionError):
+            sync(each.parent)
+
+
+def sync(path: Path) -> None:
+    """Bring the entries of a directory to disk. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class DataDirectory:
     """The opened data directory of a writer: `segments` and `bodies` are made when they are missing."""
 

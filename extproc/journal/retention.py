@@ -24,7 +24,7 @@ import zstandard
 
 from extproc.core.record import DamagedLine
 from extproc.journal import lines
-from extproc.journal.directory import BODIES, SEGMENTS, open_directory
+from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
 from extproc.journal.flight import type_and_id
 from extproc.journal.lines import Series
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name
@@ -115,9 +115,11 @@ class _Closed:
         self.name = name
         self._directory = series.directory
         self._in_flight = in_flight
-        self._path = series.directory / SEGMENTS / str(name)
+        segments = series.directory / SEGMENTS
         # A clock that was set back must not make a later segment of a series older than an earlier one.
-        self.written_at = max(self._path.stat().st_mtime, not_before)
+        self.written_at = max((segments / str(name)).stat().st_mtime, not_before)
+        # There are two where a compression was cut short before the old one went.
+        self._paths = [segments / f"{name.stem}{state}" for state in (CLOSED, COMPRESSED)]
         self._bodies: set[str] = set()
 
     def holds_beginning(self) -> bool:
@@ -133,9 +135,15 @@ class _Closed:
 
     def delete(self) -> int:
         """Delete it and its bodies. Returns their size."""
-        # The segment last: a body must not be left without the record that names it.
+        # The segment last: a body must not be left without the record that names it. And each on disk before the
+        # next goes: a power cut must leave no hole in a series.
         bodies = [self._directory / BODIES / body for body in self._bodies if exchange_of(body) is not None]
-        return sum(_delete(path) for path in [*bodies, self._path])
+        size = sum(_delete(path) for path in bodies)
+        if size:
+            sync(self._directory / BODIES)
+        size += sum(_delete(path) for path in self._paths)
+        sync(self._directory / SEGMENTS)
+        return size
 
 
 def _delete(path: Path) -> int:

@@ -28,7 +28,7 @@ from typing import Any, Final
 from extproc import errors
 from extproc.config import Config
 from extproc.errors import ExtprocError, JournalError, StackError
-from extproc.journal import recovery, retention
+from extproc.journal import directory, recovery, retention
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
 from extproc.service.figures import Figures
@@ -116,7 +116,7 @@ class Workers:
         self._fallen = asyncio.get_running_loop().create_future()
         data_dir = self._config.data_dir
         try:
-            data_dir.mkdir(0o750, parents=True, exist_ok=True)
+            directory.make(data_dir)
         except OSError as error:
             raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
         redaction_key.load(data_dir)  # made once, before several workers want to

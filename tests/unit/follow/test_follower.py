@@ -87,6 +87,21 @@ def test_each_exchange_once(data: Path, kept: Path, writer: Journal) -> None:
     assert (follower.exchanges, follower.lag_seconds, follower.behind_bytes()) == (5, 0.0, 0)
 
 
+def test_an_idle_follower_leaves_the_disk_alone(data: Path, kept: Path, writer: Journal) -> None:
+    """A position that has not changed is not written again, not even by the next run."""
+    append(writer, *whole(1))
+    follower = Follower(data, [Consumer()], kept)
+    caught_up(follower)
+    file = kept.stat().st_ino
+    caught_up(follower)
+    follower.close(5.0)
+    Follower(data, [Consumer()], kept).close(5.0)
+    assert kept.stat().st_ino == file
+    append(writer, request(2))
+    caught_up(follower)
+    assert kept.stat().st_ino != file
+
+
 def test_a_clean_restart_at_any_moment(data: Path, kept: Path, writer: Journal) -> None:
     """After each single record: nothing twice, nothing lost, also of an exchange that spans the restarts."""
     consumer = Consumer()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from extproc.errors import JournalError
-from extproc.journal.directory import DataDirectory, FreeSpace
+from extproc.journal.directory import DataDirectory, FreeSpace, make
 
 
 def test_made_private(tmp_path: Path) -> None:
@@ -52,6 +52,17 @@ def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     """The data directory itself is not made here: a mistyped path must not start a second journal."""
     with pytest.raises(JournalError, match="missing: there is no such directory"):
         DataDirectory(tmp_path / "missing")
+
+
+def test_made_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With those above it; each entry is synced where it was made, that of a directory that was there already too."""
+    synced: list[Path] = []
+    monkeypatch.setattr("extproc.journal.directory.sync", synced.append)
+    make(tmp_path / "var" / "lib" / "data")
+    assert sorted(synced) == [tmp_path, tmp_path / "var", tmp_path / "var" / "lib"]
+    synced.clear()
+    make(tmp_path / "var" / "lib" / "data")
+    assert synced == [tmp_path / "var" / "lib"]
 
 
 def test_free_space(tmp_path: Path) -> None:

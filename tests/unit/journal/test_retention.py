@@ -147,6 +147,18 @@ def test_no_limits(data: Path) -> None:
     assert segments(data) == names
 
 
+def test_both_forms_of_a_segment_go(data: Path) -> None:
+    """Where a compression was cut short before the old file went, deleting one of the two would bring it back."""
+    (first, *_) = aged(data)
+    both = (data / "segments" / first).read_bytes()
+    retention.compress(data)
+    (data / "segments" / first).write_bytes(both)
+    os.utime(data / "segments" / first, (1, 1))
+    retention.apply(data, days=0, segments=8, bytes=0, now_ns=NOW)
+    assert not [name for name in segments(data) if name.startswith(first)]
+    assert findings(data) == []
+
+
 @pytest.mark.parametrize("years", [12, 100])
 def test_a_wrong_clock_does_not_empty_the_journal(data: Path, years: int) -> None:
     """The newest closed segment stays, even in 2038; a clock that is set back deletes nothing."""
