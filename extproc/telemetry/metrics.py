@@ -18,14 +18,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
 from extproc.journal.join import Exchange
-from extproc.telemetry import semconv
+from extproc.telemetry import kinds, semconv
+from extproc.telemetry.kinds import OTHER
 
 Record = Mapping[str, Any]
 
 MAX_MODELS: Final = 50
 MAX_UPSTREAMS: Final = 200
-MAX_KINDS: Final = 50
-OTHER: Final = "other"
 MAX_LABEL: Final = 100
 
 SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -111,9 +110,8 @@ class Metrics:
         self._latest = semconv.is_latest(environ)
         self._models = Bounded(MAX_MODELS, models)
         self._response_models = Bounded(MAX_MODELS, models)
-        self._upstreams = Bounded(MAX_UPSTREAMS)
+        self._upstreams = Bounded(MAX_UPSTREAMS)  # one backend has one label, in every metric: alerts compare them
         self._clusters = Bounded(MAX_UPSTREAMS)
-        self._kinds = Bounded(MAX_KINDS)
         self._define_own()
         self._define_genai()
         self._registry.register(_SpanFigures(spans))
@@ -150,7 +148,10 @@ class Metrics:
     def record(self, record: Record) -> None:
         """Count what belongs to no exchange."""
         if record.get("type") == "gap":
-            self._gaps.labels(str(record.get("direction"))).inc(_positive(record.get("count")) or 0)
+            direction = record.get("direction")
+            self._gaps.labels(str(direction) if direction in DIRECTIONS else OTHER).inc(
+                _positive(record.get("count")) or 0
+            )
         else:
             self._unmatched.labels(unmatched(record)).inc()
 
@@ -228,6 +229,10 @@ class Metrics:
         for direction in DIRECTIONS:
             for counter in (self._chunks, self._bytes, self._gaps):
                 counter.labels(direction)
+        for kind in kinds.PARSE_ERRORS:
+            self._parse_errors.labels(kind)
+        for kind in kinds.LATE:
+            self._late.labels(kind)
         for reason in UNMATCHED:
             self._unmatched.labels(reason)
 
@@ -241,14 +246,13 @@ class Metrics:
     def _count_protocol(self, exchange: Exchange) -> None:
         protocol = exchange.get("protocol") or {}
         for kind, count in (protocol.get("late") or {}).items():
-            self._late.labels(self._kinds.label(kind)).inc(_positive(count) or 0)
+            self._late.labels(kinds.of_late(kind)).inc(_positive(count) or 0)
         duplicates = _positive(protocol.get("duplicate_end_of_stream"))
         if duplicates:
             self._duplicates.labels().inc(duplicates)
         error = (exchange.get("llm") or {}).get("parse_error")
         if error:
-            # Its first words are its kind; where in the body it was is no label.
-            self._parse_errors.labels(self._kinds.label(" ".join(str(error).split(" ")[:2]))).inc()
+            self._parse_errors.labels(kinds.of_parse_error(error)).inc()
         if exchange.get("integrity"):
             self._integrity.labels().inc(len(exchange["integrity"]))
         if exchange.get("parent_span_id") is None:
@@ -359,9 +363,8 @@ class Metrics:
                 self._usage(type, values, tokens[type])
 
     def _server(self, exchange: Exchange) -> tuple[str, str]:
-        host, port = semconv.server(exchange)
-        known = self._upstreams.label(f"{host}:{port}" if host else None)
-        return (OTHER, "") if known == OTHER else (host, port)
+        known = self._upstreams.label(exchange.get("upstream"))
+        return (OTHER, "") if known == OTHER else semconv.server(exchange)
 
     # -- making them ------------------------------------------------------------------------------------------------
 

@@ -220,6 +220,33 @@ def test_names_of_clients_are_bounded() -> None:
     assert len(upstreams) == MAX_UPSTREAMS + 1
 
 
+def test_texts_of_records_are_no_labels() -> None:
+    """A thousand places of a malformed event, and kinds that nobody knows, make no series; no bound is shared with
+    another metric, so that nothing of it is used up."""
+    metrics = Metrics((), {})
+    before = len(samples(metrics))
+    for number in range(1000):
+        llm = {"parse_error": f"event {number}: malformed at byte {number}"}
+        metrics.exchange(exchange(llm=llm, protocol={"late": {f"odd.{number}": 1}}, outcome="ok"))
+        metrics.record({"type": "gap", "direction": f"sideways {number}", "count": 1})
+    metrics.exchange(exchange(protocol={"late": {"response.trailers": 2}}))
+    found = samples(metrics)
+    assert found['extproc_parse_errors_total{kind="malformed JSON"}'] == 1000
+    assert found['extproc_late_messages_total{kind="other"}'] == 1000
+    assert found['extproc_late_messages_total{kind="response.trailers"}'] == 2
+    assert len(found) < before + 400
+
+
+def test_one_backend_is_one_of_the_bounded() -> None:
+    """However its address is written in a metric: an IPv6 address takes no second place."""
+    metrics = Metrics((), {})
+    for number in range(MAX_UPSTREAMS):
+        metrics.exchange(exchange(upstream=f"[fd00::{number:x}]:8000"))
+    text = metrics.text().decode()
+    assert 'upstream="other"' not in text
+    assert f'server_address="fd00::{MAX_UPSTREAMS - 1:x}"' in text
+
+
 @pytest.mark.parametrize("name", ["x" * 9999, "a\nb", 'quo"te', "\ud800", "\x00", "é"])
 def test_odd_names(name: str) -> None:
     """They are labels that Prometheus can read."""
