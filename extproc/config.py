@@ -367,7 +367,8 @@ class Config:
                 )
             return "unix:" + path
         host, port = host_and_port(self.listen)
-        return f"[{host}]:{port + worker}" if ":" in host else f"{host}:{port + worker if port else 0}"
+        number = port + worker if port else 0
+        return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
     def replace(self, **changes: Any) -> Config:
         """The same settings with some changed; not checked again."""

@@ -64,6 +64,7 @@ def command(
       extproc publish --to /run/envoy --watch
     """
     from extproc.envoy import publish
+    from extproc.envoy.claim import claimed
     from extproc.telemetry import otlp
 
     settings = config.load(config_path, overrides=overrides)
@@ -81,7 +82,8 @@ def command(
         if ready_file is not None:
             ready_file.touch()
 
-    asyncio.run(_run(publisher, live, watch=watch))
+    with claimed(target, "publish"):
+        asyncio.run(_run(publisher, live, watch=watch))
 
 
 async def _run(publisher: Publisher, live: Callable[[Sequence[Path]], None], *, watch: bool) -> None:

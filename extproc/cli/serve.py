@@ -25,6 +25,7 @@ async def run(settings: Config) -> None:
     sidecar = Sidecar(settings)
     ended = _Ended(sidecar)
     try:
+        sidecar.reserve()
         if await ended.unless(sidecar.start()):
             for address in sidecar.workers.addresses:
                 click.echo(f"ready {address}")

@@ -13,6 +13,7 @@ past the recorder.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -24,9 +25,11 @@ from typing import Any, Final
 
 from extproc.config import UNIX_PATH_BYTES, Config
 from extproc.envoy import files, process, publish
+from extproc.envoy.claim import claimed
 from extproc.envoy.proxy import Envoy, State
 from extproc.envoy.publish import Publisher
 from extproc.errors import StackError
+from extproc.service.ports import Port
 from extproc.service.sidecar import Sidecar
 from extproc.service.workers import Say, as_news, to_the_log
 from extproc.telemetry import otlp
@@ -87,6 +90,7 @@ class Stack:
         self._more_tasks = asyncio.Event()
         self.port = 0
         self._scheme = "http"
+        self._claim = contextlib.ExitStack()
 
     @property
     def admin_port(self) -> int:
@@ -108,8 +112,8 @@ class Stack:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
         documents = files.read(publish.directory(self._config))
         self._scheme = files.listener_scheme(documents)
-        self._check_ports(files.listener_host(documents))
         try:
+            self._reserve(files.listener_host(documents))
             await self._start_sidecar()
             await self._publisher.publish()
             await self._start_envoy()
@@ -144,6 +148,7 @@ class Stack:
         await self._envoy.stop()
         await asyncio.gather(*(backend.stop() for backend in self._backends.values()))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._claim.close()
         if self._short_dir is not None:
             shutil.rmtree(self._short_dir, ignore_errors=True)
 
@@ -169,25 +174,17 @@ class Stack:
         self._short_dir = Path(tempfile.mkdtemp(prefix="extproc-"))  # made 0700
         return config.replace(listen=f"unix:{self._short_dir / 'extproc.sock'}")
 
-    def _check_ports(self, host: str) -> None:
+    def _reserve(self, host: str) -> None:
         # Envoy sets SO_REUSEPORT: two of them on one port would share its connections without a word.
         config = self._config
-        wanted = ((host, config.port, "--port"), ("127.0.0.1", config.envoy_admin_port, "--envoy-admin-port"))
-        for address, port, flag in (*wanted, (config.admin_host, config.admin_port, "--admin-port")):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((address, port))
-                    probe.listen(1)
-                except OSError as error:
-                    raise StackError(
-                        f"port {port} on {address} cannot be used: {error.strerror}; name another one with {flag}"
-                    ) from None
+        self._sidecar.reserve(
+            [Port(host, config.port, "--port"), Port("127.0.0.1", config.envoy_admin_port, "--envoy-admin-port")]
+        )
 
     async def _start_sidecar(self) -> None:
         await self._sidecar.start()
         self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
+        self._claim.enter_context(claimed(self.run_dir / "envoy", "up"))
 
     async def _settings(self, documents: files.Documents) -> None:
         """Put into the documents what this stack knows; demo backends that they need are started."""

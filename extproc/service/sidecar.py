@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from extproc.config import Config
+from extproc.config import Config, host_and_port
+from extproc.service import ports
 from extproc.service.admin import Admin
 from extproc.service.exposition import Exposition
 from extproc.service.follower import FollowerProcess
+from extproc.service.ports import Port
 from extproc.service.workers import Say, Workers, to_the_log
 
 
@@ -15,11 +18,28 @@ class Sidecar:
     """Started, waited for and stopped as `Workers` are. The follower is last to go: it reads what the workers wrote."""
 
     def __init__(self, config: Config, say: Say = to_the_log) -> None:
+        self._config = config
         self.workers = Workers(config, say)
         self.follower = FollowerProcess(config)
         self.admin_port = 0
         exposition = Exposition(config.data_dir, config.free_space_floor_bytes, self.workers, self.follower)
         self._admin = Admin(config.admin_host, config.admin_port, self._readiness, exposition.text)
+
+    def reserve(self, others: Sequence[Port] = ()) -> None:
+        """Hold the data directory, then see whether all ports can be had, `others` too. `stop` gives it back.
+
+        Raises JournalError when another sidecar has the directory, and PortsInUse.
+        """
+        self.workers.lock()
+        ports.check([*others, *self._ports()])
+
+    def _ports(self) -> Iterator[Port]:
+        config = self._config
+        yield Port(config.admin_host, config.admin_port, "--admin-port")
+        for worker in range(config.workers):
+            address = config.address(worker)
+            if not address.startswith("unix:"):
+                yield Port(*host_and_port(address), "--listen")
 
     async def start(self) -> None:
         """Start all parts and wait until the workers listen. Raises what the first failing one said."""

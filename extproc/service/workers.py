@@ -111,23 +111,30 @@ class Workers:
         """Whether every worker can write its journal, as it has said just now."""
         return all(worker.health.get("journal", worker.up) for worker in self._workers)
 
-    async def start(self) -> None:
-        """Start all and wait until they listen. Raises what the first failing worker said."""
-        self._fallen = asyncio.get_running_loop().create_future()
+    def lock(self) -> None:
+        """Make the data directory, and hold it until `stop`. Raises StackError, and JournalError when another does."""
+        if self._locked:
+            return
         data_dir = self._config.data_dir
         try:
             directory.make(data_dir)
         except OSError as error:
             raise StackError(f"data_dir {data_dir}: {error.strerror}") from error
-        redaction_key.load(data_dir)  # made once, before several workers want to
         self._lock.enter_context(lock_directory(data_dir))
         self._locked = True
-        # Of all workers there ever were: of fewer workers than last time, none would look after the others' series.
+
+    async def start(self) -> None:
+        """Start all and wait until they listen. Raises what the first failing worker said."""
+        self.lock()
+        data_dir = self._config.data_dir
         try:
+            redaction_key.load(data_dir)  # made once, before several workers want to
+            # Of all workers there ever were: of fewer than last time, none would look after the others' series.
             await asyncio.to_thread(recovery.recover, data_dir)
-        except JournalError:
-            self._lock.close()
+        except ExtprocError:
+            self._unlock()
             raise
+        self._fallen = asyncio.get_running_loop().create_future()
         starts = (worker.start() for worker in self._workers)
         failures = [each for each in await asyncio.gather(*starts, return_exceptions=True) if each is not None]
         if failures:
@@ -153,12 +160,15 @@ class Workers:
         deadline = self._config.drain_seconds + LAST_SECONDS
         await asyncio.gather(*(worker.gone(deadline) for worker in self._workers))
         async with self._ending:  # of two calls, neither gives the directory away while the other recovers
-            if self._locked:
+            if self._locked and self._fallen is not None:
                 await self._recover_what_is_left()
-            self._locked = False
-            self._lock.close()
+            self._unlock()
         if self._fallen is not None and self._fallen.done():
             self._fallen.exception()  # looked at, so that asyncio does not complain
+
+    def _unlock(self) -> None:
+        self._locked = False
+        self._lock.close()
 
     async def _recover_what_is_left(self) -> None:
         """A worker that died just before the end, or did not finish, left exchanges open; nobody else closes them."""

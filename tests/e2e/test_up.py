@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import re
@@ -198,24 +200,39 @@ def test_a_demo_backend_that_dies_is_restarted(tmp_path: Path) -> None:
 # What is in the way ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flag", ["--port", "--admin-port", "--envoy-admin-port"])
-def test_a_port_in_use(tmp_path: Path, flag: str) -> None:
-    """One line that names the port and the flag; Envoy alone would share it without a word."""
-    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
-        port = taken.getsockname()[1]
-        ended = run("up", *FREE_PORTS, flag, str(port), cwd=tmp_path)
+def test_ports_in_use(tmp_path: Path) -> None:
+    """A line for each, with its flag, before anything is started; Envoy alone would share its port without a word."""
+    flags = ("--port", "--envoy-admin-port", "--admin-port")
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0), reuse_port=True)) for _ in flags]
+        ports = [str(taken.getsockname()[1]) for taken in sockets]
+        ended = run("up", *itertools.chain(*zip(flags, ports, strict=True)), cwd=tmp_path)
     assert ended.returncode == 1
-    assert f"port {port} " in ended.stderr.decode()
-    assert flag in ended.stderr.decode()
-    assert ended.stderr.count(b"\n") == 1
+    for line, flag, port in zip(ended.stderr.decode().splitlines(), flags, ports, strict=True):
+        assert f"port {port} " in line
+        assert line.endswith(flag)
 
 
 def test_a_directory_in_use(tmp_path: Path) -> None:
-    """A second stack on the same directory is refused, and the first one goes on."""
+    """A second stack on the same directory is refused, whatever ports it asks for, and the first one goes on."""
     with RunningStack(tmp_path, *FAST) as stack:
-        ended = run("up", *FREE_PORTS, "--data-dir", stack.data_dir, cwd=tmp_path)
+        ports = ("--port", str(stack.port), *FREE_PORTS[2:])
+        ended = run("up", *ports, "--data-dir", stack.data_dir, cwd=tmp_path)
         assert ended.returncode == 1
-        assert f"another sidecar (process {stack.process.pid})" in ended.stderr.decode()
+        (line,) = ended.stderr.decode().splitlines()
+        assert f"another sidecar (process {stack.process.pid})" in line
+        assert get(f"{stack.url}/v1/models")[0] == 200
+
+
+@pytest.mark.parametrize("watch", [(), ("--watch",)])
+def test_publishing_where_a_stack_serves(tmp_path: Path, watch: tuple[str, ...]) -> None:
+    """It is refused with a line that names the process, and the stack's backends stay live."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        before = {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()}
+        ended = run("publish", "--data-dir", stack.data_dir, "--backend", "http://127.0.0.1:9", *watch, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, b"")
+        assert f"`extproc up` (process {stack.process.pid}) publishes here" in ended.stderr.decode()
+        assert {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()} == before
         assert get(f"{stack.url}/v1/models")[0] == 200
 
 

@@ -402,6 +402,7 @@ def test_json_carries_every_setting_to_a_worker() -> None:
         ("127.0.0.1:5000", 3, "127.0.0.1:5003"),
         ("[::1]:5000", 1, "[::1]:5001"),
         ("localhost:0", 1, "localhost:0"),
+        ("[::1]:0", 1, "[::1]:0"),
     ],
 )
 def test_each_worker_has_its_own_address(listen: str | None, worker: int, address: str) -> None:

@@ -75,9 +75,10 @@ def test_health_is_served_on_loopback(sidecar: Sidecar) -> None:
 
 
 def test_a_second_sidecar_on_the_directory_is_refused(sidecar: Sidecar, tmp_path: Path) -> None:
-    """One line that names the directory and the process; exit 1."""
+    """One line that names the directory and the process, whatever ports it would not get either; exit 1."""
     sidecar.out.readline()
-    result = run("serve", "--admin-port", "0", "--listen", "unix:other.sock", cwd=tmp_path)
+    port = json.loads(sidecar.err.readline())["event"].partition("/readyz")[0].rpartition(":")[2]
+    result = run("serve", "--admin-port", port, "--listen", "unix:other.sock", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stdout == b""
     (line,) = result.stderr.decode().splitlines()
@@ -85,13 +86,16 @@ def test_a_second_sidecar_on_the_directory_is_refused(sidecar: Sidecar, tmp_path
     assert str(sidecar.process.pid) in line
 
 
-def test_an_admin_port_in_use_is_said(tmp_path: Path) -> None:
-    """Exit 1, and no worker was started."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        result = run("serve", "--admin-port", str(port), cwd=tmp_path)
+def test_ports_in_use_are_said_all_at_once(tmp_path: Path) -> None:
+    """A line for each, with the flag that names another; exit 1, and nothing was started."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = [taken.getsockname()[1] for taken in (one, two)]
+        result = run("serve", "--admin-port", str(ports[0]), "--listen", f"127.0.0.1:{ports[1]}", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.decode().startswith(f"extproc: admin_port {port}: cannot listen on it")
+    assert result.stderr.decode().splitlines() == [
+        f"extproc: port {port} on 127.0.0.1 cannot be used: Address already in use; name another one with {flag}"
+        for port, flag in zip(ports, ("--admin-port", "--listen"), strict=True)
+    ]
     assert not (tmp_path / "data" / "segments").exists()
 
 
