@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ class Run:
             try:
                 await self._exchange(session, result, began)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                result.error = type(error).__name__
+                result.error = _failure(error)
             result.seconds = (time.monotonic_ns() - began) / 1e9
             self.results.append(result)
 
@@ -142,6 +143,15 @@ class Run:
             result.first_token_seconds = ((reader.first_token_at or first_at) - began) / 1e9
         usage = llm.get("usage") or {}
         result.output_tokens = usage.get("completion_tokens")
+
+
+def _failure(error: Exception) -> str:
+    """The kind of failure, with the system's words where it has any."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return type(error).__name__
+    number = error.os_error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.os_error.strerror  # those below are of the name's resolver
+    return f"{type(error).__name__} ({reason})"
 
 
 def _what_is_wrong(status: int, llm: Mapping[str, Any], *, stream: bool) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from extproc.cli import output, tally, view
-from extproc.errors import ConfigError
+from extproc.errors import ConfigError, StackError
 
 if TYPE_CHECKING:
     from extproc.load import Plan, Run
@@ -50,7 +50,7 @@ async def _go(plan: Plan) -> Run:
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """The figures of a run; times in milliseconds."""
+    """The figures of a run; times in milliseconds. Only whole answers count as requests a second."""
     results = run.results
     good = [result for result in results if result.error is None]
     tokens = [result.output_tokens for result in good if result.output_tokens is not None]
@@ -60,7 +60,7 @@ def summary(run: Run) -> dict[str, Any]:
         "errors": len(results) - len(good),
         "error_kinds": dict(Counter(result.error for result in results if result.error).most_common()),
         "seconds": round(run.seconds, 3),
-        "requests_per_second": round(len(results) * per_second, 1),
+        "requests_per_second": round(len(good) * per_second, 1) if good else None,
         "output_tokens_per_second": round(sum(tokens) * per_second, 1) if tokens else None,
         "duration_ms": _percentiles(result.seconds for result in good),
         "ttft_ms": _percentiles(r.first_token_seconds for r in good if r.first_token_seconds is not None),
@@ -76,7 +76,10 @@ def _percentiles(seconds: Iterator[float]) -> dict[str, float] | None:
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
-    yield f"{figures['requests']} requests in {figures['seconds']} s: {figures['requests_per_second']} a second"
+    requests, errors = figures["requests"], figures["errors"]
+    failed = f", {errors} of them failed" if errors else ""
+    rate = figures["requests_per_second"]
+    yield f"{requests} requests in {figures['seconds']} s{failed}" + (f": {rate} a second" if rate is not None else "")
     if figures["output_tokens_per_second"] is not None:
         yield f"{figures['output_tokens_per_second']} output tokens a second"
     for title, name in (("whole answer", "duration_ms"), ("first token", "ttft_ms")):
@@ -116,7 +119,8 @@ def command(
 
     URL is a server's, then with /v1/chat/completions, or that of /v1/chat/completions or /v1/completions itself. The
     count for each backend is from Envoy's x-upstream. Ctrl-C ends it, and what was measured until then is printed.
-    The exit code is 1 when a request failed.
+    Only whole answers count as
+    requests a second. The exit code is 1 when a request failed.
 
     \b
     Examples:
@@ -132,7 +136,8 @@ def command(
     plan = Plan(_url(url), requests, concurrency, stream, model, prompt, max_tokens, timeout, _headers(headers))
     if plan.api is None:
         raise click.UsageError(f"{url}: a path that ends in /chat/completions or /completions would be right")
-    figures = summary(asyncio.run(_go(plan)))
+    run = asyncio.run(_go(plan))
+    figures = summary(run)
     if not figures["requests"]:
         raise click.exceptions.Exit(1)
     if as_json:
@@ -140,5 +145,7 @@ def command(
     else:
         for line in _lines(figures):
             click.echo(line)
+    if all(result.status is None for result in run.results):
+        raise StackError(f"{plan.url}: no request was answered; is the server there?")
     if figures["errors"]:
         raise click.exceptions.Exit(1)

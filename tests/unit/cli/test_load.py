@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,26 @@ def test_errors_are_counted(backend: str, tmp_path: Path) -> None:
     """A model that is not there: exit code 1, and what went wrong."""
     done = run("load", backend, "-n", "5", "--model", "nobody", cwd=tmp_path)
     assert done.returncode == 1
+    assert re.match(rb"5 requests in [\d.]+ s, 5 of them failed\n", done.stdout)
     assert b"error: status 404: 5" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_load_against_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A failure with one line that says so, and no requests a second."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        done = run("load", url, "-n", "50", *arguments, cwd=tmp_path)
+    assert done.returncode == 1
+    wanted = f"extproc: {url}/v1/chat/completions: no request was answered; is the server there?"
+    assert done.stderr.decode().splitlines() == [wanted]
+    if arguments:
+        figures = json.loads(done.stdout)
+        assert (figures["errors"], figures["requests_per_second"]) == (50, None)
+        assert figures["error_kinds"] == {"ClientConnectorError (Connection refused)": 50}
+    else:
+        assert b"a second" not in done.stdout
 
 
 def test_a_signal_ends_it(tmp_path: Path) -> None:
