@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import socket
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from extproc.envoy import parts
 from extproc.envoy.files import Documents
@@ -19,6 +19,14 @@ _BY_NAME: Final = ("STRICT_DNS", "LOGICAL_DNS")
 _DNS_CLUSTER: Final = "envoy.clusters.dns"
 
 
+class Name(NamedTuple):
+    """A name that Envoy is to resolve, and as what it then shows the hosts of it."""
+
+    cluster: str
+    address: str
+    hostname: str
+
+
 def findings(documents: Documents) -> Iterator[Finding]:
     """All are warnings: Envoy asks again and again, and where it runs the names may be others."""
     addresses = []
@@ -27,8 +35,8 @@ def findings(documents: Documents) -> Iterator[Finding]:
         if cluster.at("load_assignment").value is not None and not endpoints:
             text = f"the cluster {cluster.name} has no endpoints: what is routed to it gets a 503"
             yield Finding(Level.WARNING, cluster.at("load_assignment").place, text, cluster.path)
-        if get(cluster.value, "type") in _BY_NAME or get(cluster.value, "cluster_type", "name") == _DNS_CLUSTER:
-            addresses += endpoints
+        if _is_by_name(cluster):
+            addresses += [each.at("address", "socket_address", "address") for each in endpoints]
     names = {str(each.value) for each in addresses if isinstance(each.value, str)}
     lost = _unresolved(names)
     for address in addresses:
@@ -37,10 +45,25 @@ def findings(documents: Documents) -> Iterator[Finding]:
             yield address.warning(text)
 
 
+def to_resolve(documents: Documents) -> set[Name]:
+    """The names that Envoy is to resolve."""
+    return {
+        Name(str(cluster.name), str(address), str(get(each.value, "hostname") or address))
+        for cluster in parts.clusters(documents)
+        if _is_by_name(cluster)
+        for each in _endpoints(cluster)
+        if (address := get(each.value, "address", "socket_address", "address")) is not None
+    }
+
+
+def _is_by_name(cluster: Part) -> bool:
+    return get(cluster.value, "type") in _BY_NAME or get(cluster.value, "cluster_type", "name") == _DNS_CLUSTER
+
+
 def _endpoints(cluster: Part) -> Iterator[Part]:
     for locality in cluster.each("load_assignment", "endpoints"):
         for endpoint in locality.each("lb_endpoints"):
-            yield endpoint.at("endpoint", "address", "socket_address", "address")
+            yield endpoint.at("endpoint")
 
 
 def _unresolved(names: set[str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from extproc.envoy import binary, process
+from extproc.envoy.backends import Host, address
 from extproc.envoy.files import BOOTSTRAP
 
 _ADMIN_SECONDS: Final = 5.0
@@ -119,6 +120,18 @@ class Envoy:
             rejected=re.search(rb": [1-9]", refusals) is not None,
         )
 
+    async def hosts(self) -> list[Host] | None:
+        """Every host of every cluster; None while it does not answer."""
+        try:
+            clusters = json.loads(await self.ask("/clusters?format=json"))
+        except (OSError, http.client.HTTPException, ValueError):
+            return None
+        return [
+            Host.of(cluster["name"], status)
+            for cluster in clusters.get("cluster_statuses", [])
+            for status in cluster.get("host_statuses", [])
+        ]
+
     async def took(self, clusters: str | None, routes: str | None, *others: str) -> str | None:
         """Wait until these versions of clusters.yaml, routes.yaml and other files are served, every cluster warm.
 
@@ -173,20 +186,12 @@ class Envoy:
 def _port(listeners: Any) -> int:
     statuses = listeners.get("listener_statuses", [])
     status = next((each for each in statuses if each.get("name") == "ingress"), statuses[0] if statuses else {})
-    address = status.get("local_address", {}).get("socket_address", {})
-    return int(address.get("port_value", 0))
+    local = status.get("local_address", {}).get("socket_address", {})
+    return int(local.get("port_value", 0))
 
 
 def _hosts(cluster: dict[str, Any]) -> dict[str, bool]:
-    return {_address(host): _healthy(host.get("health_status", {})) for host in cluster.get("host_statuses", [])}
-
-
-def _address(host: dict[str, Any]) -> str:
-    address = host.get("address", {})
-    if "pipe" in address:
-        return str(address["pipe"].get("path"))
-    socket = address.get("socket_address", {})
-    return f"{socket.get('address')}:{socket.get('port_value')}"
+    return {address(host): _healthy(host.get("health_status", {})) for host in cluster.get("host_statuses", [])}
 
 
 def _healthy(status: dict[str, Any]) -> bool:

@@ -22,6 +22,7 @@ from extproc.config import Config
 from extproc.envoy import changes, files, names
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.live import Reader, Target
+from extproc.envoy.names import Name
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class Publisher:
         self._say = say
         self._complain = complain or say
         self._target = Target(target, self._contents(), envoy)
+        self.names: set[Name] = set()
+        """The names in what is live that Envoy is to resolve."""
         self._seen: dict[str, bytes] = {}
         self._refused: list[str] = []
         self._warned: list[str] = []
@@ -153,6 +156,7 @@ class Publisher:
         documents = await self.read()
         lines = changes.between(self._target.wanted, documents) if self._target.wanted else []
         await self._target.make_live(documents)
+        self.names = names.to_resolve(documents)
         self._say_changes(lines)
         return [self._target.path / name for name in documents]
 

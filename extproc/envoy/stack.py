@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from extproc.config import UNIX_PATH_BYTES, Config
 from extproc.envoy import files, process, publish
+from extproc.envoy.backends import Watch
 from extproc.envoy.claim import claimed
 from extproc.envoy.proxy import Envoy, State
 from extproc.envoy.publish import Publisher
@@ -35,7 +36,9 @@ from extproc.service.workers import Say, as_news, to_the_log
 from extproc.telemetry import otlp
 
 _POLL_SECONDS: Final = 0.1
+_FIRST_WAITING_SECONDS: Final = 1.0
 _STILL_WAITING_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 1.0
 _BACKEND_STOP_SECONDS: Final = 3.0
 _HURRY_SECONDS: Final = 0.3
 
@@ -72,10 +75,11 @@ class DemoBackend:
 
 
 class Stack:
-    """All processes of one `up`. `say` gets the lines for the operator."""
+    """All processes of one `up`. `say` gets the lines for the operator, `news` those where nothing is wrong."""
 
-    def __init__(self, config: Config, say: Say = to_the_log) -> None:
+    def __init__(self, config: Config, say: Say = to_the_log, news: Say = as_news) -> None:
         self._say = say
+        self._news = news
         self.run_dir = config.data_dir.absolute() / "run"
         self._short_dir: Path | None = None
         self._config = self._with_short_socket(config)
@@ -83,7 +87,7 @@ class Stack:
         self.collector = otlp.endpoint(config, os.environ)
         self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
         self._publisher = Publisher(
-            self._config, self.run_dir / "envoy", self._settings, as_news, envoy=self._envoy, complain=say
+            self._config, self.run_dir / "envoy", self._settings, news, envoy=self._envoy, complain=say
         )
         self._backends: dict[int, DemoBackend] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,6 +131,7 @@ class Stack:
             asyncio.create_task(self._sidecar.wait()),
             asyncio.create_task(self._until_envoy_ends()),
             asyncio.create_task(self._publisher.watch()),
+            asyncio.create_task(self._watch_backends()),
         ]
         while True:
             self._more_tasks.clear()
@@ -182,6 +187,7 @@ class Stack:
         )
 
     async def _start_sidecar(self) -> None:
+        self._news(f"starting the sidecar, {_counted(self._config.workers, 'worker')}")
         await self._sidecar.start()
         self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
         self._claim.enter_context(claimed(self.run_dir / "envoy", "up"))
@@ -198,12 +204,15 @@ class Stack:
 
     async def _start_backends(self, ports: Iterable[int]) -> None:
         new = {port: DemoBackend() for port in ports if port not in self._backends and not _is_taken(port)}
+        if new:
+            self._news(f"starting {_counted(len(new), 'demo backend')}")
         self._backends |= new  # `stop` ends those that have come up when one fails
         await _all(backend.start() for backend in new.values())
         self._tasks += [asyncio.create_task(backend.keep(self._say)) for backend in new.values()]
         self._more_tasks.set()
 
     async def _start_envoy(self) -> None:
+        self._news("starting Envoy")
         await self._envoy.start()
         ended = asyncio.create_task(self._until_envoy_ends())
         ready = asyncio.create_task(self._until_ready())
@@ -220,7 +229,7 @@ class Stack:
 
     async def _until_ready(self) -> None:
         loop = asyncio.get_running_loop()
-        patience = loop.time() + _STILL_WAITING_SECONDS
+        patience = loop.time() + _FIRST_WAITING_SECONDS
         while True:
             state = await self._envoy.state()
             if state is not None and state.rejected:
@@ -235,6 +244,15 @@ class Stack:
                 patience = loop.time() + _STILL_WAITING_SECONDS
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def _watch_backends(self) -> None:
+        watch = Watch()
+        while True:
+            hosts = await self._envoy.hosts()
+            if hosts is not None:
+                for change in watch.look(hosts, self._publisher.names):
+                    (self._say if change.bad else self._news)(change.text)
+            await asyncio.sleep(_LOOK_SECONDS)
+
     async def _until_envoy_ends(self) -> None:
         text = await self._envoy.ended()
         self._say_complaints()
@@ -243,6 +261,10 @@ class Stack:
     def _say_complaints(self) -> None:
         for line in self._envoy.complaints():
             self._say(f"envoy: {line}")
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _is_taken(port: int) -> bool:

@@ -332,6 +332,36 @@ def test_every_backend_gets_requests_from_the_first_on(tmp_path: Path) -> None:
     assert len(upstreams) == 3
 
 
+def test_what_becomes_of_backends_is_said(tmp_path: Path) -> None:
+    """The parts as they start; a name that does not resolve; a backend that dies, and when it is back."""
+    with contextlib.ExitStack() as running:
+
+        def backend(port: int) -> tuple[subprocess.Popen[str], int]:
+            command = [*PROGRAM, "mock-llm", "--port", str(port)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path)
+            running.enter_context(process)
+            running.callback(process.kill)
+            assert process.stdout is not None
+            return process, int(process.stdout.readline().rpartition(":")[2])
+
+        (one, port), (_, other) = backend(0), backend(0)
+        urls = (f"http://127.0.0.1:{port}", f"http://localhost:{other}", "http://no-such-host.invalid:8000")
+        with RunningStack(tmp_path, *(word for url in urls for word in ("--backend", url)), *FAST) as stack:
+
+            def said(line: str) -> None:
+                eventually(lambda: line in stack.stderr(), line)
+
+            said("starting the sidecar, 1 worker")
+            said("starting Envoy")
+            said("backend no-such-host.invalid of llm: the name does not resolve, so that it gets no requests")
+            one.kill()
+            one.wait()
+            said(f"backend 127.0.0.1:{port} of llm is unhealthy: its health check ")
+            backend(port)
+            said(f"backend 127.0.0.1:{port} of llm is healthy again")
+            assert f":{other} " not in stack.stderr()
+
+
 def test_an_https_backend(tmp_path: Path) -> None:
     """TLS with SNI and the system's authorities, and the backend's own name as host."""
     certificate = make_certificate(tmp_path)

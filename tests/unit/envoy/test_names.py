@@ -47,3 +47,18 @@ def test_what_cannot_be_reached_is_named(tmp_path: Path) -> None:
 def test_the_shipped_files_have_none() -> None:
     """Their backends are on this machine."""
     assert list(names.findings(files.read(None))) == []
+
+
+def test_what_envoy_is_to_resolve(tmp_path: Path) -> None:
+    """The endpoints of clusters by name, each with what Envoy shows it as."""
+    named = CLUSTERS.replace(
+        "{address: {socket_address: {address: l", "{hostname: me, address: {socket_address: {address: l"
+    )
+    (tmp_path / "clusters.yaml").write_text(named)
+    mine = {each for each in names.to_resolve(files.read(tmp_path)) if each.cluster in ("llm", "by-name")}
+    assert mine == {
+        ("llm", "127.0.0.1", "127.0.0.1"),
+        ("llm", "localhost", "me"),
+        ("llm", "nowhere.invalid", "nowhere.invalid"),
+        ("by-name", "other.invalid", "other.invalid"),
+    }
