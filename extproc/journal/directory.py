@@ -11,6 +11,7 @@ write elsewhere can move the journal. A directory that others may write to is re
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -30,6 +31,13 @@ _MIB = 1024 * 1024
 def reason(error: OSError) -> str:
     """What the system said, without Python's decoration."""
     return error.strerror or str(error)
+
+
+def lacks_room(error: BaseException | None) -> bool:
+    """Whether it is a full disk, or a full quota, that is behind an OSError or a JournalError."""
+    while isinstance(error, JournalError):
+        error = error.__cause__
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def open_directory(path: Path) -> int:

@@ -29,7 +29,7 @@ from extproc.core.llm import without_body
 from extproc.core.record import LONGEST_LINE, encode, seal, timestamp
 from extproc.errors import JournalError, Postponed
 from extproc.journal import segment as segments
-from extproc.journal.directory import DataDirectory, FreeSpace, reason
+from extproc.journal.directory import DataDirectory, FreeSpace, lacks_room, reason
 from extproc.journal.flight import Flight, type_and_id
 from extproc.journal.segment import Name, Segment
 from extproc.journal.spool import Done, Item, Spooler
@@ -51,7 +51,8 @@ class Journal:
     """One worker's series of segments. `submit` and `gap` may be called from any thread.
 
     `boot_id` must be new for each process: it names the series. `durability`: `fsync` survives a power cut, `write`
-    a killed process; `off` answers before it writes, for measuring only.
+    a killed process; `off` answers before it writes, for measuring only. `recover` closes what a predecessor left open,
+    before the first segment is begun; it raises JournalError where the disk does not let it.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Journal:
         segment_bytes: int = 64 * 1024 * 1024,
         free_space_floor_bytes: int | None = None,
         clock: Callable[[], int] = time.time_ns,
+        recover: Callable[[], object] = lambda: None,
     ) -> None:
         if not segments.BOOT_ID.fullmatch(boot_id):
             raise ValueError(f"a boot id is letters, digits and hyphens: {boot_id!r}")
@@ -78,6 +80,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._floor = free_space_floor_bytes
         self._clock = clock
+        self._recover: Callable[[], object] | None = recover
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._flight = Flight()
         self._gaps: dict[tuple[Direction, str], list[int]] = {}
@@ -106,15 +109,22 @@ class Journal:
         since = [at for at in (self._busy_since, *self._spooler.busy_since()) if at is not None]
         return time.monotonic() - min(since) if since else 0.0
 
-    def start(self) -> None:
-        """Open the first segment and start the threads. Raises JournalError when the journal cannot be written."""
+    def start(self, *, patient: bool = False) -> None:
+        """Open the first segment and start the threads. Raises JournalError when the journal cannot be written.
+
+        Not for lack of room: then it starts with `failure` set, and goes on by itself when there is room. `patient`: so
+        it does whatever the disk has against it.
+        """
         self._directory = DataDirectory(self._path)
         self._space = FreeSpace(self._directory.segments, self._floor)
         try:
-            self._segment = self._open_segment()
-        except OSError as error:
-            self._directory.close()
-            raise JournalError(f"{self._path}: cannot open a segment: {reason(error)}") from error
+            self._segment = self._begin_segment()
+        except (OSError, JournalError) as error:
+            failure = JournalError(f"{self._path}: cannot open a segment: {_reason(error)}")
+            if not patient and not lacks_room(error):
+                self._directory.close()
+                raise (failure if isinstance(error, OSError) else error) from error
+            self._fail(_reason(error))
         self._spooler = Spooler(
             self._directory.bodies,
             sync=self._sync,
@@ -284,10 +294,10 @@ class Journal:
         for _ in range(1 if self._segment is None else 2):
             try:
                 if self._segment is None:
-                    self._segment = self._open_segment()
+                    self._segment = self._begin_segment()
                 self._commit(self._segment, records)
-            except OSError as error:
-                why = reason(error)
+            except (OSError, JournalError) as error:
+                why = _reason(error)
                 self._set_aside()
             else:
                 self._resume()
@@ -311,6 +321,13 @@ class Journal:
             self.sync_times.observe(time.perf_counter() - began)
         segment.acknowledge(len(records))
         self._seq += len(records)
+
+    def _begin_segment(self) -> Segment:
+        """The next segment, and before the very first one the end of what a predecessor left open."""
+        if self._recover is not None:
+            self._recover()
+            self._recover = None
+        return self._open_segment()
 
     def _open_segment(self) -> Segment:
         """The next segment of the series; one number before its own is left for the footer of the last."""
@@ -431,6 +448,10 @@ class Journal:
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def _reason(error: OSError | JournalError) -> str:
+    return reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _records(batch: list[Item]) -> list[bytes]:

@@ -68,8 +68,12 @@ class Exposition:
         for index, (well, count) in enumerate(self._workers.lives()):
             up.add_metric([str(index)], int(well))
             restarts.add_metric([str(index)], count)
+        failed = CounterMetricFamily("extproc_worker_failed_starts", "Times it could not start.", labels=["worker"])
+        for index, count in enumerate(self._workers.failed_starts()):
+            failed.add_metric([str(index)], count)
         yield up
         yield restarts
+        yield failed
         writable = self._workers.is_writable()
         yield _gauge("extproc_journal_writable", "1 while every worker can write its journal.", int(writable))
         follower = self._follower

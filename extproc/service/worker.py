@@ -63,13 +63,15 @@ def main() -> int:
     """The process, from its configuration to its exit code."""
     parser = argparse.ArgumentParser(prog="extproc.service.worker", description=__doc__)
     parser.add_argument("--index", type=int, required=True)
-    index = parser.parse_args().index
+    parser.add_argument("--again", action="store_true", help="in the place of one that has ended")
+    arguments = parser.parse_args()
+    index = arguments.index
     config = Config.from_json(sys.stdin.buffer.readline())
     logs.setup(f"worker {index}", config.log_format)
     harden()
     supervisor = _Supervisor(pipes.claim_stdout())
     try:
-        _serve(config, index, supervisor)
+        _serve(config, index, supervisor, again=arguments.again)
     except ExtprocError as error:
         supervisor.tell("failed", type(error).__name__, str(error))
         return 1
@@ -87,9 +89,8 @@ class _Supervisor:
             self._lines.write(" ".join(words))
 
 
-def _serve(config: Config, index: int, supervisor: _Supervisor) -> None:
+def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) -> None:
     boot_id = ids.boot_id()
-    recovery.recover(config.data_dir, worker=index)
     journal = Journal(
         config.data_dir,
         worker=index,
@@ -97,8 +98,9 @@ def _serve(config: Config, index: int, supervisor: _Supervisor) -> None:
         durability=config.durability,
         segment_bytes=config.segment_bytes,
         free_space_floor_bytes=config.free_space_floor_bytes,
+        recover=lambda: recovery.recover(config.data_dir, worker=index),
     )
-    journal.start()
+    journal.start(patient=again)
     recorder = None
     try:
         recorder = Recorder(config, journal, redaction_key.load(config.data_dir))

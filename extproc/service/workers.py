@@ -8,13 +8,15 @@
 Processes are spawned, never forked: gRPC does not survive a fork. The lock on the data directory is held
 here, from before the first worker recovers its segments until after the last one has gone. A worker that dies
 is started again with one line on stderr; more than `MAX_DEATHS` within a minute mean that starting again does
-not help.
+not help. The disk is another matter: a worker that it does not let write starts all the same, `on_audit_failure` says
+what becomes of the traffic, and one that cannot even start is tried again, with pauses, until it can.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import signal
@@ -37,6 +39,8 @@ PROGRAM: Final = (sys.executable, "-m", "extproc.service.worker")
 MAX_DEATHS = 5
 PERIOD_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 60.0
+PAUSE_SECONDS = (0.5, 1.0, 2.0, 5.0)
+"""Between attempts to start a worker; the last one from then on."""
 LAST_SECONDS = 10.0
 """After `drain_seconds` a worker has this long to write its last records, then it is killed."""
 SILENT_SECONDS = 1.5
@@ -103,6 +107,10 @@ class Workers:
         """What all workers have counted, the dead ones too."""
         return sum((worker.figures + worker.of_the_dead for worker in self._workers), Figures())
 
+    def failed_starts(self) -> list[int]:
+        """Of each worker by index how often it could not be started."""
+        return [worker.failed_starts for worker in self._workers]
+
     def lives(self) -> list[tuple[bool, int]]:
         """Of each worker by index whether it runs and is well, and how often it was started again."""
         return [(worker.up and all(worker.health.values()), worker.restarts) for worker in self._workers]
@@ -129,8 +137,7 @@ class Workers:
         data_dir = self._config.data_dir
         try:
             redaction_key.load(data_dir)  # made once, before several workers want to
-            # Of all workers there ever were: of fewer than last time, none would look after the others' series.
-            await asyncio.to_thread(recovery.recover, data_dir)
+            await self._recover()
         except ExtprocError:
             self._unlock()
             raise
@@ -170,6 +177,15 @@ class Workers:
         self._locked = False
         self._lock.close()
 
+    async def _recover(self) -> None:
+        """Of all workers there ever were: of fewer than last time, none would look after the others' series."""
+        try:
+            await asyncio.to_thread(recovery.recover, self._config.data_dir)
+        except JournalError as error:
+            if not directory.lacks_room(error):
+                raise
+            self._say(f"left to the workers, and to the next start: {error}")
+
     async def _recover_what_is_left(self) -> None:
         """A worker that died just before the end, or did not finish, left exchanges open; nobody else closes them."""
         try:
@@ -189,11 +205,24 @@ class Workers:
                 return
             self._say(f"{why}; starting it again")
             worker.restarts += 1
+            await self._start_again(worker)
+
+    async def _start_again(self, worker: _Worker) -> None:
+        """Start it; where the system has no room for it, with pauses until it has. Else it has died once more."""
+        for attempt in itertools.count():
             try:
-                await worker.start()
-            except ExtprocError as error:
-                if not self._stopping:
-                    self._say(f"worker {worker.index} could not start: {error}")
+                await worker.start(again=True)
+            except (ExtprocError, OSError) as error:
+                if self._stopping:
+                    return
+                pause = PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]
+                worker.failed_starts += 1
+                self._say(f"worker {worker.index} could not start, and is tried again in {pause:g} s: {error}")
+                await asyncio.sleep(pause)
+                if not isinstance(error, JournalError | OSError):
+                    return
+            else:
+                return
 
     def _keep_house(self) -> None:
         config = self._config
@@ -224,6 +253,7 @@ class _Worker:
         self.address = ""
         self.ready = False
         self.restarts = 0
+        self.failed_starts = 0
         self.figures = Figures()
         self.of_the_dead = Figures()
         """What the processes before this one had counted."""
@@ -250,13 +280,16 @@ class _Worker:
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
 
-    async def start(self) -> None:
-        """Spawn the process and wait for its `ready`. Raises what it says instead, or that it says nothing."""
+    async def start(self, *, again: bool = False) -> None:
+        """Spawn the process and wait for its `ready`. Raises what it says instead, or that it says nothing.
+
+        `again`: in the place of one that has ended, and so whatever the disk has against it.
+        """
         self._said, self.ready = {}, False
         self.of_the_dead += self.figures.of_the_dead()
         self.figures = Figures()
         process = self._process = await asyncio.create_subprocess_exec(
-            *(*self._program, "--index", str(self.index)),
+            *(*self._program, "--index", str(self.index), *(["--again"] if again else [])),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C at a terminal is for the supervisor, which then drains

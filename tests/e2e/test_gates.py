@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import resource
+import signal
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.raw import Connection, Head, Message, RawBackend
+from support.raw import Closed, Connection, Head, Message, RawBackend
+from support.small_disk import fill, make_room, small_disk
 from support.stack import RunningStack, eventually
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -173,6 +179,52 @@ def test_allow(tmp_path: Path, backend: RawBackend) -> None:
         assert sum(each["count"] for each in gaps) >= 3
         assert stack.stop() == 0
         assert stack.findings() == []
+
+
+@pytest.mark.parametrize("policy", ["deny", "allow"])
+def test_a_worker_that_dies_on_a_full_disk(tmp_path: Path, backend: RawBackend, policy: str) -> None:
+    """Its successor follows the policy like any other, for as long as the disk is full, and then goes on by itself."""
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.finish(head)
+        connection.send(ANSWER)
+
+    def asked() -> int | None:
+        with contextlib.suppress(Closed):  # there is no worker at this moment
+            return ask(stack, post(backend.on(script))).head.status
+        return None
+
+    arguments = ("--backend", backend.url, "--envoy-concurrency", "1")
+    stack = RunningStack(tmp_path, *arguments, on_audit_failure=policy, free_space_floor_bytes=0)
+    with small_disk(stack.data_dir, "8m") as disk, stack:
+        assert asked() == 200
+        fill(disk)
+        dead = stack.workers()[0]
+        os.kill(dead, signal.SIGKILL)
+        eventually(lambda: stack.workers().get(0, dead) != dead, "a successor")
+        expected = 503 if policy == "deny" else 200
+        eventually(lambda: asked() == expected and not ready(stack), "an answer by the policy")
+        assert [asked() for _ in range(10)] == [expected] * 10
+        assert stack.process.poll() is None
+        make_room(disk)
+        eventually(lambda: ready(stack), "room")
+        eventually(lambda: asked() == 200, "a request that passes again")
+        path = backend.on(script)
+        assert ask(stack, post(path)).head.status == 200
+        assert recorded(stack, path) == ["request", "response"]
+        gaps = eventually(lambda: [each for each in stack.records() if each["type"] == "gap"], "the gap")
+        assert {gap["direction"] for gap in gaps} >= {"request"}
+        assert stack.stop() == 0
+        assert stack.findings() == []
+
+
+def ready(stack: RunningStack) -> bool:
+    """What /readyz says."""
+    try:
+        with urllib.request.urlopen(f"{stack.admin}/readyz") as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError:
+        return False
 
 
 def test_an_answer_is_delivered_although_it_cannot_be_recorded(tmp_path: Path, backend: RawBackend) -> None:

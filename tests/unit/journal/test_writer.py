@@ -20,6 +20,7 @@ from support.journals import (
     WAIT_SECONDS,
     Faults,
     Waiter,
+    abandon,
     append,
     id_of,
     ids,
@@ -30,6 +31,8 @@ from support.journals import (
     segments,
     write,
 )
+from support.small_disk import fill, make_room, small_disk
+from support.stack import eventually
 
 from extproc.core.effects import Append
 from extproc.core.events import Direction
@@ -475,23 +478,16 @@ def test_nothing_acknowledged_is_lost_wherever_a_call_fails(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
-    path = tmp_path / "small"
-    path.mkdir(mode=0o700)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(path)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with small_disk(tmp_path / "small", "1m") as path:
+        yield path
 
 
-def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No floor, no space: records are refused, none that was acknowledged is lost, and service resumes with space."""
     monkeypatch.setattr("extproc.journal.writer._RETRY_SECONDS", 0.01)
-    with journal(small_disk, segment_bytes=100_000) as writer:
+    with journal(small, segment_bytes=100_000) as writer:
         acknowledged = []
         number = 0
         while (error := write(writer, Append(request(number, b"x" * 10_000)))) is None:
@@ -502,15 +498,59 @@ def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for end in range(number):
             write(writer, Append(response(end)))
         writer.gap(Direction.REQUEST, "refused", START_NS)
-        assert [id for id in acknowledged if id not in ids(records(small_disk, type="request"))] == []
-        subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
+        assert [id for id in acknowledged if id not in ids(records(small, type="request"))] == []
+        subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
         while write(writer, Append(request(1000))) is not None:
             pass
         append(writer, response(1000))
-    recovery.recover(small_disk)
-    assert sorted(ids(records(small_disk, type="response"))) == sorted([*acknowledged, id_of(1000)])
-    assert [gap["count"] for gap in records(small_disk, type="gap")] == [1]
-    assert findings(small_disk) == []
+    recovery.recover(small)
+    assert sorted(ids(records(small, type="response"))) == sorted([*acknowledged, id_of(1000)])
+    assert [gap["count"] for gap in records(small, type="gap")] == [1]
+    assert findings(small) == []
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_start_for_which_there_is_no_room(small: Path, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    """It starts all the same and refuses; with room it first ends what was left open, then goes on by itself."""
+    monkeypatch.setattr("extproc.journal.writer._RETRY_SECONDS", 0.01)
+    with journal(small, boot_id="b0") as before:
+        append(before, request(1))
+        abandon(before)
+    fill(small)
+    torn = b'{"half a line'
+    with (small / "segments" / "w0-b0-000001.jsonl.open").open("r+b") as file:  # no byte more than there were
+        file.seek(-len(torn), os.SEEK_END)
+        file.write(torn)
+    if not full:
+        make_room(small)
+    with journal(small, recover=lambda: recovery.recover(small, worker=0)) as writer:
+        if full:
+            assert "No space left" in str(writer.failure)
+            assert "No space left" in str(write(writer, Append(request(2))))
+            make_room(small)
+            eventually(lambda: writer.failure is None, "room")
+        append(writer, request(3), response(3))
+    assert ids(records(small)) == [id_of(3), id_of(3)]
+    assert segments(small)[:2] == ["w0-b0-000001.jsonl", "w0-b0-000001.torn"]
+    assert findings(small) == []
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_start_that_the_disk_does_not_allow(data: Path, faults: Faults, patient: bool) -> None:
+    """Something else than room is worth an error at a first start; a successor waits for the disk all the same."""
+    writer = Journal(data, worker=0, boot_id="b1", free_space_floor_bytes=0)
+    faults.fail("write", error=errno.EIO)
+    if not patient:
+        with pytest.raises(JournalError, match="cannot open a segment: Input/output error"):
+            writer.start()
+        return
+    writer.start(patient=True)
+    assert "Input/output error" in str(writer.failure)
+    faults.heal()
+    eventually(lambda: writer.failure is None, "a disk that can be written")
+    append(writer, request(1), response(1))
+    writer.close(WAIT_SECONDS)
+    assert findings(data) == []
 
 
 def test_a_directory_that_is_gone(data: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from support.messages import head
+from support.small_disk import fill, make_room, small_disk
 from support.transports import Talk, connected
 
 from extproc.config import Config
@@ -291,6 +292,92 @@ def test_a_worker_that_never_gets_ready_again(config: Config) -> None:
         assert workers.pids == [None]
 
     story(run)
+
+
+def test_a_worker_that_dies_while_the_disk_is_full(config: Config, tmp_path: Path) -> None:
+    """Its successor listens, says that it cannot write, and goes on by itself when there is room, as often as it is."""
+
+    async def killed_while_full(workers: Workers, data_dir: Path, restarts: int) -> None:
+        with connected(workers.addresses[0]) as channel:
+            talk = Talk(channel)
+            await asyncio.to_thread(talk.ask, WHOLE_REQUEST)
+            fill(data_dir)
+            (pid,) = workers.pids
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: workers.lives()[0][1] == restarts and workers.pids[0] is not None)
+            await until(lambda: workers.readiness()[1]["workers"][0].get("journal") is False)
+        assert await asyncio.to_thread(answers, workers.addresses[0])
+        assert not workers.is_writable()
+        make_room(data_dir)
+        await until(lambda: workers.readiness()[0])
+
+    async def run(data_dir: Path) -> None:
+        async with started(dataclasses.replace(config, data_dir=data_dir)) as (workers, lines):
+            for restarts in (1, 2):
+                await killed_while_full(workers, data_dir, restarts)
+            assert workers.failed_starts() == [0]
+            assert [line.rpartition("; ")[2] for line in lines] == ["starting it again"] * 2
+
+    with small_disk(tmp_path / "data", "1m") as data_dir:
+        story(lambda: run(data_dir))
+        assert [line.record["type"] for line in scan([data_dir])].count("orphan") == 2
+        assert list(verify(data_dir)) == []
+
+
+def test_a_start_on_a_full_disk(config: Config, tmp_path: Path) -> None:
+    """It is no reason not to listen: what becomes of the traffic is for `on_audit_failure` to say."""
+
+    async def run(data_dir: Path) -> None:
+        here = dataclasses.replace(config, data_dir=data_dir)
+        async with started(here) as (workers, _):
+            with connected(workers.addresses[0]) as channel:
+                await asyncio.to_thread(Talk(channel).ask, WHOLE_REQUEST)
+        fill(data_dir)
+        async with started(here) as (workers, _):
+            assert await asyncio.to_thread(answers, workers.addresses[0])
+            await until(lambda: not workers.readiness()[0])
+            make_room(data_dir)
+            await until(lambda: workers.readiness()[0])
+
+    with small_disk(tmp_path / "data", "1m") as data_dir:
+        story(lambda: run(data_dir))
+        assert list(verify(data_dir)) == []
+
+
+UNABLE = """
+import pathlib, sys
+sys.stdin.readline()
+been_here = pathlib.Path(sys.argv[1])
+number = len(been_here.read_text()) if been_here.exists() else 0
+been_here.write_text("x" * (number + 1))
+if number in (0, 8):
+    print("ready nowhere", flush=True)
+    sys.stdin.read()
+print("failed JournalError data: no room", flush=True)
+"""
+
+
+def test_a_worker_for_which_there_is_no_room_is_tried_again(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often: it is counted and told each time, and is no death of the sidecar."""
+    monkeypatch.setattr(workers_, "PAUSE_SECONDS", (0.001,))
+    program = (sys.executable, "-c", UNABLE, str(config.data_dir.parent / "been-here"))
+    lines: list[str] = []
+
+    async def run() -> None:
+        workers = Workers(config, lines.append, program=program)
+        await workers.start()
+        try:
+            (pid,) = workers.pids
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: workers.readiness()[1]["workers"][0]["up"] and workers.pids[0] != pid)
+        finally:
+            await workers.stop()
+        assert workers.failed_starts() == [7]
+
+    story(run)
+    assert lines[1:] == ["worker 0 could not start, and is tried again in 0.001 s: data: no room"] * 7
 
 
 STARTS = int(os.environ.get("EXTPROC_TEST_STARTS", "3"))
