@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
 from extproc.journal import reader
 from extproc.journal.join import Exchange
@@ -67,7 +68,9 @@ def jaeger_url(config_path: Path | None) -> str:
 
 
 def one(id: str, directories: Sequence[Path]) -> Exchange:
-    """The one exchange that is called so. ExtprocError when there is none, or more than one."""
+    """The one exchange that is called so, or the last one. ExtprocError when there is none, or more than one."""
+    if id in _LATEST:
+        return _latest(id, directories)
     found = {exchange["id"]: exchange for exchange in reader.find(directories, id)}
     if not found:
         raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} goes by {id!r}")
@@ -75,6 +78,21 @@ def one(id: str, directories: Sequence[Path]) -> Exchange:
         some = ", ".join(sorted(found)[:_SHOWN_IDS]) + (", ..." if len(found) > _SHOWN_IDS else "")
         raise ExtprocError(f"{len(found)} exchanges go by {id!r}: {some}")
     return next(iter(found.values()))
+
+
+def _failed(exchange: Exchange) -> bool:
+    return outcome_class(exchange["outcome"]) != "ok"
+
+
+_LATEST: Final[Mapping[str, Callable[[Exchange], bool]]] = {"last": lambda _: True, "last-failed": _failed}
+
+
+def _latest(which: str, directories: Sequence[Path]) -> Exchange:
+    found = reader.latest(directories, _LATEST[which])
+    if found is None:
+        what = "has failed" if which == "last-failed" else "has ended"
+        raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} {what}")
+    return found
 
 
 # Moments ---------------------------------------------------------------------------------------------------

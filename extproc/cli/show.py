@@ -243,10 +243,12 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
     """Show one exchange, or write its exact bytes.
 
     ID is an id from `extproc log`, or enough of its beginning, or at least six characters of its end, to be the only
-    one. Or it is Envoy's x-request-id, the id in the response, or a request's id in vLLM's log.
+    one. Or it is Envoy's x-request-id, the id in the response, or a request's id in vLLM's log. `last` is the exchange
+    that started last of those that have ended, `last-failed` the last of those whose outcome is not fine.
 
     \b
     Examples:
+      extproc show last-failed
       extproc show 019aa3f2
       extproc show chatcmpl-7398a14e-d072-4fb5-9858-8331ce637b73
       extproc show 019aa3f2 --json

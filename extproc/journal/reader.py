@@ -16,8 +16,9 @@ import heapq
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -113,6 +114,17 @@ def find(directories: Sequence[Path], text: str) -> list[Exchange]:
     between = min(earliest for earliest, _ in times), max(latest for _, latest in times)
     # An id that is none of ours by its form, or that came long after its time, takes a look everywhere.
     return _joined(everything, ids.__contains__, between) or _joined(everything, ids.__contains__, _EVER)
+
+
+def latest(directories: Sequence[Path], wanted: Callable[[Exchange], bool]) -> Exchange | None:
+    """The exchange that started last of those that have ended and are wanted. What is old is read when it must be."""
+    now = datetime.now(UTC)
+    for age in (timedelta(minutes=1), timedelta(hours=1), timedelta(days=1), None):
+        found = exchanges(directories, since=None if age is None else now - age)
+        ended = deque((each for each in found if not each.in_flight and wanted(each)), maxlen=1)
+        if ended:
+            return ended[0]
+    return None
 
 
 def body(exchange: Mapping[str, Any], direction: str) -> bytes | None:

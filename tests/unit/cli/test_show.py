@@ -261,6 +261,29 @@ def test_an_id_of_envoy_or_the_engine_will_do(data: Path, called: str) -> None:
         assert json.loads(result.stdout)["id"] == id
 
 
+def test_the_last_one(data: Path) -> None:
+    """The last that has ended, and the last that failed; what is in flight is neither."""
+    with Recording(data) as recording:
+        recording.add(status=503)
+        failed = recording.add(status=502)
+        good = recording.add()
+        recording.add(answer=None)
+        for called, id in (("last", good), ("last-failed", failed)):
+            result = invoke("show", called, "--json", "--data-dir", data)
+            assert json.loads(result.stdout)["id"] == id
+
+
+def test_no_last_one(data: Path) -> None:
+    """Exit 1 and what is missing."""
+    with Recording(data) as recording:
+        recording.add(answer=None)
+        result = invoke("show", "last", "--data-dir", data)
+        assert (result.exit_code, result.stderr) == (1, f"extproc: no exchange in {data} has ended\n")
+        recording.add()
+    result = invoke("show", "last-failed", "--data-dir", data)
+    assert (result.exit_code, result.stderr) == (1, f"extproc: no exchange in {data} has failed\n")
+
+
 def test_json_and_body_exclude_each_other(data: Path) -> None:
     """Exit 2."""
     data.mkdir()

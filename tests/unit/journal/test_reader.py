@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -394,6 +395,24 @@ def test_find_in_flight(data: Path) -> None:
         append(writer, request(1))
         (exchange,) = reader.find([data], id_of(1))
         assert exchange.in_flight
+
+
+def test_the_latest(data: Path) -> None:
+    """Of those that have ended and are wanted; one of this minute before older ones, an older one when it must be."""
+    lately = time.time_ns() - 30_000_000_000
+
+    def latest(unwanted: str = "") -> str:
+        found = reader.latest([data], lambda exchange: exchange["id"] != unwanted)
+        assert found is not None
+        return str(found["id"])
+
+    with journal(data) as writer:
+        append(writer, *timed(1), *timed(2))
+        assert latest() == id_of(2, at(2))
+        append(writer, request(3, at=lately), response(3, at=lately), request(4, at=lately))
+        assert latest() == id_of(3, lately)
+        assert latest(id_of(3, lately)) == id_of(2, at(2))
+    assert reader.latest([data], lambda exchange: False) is None
 
 
 # In flight at a moment -----------------------------------------------------------------------------------------
