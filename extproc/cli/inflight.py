@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import click
 
-from extproc.cli import options, output, view
+from extproc.cli import filters, listing, options, output, view
 from extproc.core.outcome import Outcome
+from extproc.history.filters import Filters
+from extproc.history.grep import Grep
 from extproc.journal import lines, reader, segment
 from extproc.journal.join import Exchange
 
@@ -89,44 +91,63 @@ def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
 
 
 @click.command
-@click.option("--at", "moment", type=options.Moment(), metavar="TIME", help="In flight at this time.")
-@click.option(
-    "--window", type=options.Seconds(), default=0.0, metavar="SECONDS", help="Or up to so long before or after it."
-)
+@filters.options
 @click.option("--at-crash", "crash", is_flag=True, help="In flight when the sidecar last died.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@listing.options
 @options.journal_directories
 def command(
-    moment: datetime | None,
-    window: float,
+    filters: Filters,
+    grep: str | None,
     crash: bool,
+    form: str | None,
     as_json: bool,
+    columns: Sequence[str] | None,
     data_dirs: Sequence[Path],
     config_path: Path | None,
 ) -> None:
-    """List what was in flight at a moment, or when the sidecar died.
+    """List what is in flight: now, at a moment, or when the sidecar died.
 
     TIME is RFC 3339 (2026-11-21T03:12:00Z), a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d. Without
-    an offset it is local time. The columns are those of `extproc log`.
+    an offset it is local time. A time is as long as it is precise: 03:12 is that minute. Columns and filters are those
+    of `extproc log`.
 
     \b
     Examples:
+      extproc inflight
       extproc inflight --at 03:12
       extproc inflight --at 2026-11-21T03:12:07Z --window 5s --json
-      extproc inflight --at-crash
+      extproc inflight --at-crash --upstream 10.0.0.7
     """
-    if (moment is None) == (not crash):
-        raise click.UsageError("--at TIME or --at-crash says when.")
+    form = listing.form_of(form, as_json)
+    if crash and filters.between is not None:
+        raise click.UsageError("--at and --at-crash exclude each other.")
     directories = options.existing(data_dirs, config_path)
-    if moment is None:
-        exchanges: Iterable[Exchange] = at_crash(directories)
-    else:
-        around = timedelta(seconds=window)
-        exchanges = output.chosen(reader.in_flight(directories, moment - around, moment + around), lambda _: True)
-    if as_json:
-        for exchange in exchanges:
-            click.echo(output.json_line(exchange))
-        return
-    rows = (view.row(exchange, local=output.is_terminal()) for exchange in exchanges)
-    if not output.table(view.COLUMNS, rows):
-        click.echo("nothing was in flight", err=True)
+    searched = Grep(grep) if grep is not None else None
+
+    def matches(exchange: Exchange) -> bool:
+        return filters.matches(exchange) and (searched is None or searched.finds(exchange))
+
+    found = output.chosen(_asked_for(directories, filters, crash=crash), matches)
+    if not listing.print_all(found, form, columns):
+        click.echo("nothing was in flight" if crash or filters.between else "nothing is in flight", err=True)
+
+
+def _asked_for(directories: Sequence[Path], filters: Filters, *, crash: bool) -> Iterable[Exchange]:
+    if crash:
+        return at_crash(directories)
+    if filters.between is None:
+        return now(directories)
+    first, last = map(datetime.fromisoformat, filters.between)
+    click.echo(
+        f"in flight between {view.local_time(filters.between[0])} and {view.local_time(filters.between[1])}:", err=True
+    )
+    return reader.in_flight(directories, first, last)
+
+
+def now(directories: Sequence[Path]) -> Iterator[Exchange]:
+    """What has not ended, of the workers that live; oldest first."""
+    live = _live_series(directories)
+    moment = datetime.now(UTC)
+    for exchange in reader.in_flight(directories, moment):
+        if exchange.in_flight and (exchange.directory, exchange["worker"], exchange["boot_id"]) in live:
+            yield exchange

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "publish": "Write the Envoy configuration where a running Envoy reads it.",
     "log": "List exchanges, newest last.",
     "show": "Show one exchange, or write its exact bytes.",
-    "inflight": "List what was in flight at a moment, or when the sidecar died.",
+    "inflight": "List what is in flight: now, at a moment, or when the sidecar died.",
     "replay": "Send a recorded request again, or print it as a curl command.",
     "verify": "Check every line and every body of the journal.",
     "reconcile": "Compare Envoy's access log with the journal: what passed without us.",

@@ -100,6 +100,14 @@ def _latest(which: str, directories: Sequence[Path]) -> Exchange:
 _UNITS: Final = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SPAN: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d|w)")
 _CLOCK: Final = re.compile(r"([01]?[0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?")
+_DATE: Final = r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}[T ])?"
+_OFFSET: Final = r"(?:Z|[+-][0-9]{2}:?[0-9]{2})?"
+_PRECISION: Final = (
+    (re.compile(rf"{_DATE}[0-9]{{1,2}}:[0-9]{{2}}{_OFFSET}"), timedelta(minutes=1)),
+    (re.compile(rf"{_DATE}[0-9]{{1,2}}:[0-9]{{2}}:[0-9]{{2}}{_OFFSET}"), timedelta(seconds=1)),
+    (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), timedelta(days=1)),
+)
+"""How long the time is that a text of such a form names; any other form is a moment."""
 
 
 def parse_moment(text: str, now: float) -> datetime:
@@ -119,6 +127,15 @@ def parse_moment(text: str, now: float) -> datetime:
         raise ValueError(text)
     # A time without offset is the reader's own: the clock on the wall at three in the morning.
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def parse_interval(text: str, now: float) -> tuple[datetime, datetime]:
+    """The time that a text names, as long as it is precise: `03:12` is that minute, `03:12:07` that second, `10m` a
+    moment. Raises ValueError.
+    """
+    first = parse_moment(text, now)
+    long = next((span for form, span in _PRECISION if form.fullmatch(text.strip())), timedelta())
+    return first, first + max(long - timedelta(microseconds=1), timedelta())
 
 
 def _moment(seconds: float) -> datetime:
@@ -154,6 +171,20 @@ class Moment(click.ParamType[Any]):
                 param,
                 ctx,
             )
+
+
+class Interval(click.ParamType[Any]):
+    """A time on the command line, from its beginning to its end: see `parse_interval`."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[datetime, datetime]:
+        if isinstance(value, tuple):
+            return value
+        Moment().convert(value, param, ctx)
+        return parse_interval(value, time.time())
 
 
 class Seconds(click.ParamType[Any]):

@@ -8,6 +8,7 @@ the exact bytes.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -56,9 +57,22 @@ def escape_text(text: str) -> str:
     return _UNSAFE_IN_TEXT.sub(_escaped, text)
 
 
+_paged: Final[list[bool]] = []
+
+
 def is_terminal() -> bool:
-    """Whether a person reads stdout."""
-    return sys.stdout.isatty()
+    """Whether a person reads stdout, perhaps through a pager."""
+    return bool(_paged) or sys.stdout.isatty()
+
+
+@contextlib.contextmanager
+def as_on_terminal() -> Iterator[None]:
+    """What is printed meanwhile is for a terminal, though stdout is a pager's pipe."""
+    _paged.append(True)
+    try:
+        yield
+    finally:
+        _paged.pop()
 
 
 def json_line(value: Any) -> str:
@@ -81,8 +95,8 @@ class Column(NamedTuple):
     right: bool = False
     fixed: bool = False
     """Never cut: an id that is cut is of no use."""
-    from_width: int = 0
-    """Left out on a terminal narrower than this."""
+    worth: int = 0
+    """Where the terminal is too narrow for all of them, those of the highest number are left out first."""
 
 
 class Cell(NamedTuple):
@@ -135,10 +149,12 @@ def _cell(cell: Cell | str) -> Cell:
 
 def _print_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> None:
     width = shutil.get_terminal_size().columns
-    shown = [index for index, column in enumerate(columns) if column.from_width <= width]
+    cells = [[_clean(cell) for cell in row] for row in rows]
+    natural = _natural_widths(columns, cells)
+    shown = _shown(columns, natural, width)
     kept = [columns[index] for index in shown]
-    cells = [[_clean(row[index]) for index in shown] for row in rows]
-    widths = _widths(kept, cells, width)
+    cells = [[row[index] for index in shown] for row in cells]
+    widths = _squeezed(kept, [natural[index] for index in shown], width)
     if header:
         cells.insert(0, [Cell(column.title, "bold") for column in kept])
     for line in cells:
@@ -151,14 +167,32 @@ def _clean(cell: Cell | str) -> Cell:
     return Cell(escape(cell.text), cell.style)
 
 
-def _widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[int]:
-    """As wide as the widest cell; what does not fit is taken from the widest column that may be cut."""
+def _natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:
+    """As wide as the widest cell."""
     from rich.cells import cell_len
 
-    widths = [
+    return [
         max(column.width, len(column.title), *(cell_len(row[index].text) for row in rows))
         for index, column in enumerate(columns)
     ]
+
+
+def _shown(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
+    """The columns for which there is room, by what they are worth; those worth the most are there in any case."""
+    shown: list[int] = []
+    used = -_GAP
+    for index in sorted(range(len(columns)), key=lambda index: columns[index].worth):
+        column = columns[index]
+        used += _GAP + (natural[index] if column.fixed else min(natural[index], max(column.width, _NARROWEST)))
+        if used > width and column.worth:
+            break
+        shown.append(index)
+    return sorted(shown)
+
+
+def _squeezed(columns: Sequence[Column], natural: Sequence[int], width: int) -> list[int]:
+    """What does not fit is taken from the widest column that may be cut."""
+    widths = list(natural)
     flexible = [index for index, column in enumerate(columns) if not column.fixed]
     while sum(widths) + _GAP * (len(widths) - 1) > width:
         widest = max(flexible, key=widths.__getitem__, default=None)

@@ -29,11 +29,11 @@ COLUMNS: Final = (
     Column("reason", 8),
     Column("backend", 7, fixed=True),
     Column("status", 6, right=True, fixed=True),
-    Column("method", 4, from_width=120),
+    Column("method", 4, worth=2),
     Column("path", 12),
-    Column("upstream", 14, from_width=120),
-    Column("why", 8, from_width=90),
-    Column("id", 36, fixed=True, from_width=150),
+    Column("upstream", 14, worth=3),
+    Column("why", 8, worth=1),
+    Column("id", 36, fixed=True, worth=4),
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -10,6 +12,7 @@ from typing import Any, Final
 from extproc.cli import view
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.outcome import class_of, is_failure
+from extproc.history import filters
 
 NONE: Final = "-"
 """Stands for exchanges that have none: no model, no backend reached."""
@@ -17,27 +20,41 @@ NONE: Final = "-"
 
 def _client(exchange: view.Exchange) -> str | None:
     client = exchange.get("client")
-    return None if client is None else str(client).rpartition(":")[0] or str(client)
+    return None if client is None else filters.without_port(str(client))
+
+
+def _llm(name: str) -> Callable[[view.Exchange], str | None]:
+    return lambda exchange: (exchange.get("llm") or {}).get(name)
+
+
+def _status(exchange: view.Exchange) -> str | None:
+    status = exchange.get("status")
+    return None if status is None else str(status)
 
 
 KEYS: Final[Mapping[str, Callable[[view.Exchange], str | None]]] = {
     "upstream": lambda exchange: exchange.get("upstream"),
-    "model": lambda exchange: view.model(exchange) or None,
+    "model": lambda exchange: filters.model(exchange) or None,
     "route": lambda exchange: exchange.get("route"),
     "outcome": view.outcome,
+    "status": _status,
     "client": _client,  # its address: the port is another one for each connection
+    "key": lambda exchange: exchange.get("key"),
+    "api": _llm("api"),
+    "fingerprint": _llm("fingerprint"),
+    "hour": lambda exchange: f"{exchange['started_at'][:13]}:00Z",
 }
 
 COLUMNS: Final = (
     Column("exchanges", 9, right=True, fixed=True),
     Column("share", 6, right=True, fixed=True),
     Column("errors", 6, right=True, fixed=True),
-    Column("of them", 7, right=True, from_width=90),
+    Column("of them", 7, right=True, worth=2),
     Column("p50", 8, right=True, fixed=True),
-    Column("p90", 8, right=True, from_width=90),
+    Column("p90", 8, right=True, worth=1),
     Column("p99", 8, right=True, fixed=True),
-    Column("first token", 11, right=True, from_width=110),
-    Column("retried", 7, right=True, from_width=100),
+    Column("first token", 11, right=True, worth=4),
+    Column("retried", 7, right=True, worth=3),
 )
 
 
@@ -91,6 +108,14 @@ def fields(name: str, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
             "duration_ms": {f"p{percent}": percentile(tally.durations, percent) for percent in (50, 90, 99)},
             "ttft_ms": {f"p{percent}": percentile(tally.first_tokens, percent) for percent in (50, 90, 99)},
         }
+
+
+def print_csv(name: str, tallies: Mapping[str, Tally]) -> None:
+    """The same as `rows`, comma separated and with a heading."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow((name, *(column.title for column in COLUMNS)))
+    for row in rows(tallies, local=False):
+        writer.writerow([cell if isinstance(cell, str) else cell.text for cell in row])
 
 
 def rows(tallies: Mapping[str, Tally], *, local: bool) -> Iterator[Row]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.outcome import Outcome, class_of
+from extproc.history import filters
+from extproc.history.filters import IN_FLIGHT
 
 Exchange = Mapping[str, Any]
-
-IN_FLIGHT: Final = "in_flight"
-"""Stands where the outcome of an exchange that has not ended would stand."""
 
 MEANING: Final[Mapping[str, str]] = {
     Outcome.OK: "the answer is complete",
@@ -105,53 +104,63 @@ def duration(milliseconds: float | None) -> str:
     return f"{milliseconds / 1000:.2f} s" if milliseconds < 60_000 else f"{milliseconds / 60_000:.1f} min"
 
 
-def model(exchange: Exchange) -> str:
-    """The model that was asked for, or that answered."""
-    llm = exchange.get("llm") or {}
-    return str(llm.get("model") or llm.get("response_model") or "")
-
-
 def tokens(exchange: Exchange) -> str:
-    """Tokens in and out as the backend counted them, by OpenAI's names or Anthropic's."""
-    usage = (exchange.get("llm") or {}).get("usage")
-    if not isinstance(usage, Mapping):
-        return ""
-    sent = usage.get("prompt_tokens", usage.get("input_tokens"))
-    got = usage.get("completion_tokens", usage.get("output_tokens"))
-    return f"{'' if sent is None else sent}/{'' if got is None else got}"
+    """Tokens in and out as the backend counted them."""
+    sent, got = filters.tokens(exchange)
+    return "" if sent is None and got is None else f"{'' if sent is None else sent}/{'' if got is None else got}"
 
 
-COLUMNS: Final = (
-    Column("started", 14, fixed=True),
-    Column("outcome", 11),
-    Column("status", 6, right=True, fixed=True),
-    Column("method", 4, from_width=150),
-    Column("path", 12, from_width=90),
-    Column("model", 8, from_width=120),
-    Column("upstream", 14, from_width=150),
-    Column("took", 8, right=True, from_width=100),
-    Column("tokens", 7, right=True, from_width=150),
-    Column("id", 36, fixed=True),
-)
+def short_id(id: str) -> str:
+    """The end of an id, 48 random bits: of a million exchanges two have the same once in 560 journals."""
+    return id.rpartition("-")[2] or id
 
 
-def row(exchange: Exchange, *, local: bool) -> Row:
-    """One exchange as a line of a table. `local`: times on the reader's clock and with units, for a person."""
-    started = exchange.get("started_at")
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+COLUMNS: Final[Mapping[str, Column]] = {
+    "started": Column("started", 12, fixed=True),
+    "outcome": Column("outcome", 11, fixed=True),
+    "status": Column("status", 6, right=True, fixed=True, worth=1),
+    "method": Column("method", 4, worth=7),
+    "path": Column("path", 12, worth=5),
+    "model": Column("model", 8, worth=2),
+    "upstream": Column("upstream", 14, worth=3),
+    "took": Column("took", 8, right=True, worth=4),
+    "tokens": Column("tokens", 7, right=True, worth=6),
+    "id": Column("id", 12, fixed=True),
+}
+"""The columns of a list by their names; those of no worth are never left out."""
+
+
+def row(exchange: Exchange, names: Iterable[str] = COLUMNS, *, local: bool, short: bool = False) -> Row:
+    """One exchange as a line of a table. `local`: times on the reader's clock and with units, for a person; `short`:
+    the end of its id."""
+    return [_CELLS[name](exchange, local, short) for name in names]
+
+
+def _started(exchange: Exchange, local: bool, _: bool) -> str:
+    return short_time(exchange.get("started_at")) if local else _text(exchange.get("started_at"))
+
+
+def _took(exchange: Exchange, local: bool, _: bool) -> str:
     took = exchange.get("duration_ms")
-    status = exchange.get("status")
-    return (
-        short_time(started) if local else str(started or ""),
-        Cell(outcome(exchange), colour(exchange)),
-        "" if status is None else str(status),
-        str(exchange.get("method") or ""),
-        str(exchange.get("path") or ""),
-        model(exchange),
-        str(exchange.get("upstream") or ""),
-        duration(took) if local else ("" if took is None else str(took)),
-        tokens(exchange),
-        str(exchange.get("id")),
-    )
+    return duration(took) if local else _text(took)
+
+
+_CELLS: Final[Mapping[str, Callable[[Exchange, bool, bool], Cell | str]]] = {
+    "started": _started,
+    "outcome": lambda exchange, *_: Cell(outcome(exchange), colour(exchange)),
+    "status": lambda exchange, *_: _text(exchange.get("status")),
+    "method": lambda exchange, *_: _text(exchange.get("method")),
+    "path": lambda exchange, *_: _text(exchange.get("path")),
+    "model": lambda exchange, *_: filters.model(exchange),
+    "upstream": lambda exchange, *_: _text(exchange.get("upstream")),
+    "took": _took,
+    "tokens": lambda exchange, *_: tokens(exchange),
+    "id": lambda exchange, _, short: short_id(str(exchange.get("id"))) if short else str(exchange.get("id")),
+}
 
 
 def header_text(value: Any) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,9 +69,15 @@ def parse(text: str) -> Asked:
 
 
 def client_key(head: Head) -> str | None:
-    """The mark of the credential that a request carries, if it does."""
-    marks = (value for name, value in head.fields if name in _CREDENTIALS and isinstance(value, str))
-    return next((mark.removeprefix(MARK) for mark in marks if mark.startswith(MARK)), None)
+    """The mark of the credential that a request carries, if it does, without `redacted:`."""
+    mark = credential(head.fields)
+    return None if mark is None else mark.removeprefix(MARK)
+
+
+def credential(headers: Iterable[Sequence[Any]]) -> str | None:
+    """The mark that stands for the caller's credential in a record's headers: of the first that has one."""
+    marks = (field[1] for field in headers if field[0] in _CREDENTIALS and isinstance(field[1], str))
+    return next((mark for mark in marks if mark.startswith(MARK)), None)
 
 
 def of_body(asked: Asked, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:

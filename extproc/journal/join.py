@@ -21,6 +21,7 @@ from typing import Any, Final
 from extproc.core.llm import of_request, of_response
 from extproc.core.outcome import class_of, decide
 from extproc.core.record import moment_text, timestamp
+from extproc.core.routing import credential
 
 Record = Mapping[str, Any]
 
@@ -173,6 +174,7 @@ class Parts:
             "access_log": self._access_log(ended_at, now),
             "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
             "integrity": _integrity(request, answer, access),
+            "key": credential((request or {}).get("headers") or ()),
         }
         fields["class"] = class_of(fields) if self.over else None
         return Exchange(fields, self.directory, self._records())

@@ -45,7 +45,12 @@ def on_terminal(*arguments: str | Path, cwd: Path, columns: int = 200) -> bytes:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     env = {key: value for key, value in os.environ.items() if key not in {"COLUMNS", "LINES", "NO_COLOR"}}
     process = subprocess.Popen(
-        [*PROGRAM, *map(str, arguments)], cwd=cwd, stdin=slave, stdout=slave, stderr=slave, env={**env, "TERM": "xterm"}
+        [*PROGRAM, *map(str, arguments)],
+        cwd=cwd,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**env, "TERM": "xterm", "PAGER": "cat"},
     )
     os.close(slave)
     seen = bytearray()

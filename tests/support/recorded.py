@@ -70,7 +70,7 @@ class Recording:
         status: int = 200,
         answer_headers: Fields = (("content-type", "application/json"),),
         upstream: str = "10.0.0.7:8000",
-        minute: int | None = None,
+        minute: float | None = None,
         finished: bool = True,
         cut: bool = False,
         pause_ms: int = 50,
@@ -79,7 +79,7 @@ class Recording:
         request, and with `finished` false not the end of that; `cut`: the answer broke off; its pieces come
         `pause_ms` apart."""
         number = next(self._numbers)
-        start = START_NS + (number - 1 if minute is None else minute) * 60 * SECOND
+        start = START_NS + int((number - 1 if minute is None else minute) * 60 * SECOND)
         id = f"{start // MS >> 16:08x}-{start // MS & 0xFFFF:04x}-7000-{0x8000 + self._worker:04x}-{number:012x}"
         trace = TraceContext("a" * 32, f"{number:016x}")
         exchange = Exchange(id, self._settings, started_ns=start, started_at=start, trace=trace, parent=None)

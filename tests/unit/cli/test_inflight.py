@@ -115,7 +115,7 @@ def test_ids_are_full(data: Path) -> None:
     assert result.stdout.rstrip("\n").split("\t")[-1] == id
 
 
-@pytest.mark.parametrize("arguments", [[], ["--at", "03:12", "--at-crash"], ["--at", "then"], ["--window", "-1"]])
+@pytest.mark.parametrize("arguments", [["--at", "03:12", "--at-crash"], ["--at", "then"], ["--window", "-1"]])
 def test_wrong_usage_is_exit_2(data: Path, arguments: list[str]) -> None:
     """One of --at and --at-crash, and a time that is one."""
     data.mkdir()
@@ -136,3 +136,26 @@ def test_nothing_recorded_reaches_a_terminal_unescaped(data: Path) -> None:
             assert not set(seen) & {"\x07", "\x9b", "\u202e", "\u2028", "\x7f"}
             assert "\x1b]" not in seen
             assert "\x1b[2J" not in seen
+
+
+def test_what_is_in_flight_now(data: Path) -> None:
+    """Without options: what a worker that lives has not ended."""
+    with Recording(data) as recording:
+        recording.add()
+        running = [recording.add(answer=None), recording.add(answer=None, finished=False)]
+        assert listed(data) == running
+        assert listed(data, "--method", "GET") == []
+    result = invoke("inflight", "--data-dir", data)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing is in flight\n")
+
+
+@pytest.mark.parametrize(
+    ("at", "numbers"), [("2025-11-21T03:12Z", [0, 1]), ("2025-11-21T03:12:00Z", [0]), ("2025-11-21T03:12:59Z", [1])]
+)
+def test_a_time_is_as_long_as_it_is_precise(data: Path, at: str, numbers: list[int]) -> None:
+    """A minute, or a second: what came and went within it was in flight. The interval is printed."""
+    with Recording(data) as recording:
+        ids = [recording.add(minute=0), recording.add(minute=0.99)]
+    assert listed(data, "--at", at) == [ids[number] for number in numbers]
+    words = invoke("inflight", "--at", at, "--data-dir", data).stderr
+    assert words.startswith("in flight between 2025-11-21 ")

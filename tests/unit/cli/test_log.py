@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from support.recorded import CHAT, ESCAPE, Recording
 FIELDS = {
     "id started_at ended_at duration_ms outcome method path authority client status upstream cluster route",
     "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol",
-    "grpc_status parent_span_id held best_effort routing attempts failed_attempts access_log envoy integrity class",
+    "grpc_status parent_span_id held best_effort routing attempts failed_attempts access_log envoy integrity key class scheme",
 }
 
 
@@ -123,11 +124,11 @@ def test_several_directories_are_read_as_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--status", "6000"], "'6000' is no status; 502, 5xx or none would be right"),
+        (["--status", "6000"], "'6000' is no status; expected 502, 5xx or none"),
         (["--since", "noon"], "'noon' is no time; 2026-11-21T03:12:00Z"),
-        (["--outcome", "fine"], "'fine' is not one of"),
+        (["--outcome", "fine"], "'fine' is no outcome; expected a name"),
         (["--limit", "0"], "0 is not in the range"),
-        (["--json", "--format", "openresty"], "--json and --format exclude each other"),
+        (["--json", "--format", "openresty"], "--format excludes --json"),
         (["--follow", "--limit", "3"], "--follow and --limit exclude each other"),
         (["--format", "csv"], "'csv' is not"),
     ],
@@ -234,7 +235,7 @@ def test_a_terminal_gets_a_table(data: Path) -> None:
     heading, row = on_terminal("log", "--data-dir", data, cwd=data).decode().splitlines()
     assert "started" in heading
     assert "\x1b[32mok" in row
-    assert id in row
+    assert id[-12:] in row
 
 
 def test_no_match_is_said_on_a_terminal(data: Path) -> None:
@@ -302,3 +303,81 @@ def test_follow_ends_quietly_when_its_reader_leaves(data: Path) -> None:
         assert process.wait(50) == 0
         assert process.stderr.read() == b""
         process.stderr.close()
+
+
+# The same filters for all -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        (["--failed"], [1]),
+        (["--outcome", "upstream_*"], [1]),
+        (["--outcome", "class:upstream"], [1]),
+        (["--upstream", "10.0.0.8"], [1]),
+        (["--method", "GET"], [2]),
+        (["--api", "chat.*"], [0, 1]),
+        (["--tokens", "11"], [0]),
+        (["--tokens", "..10"], []),
+        (["--param", "temperature=0.5"], [0, 1]),
+        (["--finish", "stop"], [0]),
+        (["--min-duration", "1h"], []),
+        (["--grep", "engine is dead"], [1]),
+        (["--grep", "engine", "--status", "2xx"], []),
+        (["--at", "2025-11-21T03:13Z"], [1]),
+        (["--at", "2025-11-21T03:13Z", "--window", "60s"], [0, 1, 2]),
+    ],
+)
+def test_the_filters_of_all_commands(data: Path, arguments: list[str], numbers: list[int]) -> None:
+    """Each by an example; what they mean in full is tested where they are."""
+    with Recording(data) as recording:
+        ids = [
+            recording.add(),
+            recording.add(answer=b'{"error":{"message":"engine is dead"}}', status=500, upstream="10.0.0.8:8000"),
+            recording.add(b"", b"{}", method="GET", path="/v1/models"),
+        ]
+    assert listed("--data-dir", data, *arguments) == [ids[number] for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--tokens", "many"], ["--tokens", ".."], ["--grep", "("], ["--window", "5s"], ["--columns", "colour"]],
+)
+def test_a_filter_that_means_nothing_is_wrong_usage(data: Path, arguments: list[str]) -> None:
+    """Exit code 2, and nothing is listed."""
+    with Recording(data) as recording:
+        recording.add()
+    result = invoke("log", "--data-dir", data, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+
+
+# Columns ------------------------------------------------------------------------------------------------------
+
+
+def test_csv_and_columns(data: Path) -> None:
+    """With a heading; the columns that were asked for, in that order."""
+    with Recording(data) as recording:
+        id = recording.add(path='/v1/chat/completions?a="b",c')
+    result = invoke("log", "--data-dir", data, "-o", "csv", "--columns", "id,path,took")
+    assert result.stdout.splitlines()[0] == "id,path,took"
+    assert next(csv.reader(result.stdout.splitlines()[1:]))[:2] == [id, '/v1/chat/completions?a="b",c']
+    assert invoke("log", "--data-dir", data, "--columns", "model,status").stdout == "llama-3\t200\n"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_a_terminal_has_the_columns_that_are_worth_most(data: Path, tmp_path: Path, width: int) -> None:
+    """When, how, and an id that can be gone on with, at any width; outcomes are never cut; from 80 the model."""
+    with Recording(data) as recording:
+        id = recording.add(cut=True)
+        recording.add()
+    printed = re.sub(
+        rb"\x1b\[[0-9;]*m", b"", on_terminal("log", "--data-dir", data, cwd=tmp_path, columns=width)
+    ).decode()
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= width
+    assert id[-12:] in printed
+    assert ("llama-3" in printed) is (width >= 80)
+    assert invoke("show", id[-12:], "--data-dir", data).exit_code == 0
+    wide = on_terminal("log", "-o", "wide", "--data-dir", data, cwd=tmp_path, columns=width).decode()
+    assert id in wide
+    assert "10.0.0.7:8000" in wide

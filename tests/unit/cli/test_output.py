@@ -106,7 +106,7 @@ def test_a_narrow_terminal_loses_columns_and_not_ids(monkeypatch: pytest.MonkeyP
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setenv("COLUMNS", "60")
-    output.table([Column("wide", from_width=100), *COLUMNS], [("w", "n", "0" * 36)])
+    output.table([Column("wide", 80, worth=1), *COLUMNS], [("w", "n", "0" * 36)])
     assert "wide" not in terminal.getvalue()
     assert "0" * 36 in terminal.getvalue()
 

@@ -142,4 +142,6 @@ def test_percentile(values: list[float], percent: int, expected: float | None) -
 
 def test_every_key_of_the_option_is_there() -> None:
     """As the README promises them."""
-    assert list(KEYS) == ["upstream", "model", "route", "outcome", "client"]
+    assert list(KEYS) == [
+        *("upstream", "model", "route", "outcome", "status", "client", "key", "api", "fingerprint", "hour"),
+    ]

@@ -9,12 +9,13 @@ import pytest
 
 from extproc.cli import view
 from extproc.core.outcome import Outcome
+from extproc.history.filters import IN_FLIGHT
 
 
-@pytest.mark.parametrize("outcome", [*Outcome, view.IN_FLIGHT])
+@pytest.mark.parametrize("outcome", [*Outcome, IN_FLIGHT])
 def test_every_outcome_has_a_meaning_and_a_colour(outcome: str) -> None:
     """No outcome is left to be guessed at."""
-    exchange = {"outcome": None if outcome == view.IN_FLIGHT else outcome}
+    exchange = {"outcome": None if outcome == IN_FLIGHT else outcome}
     assert view.meaning(exchange) == view.MEANING[outcome]
     assert view.colour(exchange) in {"green", "yellow", "red", "cyan"}
 
@@ -44,7 +45,7 @@ def test_durations(milliseconds: float | None, text: str) -> None:
         ({"prompt_tokens": 9, "completion_tokens": 2}, "9/2"),
         ({"input_tokens": 9, "output_tokens": 0}, "9/0"),
         ({"prompt_tokens": 9}, "9/"),
-        ({}, "/"),
+        ({}, ""),
         (None, ""),
         ("many", ""),
     ],
