@@ -287,14 +287,14 @@ class Config:
     redact_headers: tuple[str, ...] = _setting(
         (),
         _names("header names, such as x-internal-token", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", lower=True),
-        "More headers whose values are never written, beyond `authorization`, `proxy-authorization`, "
-        "`cookie`, `set-cookie`, `x-api-key`, `api-key`, `x-goog-api-key`, `x-amz-security-token`",
+        "More headers whose values are never written, beyond those whose names say that they carry a credential, such "
+        "as `authorization`, `cookie`, `x-api-key`, `x-acme-token`",
     )
     redact_query: tuple[str, ...] = _setting(
         (),
-        _names("names of query parameters, such as token", r"[^&=#\s,]+", lower=False),
-        "More query parameters whose values are never written, beyond `key`, `api_key`, `api-key`, `apikey`, "
-        "`access_token`",
+        _names("names of query parameters, such as door", r"[^&=#\s,]+", lower=False),
+        "More query parameters whose values are never written, beyond those whose names say that they carry a "
+        "credential, such as `key`, `access_token`, `sig`, `client_secret`",
     )
     tls_certificate: Path | None = _setting(
         None, _path(optional=True), "PEM certificate chain of the sidecar, for a TCP `listen`"

@@ -187,7 +187,7 @@ def _target(path: str, marks: _Marks) -> Text:
     parts, separator = list(filled), b""
     for parameter in re.findall(rb".[^&;#]*", query):
         before, text = parameter[:1], parameter[1:]
-        if before in b"?#" or not separator:
+        if before == b"#" or separator not in (b"?", b"#"):  # the first that is kept stands where the query begins
             separator = before
         kept = marks.fill(parameter_name(text.decode()), text)
         if kept is not None:

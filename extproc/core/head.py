@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from extproc.core.events import HeaderList
-from extproc.core.record import header_value
 from extproc.core.redact import Redactor
 
 KEPT_CONTENT_LENGTH = "x-extproc-content-length"
@@ -45,6 +45,7 @@ _BY_NAME = {
     "traceparent": "traceparent",
     "grpc-status": "grpc_status",
 }
+_ID = re.compile(rb"[0-9a-f-]*")
 _NUMBERS = frozenset({"status", "content_length"})
 
 
@@ -56,25 +57,28 @@ def read(headers: HeaderList, redactor: Redactor) -> Head:
         attribute = _BY_NAME.get(name)
         if attribute is not None:
             _read_by_name(head, name, attribute, raw, redactor)
-        elif redactor.is_secret(name):
-            fields.append((name, redactor.mark(raw)))
         elif name != KEPT_CONTENT_LENGTH and not name.startswith(":"):
-            value = header_value(raw)
-            fields.append((name, redactor.url(value) if redactor.has_url(name) and isinstance(value, str) else value))
+            fields.append((name, redactor.field(name, raw)))
     return head
 
 
 def _read_by_name(head: Head, name: str, attribute: str, raw: bytes, redactor: Redactor) -> None:
     if name[0] == ":":
-        text = raw.decode("utf-8", "backslashreplace")
-        value: Any = redactor.url(text) if attribute == "path" else text
+        value: Any = _pseudo(attribute, raw.decode("utf-8", "backslashreplace"), redactor)
     else:
-        value = header_value(raw)
+        # Ids and lengths are new in each request: nothing of this form is a credential, and none is worth a cache.
+        value = raw.decode() if _ID.fullmatch(raw) else redactor.field(name, raw)
         head.fields.append((name, value))
     if attribute in _NUMBERS:
         setattr(head, attribute, _number(raw))
     elif isinstance(value, str):
         setattr(head, attribute, value)
+
+
+def _pseudo(attribute: str, text: str, redactor: Redactor) -> str:
+    if attribute == "path":
+        return redactor.url(text)
+    return redactor.authority(text) if attribute == "authority" and "@" in text else text
 
 
 def _number(raw: bytes) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from extproc.core.redact import HEADERS
+from extproc.core import secret_names
 from extproc.envoy.source import get
 
 _SHOWN: Final = 80
@@ -45,7 +45,7 @@ _SECRET: Final = frozenset({"inline_string", "inline_bytes", "password"})
 
 def _secret(holder: dict[str, Any], name: str) -> bool:
     key = holder.get("key") or holder.get("header_name")
-    return name in _SECRET or (isinstance(key, str) and key.lower() in HEADERS and name == "value")
+    return name in _SECRET or (isinstance(key, str) and secret_names.is_secret(key) and name == "value")
 
 
 def _members(old: dict[str, Any], new: dict[str, Any], name: str, where: str) -> Iterator[str]:

@@ -185,7 +185,7 @@ def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, An
         "duration_ms": _ms(common.duration) if has("duration") else None,
         "method": _METHODS.get(request.request_method),
         "path": redactor.url(request.path),
-        "authority": request.authority or None,
+        "authority": redactor.authority(request.authority) or None,
         "scheme": request.scheme or None,
         "client": client,
         "peer": None if peer == client or _host(peer) == _host(client) else peer,

@@ -228,10 +228,10 @@ KEY = ("authorization", b"Bearer sk-canary")
 
 def test_what_was_not_recorded_is_left_out_and_named(sh: Shell) -> None:
     """No variable whose name a client could choose, and no mark."""
-    text = script(exchange([KEY, ("x-api-key", b"x")], path="/v1?a=1&key=S&b=2"))
-    words, _ = sh.run(text, X_API_KEY="the operator's own", AUTHORIZATION="the operator's own")
+    text = script(exchange([KEY, ("aws-secret-access-key", b"x")], path="/v1?a=1&key=S&b=2"))
+    words, _ = sh.run(text, AWS_SECRET_ACCESS_KEY="the operator's own", AUTHORIZATION="the operator's own")
     assert "redacted:" not in text
-    assert "# Not recorded and left out: 'x-api-key'" in text.splitlines()
+    assert "# Not recorded and left out: 'aws-secret-access-key'" in text.splitlines()
     assert words[8] == b"http://gpu:1/v1?a=1&b=2"
     assert not any(b"operator" in word or b"authorization" in word for word in words)
 

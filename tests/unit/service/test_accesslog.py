@@ -197,11 +197,12 @@ def test_a_peer_is_told_only_where_it_is_another_host() -> None:
 
 
 def test_a_path_of_a_megabyte() -> None:
-    """Envoy bounds it; here nothing depends on that."""
+    """Envoy bounds it; here nothing depends on that. What is not read is not written."""
     long = entry()
     long.request.path = "/?" + "a=b&" * 250_000 + "api_key=sk-secret"
     path = read(long, AT, REDACTOR)["path"]
-    assert path == long.request.path.replace("sk-secret", REDACTOR.mark(b"sk-secret"))
+    assert path.startswith("/?a=b&a=b&")
+    assert "sk-secret" not in path
 
 
 @pytest.mark.parametrize("seconds", [253_402_300_800, 2**62, -(2**62)])
