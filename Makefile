@@ -67,7 +67,8 @@ test-compose: $(DEVELOPMENT) $(PACKAGE)
 TEST_LONG = $(BIN)/python -m pytest -o timeout=0 $(ARGS)
 
 kill-cycles: $(DEVELOPMENT) $(PACKAGE)
-	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=1000 $(TEST_LONG) tests/e2e/test_kill.py tests/unit/journal/test_writer.py -k kill
+	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=1000 $(TEST_LONG) tests/e2e/test_kill.py
+	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=200 $(TEST_LONG) tests/unit/journal/test_writer.py -k kill_9
 	PYTHONSAFEPATH=1 EXTPROC_TEST_STARTS=300 $(TEST_LONG) tests/unit/service/test_workers.py -k every_start
 
 soak: $(DEVELOPMENT) $(PACKAGE)
