@@ -41,6 +41,7 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
     report = check.syntax(problems) if problems else check.types(documents)
     if not report.errors:
         target = settings.data_dir / "run" / "envoy"
+        documents = check.in_form(documents)
         deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target)
         try:
             asyncio.run(publish.put_in(deployment, documents))

@@ -55,6 +55,16 @@ def types(documents: Documents) -> Report:
     return Report(_in_order(map(_uncertain, wrong)) if surely else [], envoy_asked=False)
 
 
+def in_form(documents: Documents) -> Documents:
+    """The documents with each value in the form in which everything here looks for it, whatever form was written."""
+    made = Documents()
+    for name in documents:
+        reading = _reading(documents, name)
+        made[name] = reading.value
+        made.places[name] = documents.places[name].moved(reading.stood)
+    return made
+
+
 def misspelt(documents: Documents) -> Report:
     """The names that no message has, and that look like one that is there."""
     near = [each for each in map(_uncertain, _types(documents)) if each.level is Level.ERROR]
@@ -63,6 +73,7 @@ def misspelt(documents: Documents) -> Report:
 
 def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
     """Check documents as they would be published. They are not changed. `more` are findings about what is beside."""
+    documents = in_form(documents)
     wrong = list(_types(documents))
     uncertain = [_uncertain(each) for each in wrong]
     if any(not each.name for each in wrong):
@@ -111,11 +122,15 @@ def _uncertain(finding: Finding) -> Finding:
 
 def _types(documents: Documents, names: Iterable[str] | None = None) -> Iterator[Finding]:
     for name in documents if names is None else names:
-        places = documents.places[name]
-        type_name = typed.BOOTSTRAP if name == BOOTSTRAP else typed.RESOURCES
-        for each in typed.mismatches(documents[name], type_name):
+        reading = _reading(documents, name)
+        places = documents.places[name].moved(reading.stood)
+        for each in reading.mismatches:
             place = places.of_name(each.path) if each.name else places.of(each.path)
             yield Finding(Level.ERROR, place, each.text, each.path, each.name)
+
+
+def _reading(documents: Documents, name: str) -> typed.Reading:
+    return typed.read(documents[name], typed.BOOTSTRAP if name == BOOTSTRAP else typed.RESOURCES)
 
 
 # Envoy's own word ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.resources
 import ipaddress
 import os
+import re
 import ssl
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -380,10 +381,31 @@ def write(documents: Mapping[str, Any], directory: Path) -> None:
 
 
 def text(document: Any) -> str:
-    """A document as YAML, with what an alias stood for written out."""
-    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    """A document as YAML, with what an alias stood for written out. Every reader reads it as what it is: a string is
+    in quotes, but for words that no version of YAML, and no reader of it, takes for anything else."""
+    written = yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_NO_FOLDING)
+    # A backslash stands in quotes only, and begins an escape. To yaml-cpp this one is a byte that is no UTF-8.
+    return _ESCAPE.sub(lambda escape: r"\x85" if escape[1] == "N" else escape[0], str(written))
+
+
+_ESCAPE: Final = re.compile(r"\\(.)")
+_NO_FOLDING: Final = 1 << 24
+_A_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NO_STRINGS: Final = frozenset(
+    {"y", "n", "yes", "no", "on", "off", "true", "false", "null", "none", "nan", "inf", "infinity"}
+)
+"""In any case; the last four to no reader that is known, but to many people."""
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+def _represent_string(dumper: Any, value: str) -> yaml.ScalarNode:
+    plain = _A_WORD.fullmatch(value) and value.lower() not in _NO_STRINGS
+    node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+    return node
+
+
+_Dumper.add_representer(str, _represent_string)

@@ -90,7 +90,7 @@ def apply_common(
 
 async def put_in(settings: Settings, documents: Documents) -> None:
     """Put settings into documents. Raises Refused where one has no place as a name is misspelt, else ConfigError."""
-    from extproc.envoy import check  # noqa: PLC0415 - as in `Publisher.read`
+    from extproc.envoy import check  # noqa: PLC0415 - as in `Publisher.files`
 
     try:
         await settings(documents)
@@ -128,8 +128,8 @@ class Publisher:
         self._refused: list[str] = []
         self._warned: list[str] = []
 
-    async def read(self) -> Documents:
-        """The documents as they would be published. Raises Refused, and ConfigError."""
+    async def files(self) -> Documents:
+        """The documents as they stand in the directory. Raises Refused, and ConfigError."""
         from extproc.envoy import check  # noqa: PLC0415 - not for those who only want to know the directory
 
         self._seen = {}
@@ -137,9 +137,18 @@ class Publisher:
         documents, problems = files.parsed(self._source, self._seen)
         if problems:
             raise Refused(check.syntax(problems))
-        shipped = files.is_shipped(self._seen)
-        if not shipped and (wrong := await asyncio.to_thread(check.types, documents)).errors:
+        if files.is_shipped(self._seen):
+            return documents
+        if (wrong := await asyncio.to_thread(check.types, documents)).errors:
             raise Refused(wrong)
+        return await asyncio.to_thread(check.in_form, documents)
+
+    async def read(self) -> Documents:
+        """The documents as they would be published. Raises Refused, and ConfigError."""
+        from extproc.envoy import check  # noqa: PLC0415 - as in `files`
+
+        documents = await self.files()
+        shipped = files.is_shipped(self._seen)
         await put_in(self._settings, documents)
         report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
         if report.errors:

@@ -3,13 +3,17 @@
 A place is where a person has to look: file, line and column, both from 1. It is found by the path of a value in its
 document, `("resources", 0, "name")`. Between a file and its value are YAML's nodes, which know where they stand: there
 `overlay` lays one file over others.
+
+What a scalar is, is Envoy's word and not PyYAML's: `y` and `off` are truth values, `010` is 8, but `1.10`, `1e3`,
+`2020-01-01`, `1:30` and whole numbers beyond 32 bits are strings. Tags count for nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import yaml
@@ -27,8 +31,20 @@ _DEPTH_AT_MOST: Final = 100
 """The shipped files go 20 deep. libyaml's composer ends the process at some ten thousand."""
 
 _MERGE: Final = "tag:yaml.org,2002:merge"
-_NULL: Final = "tag:yaml.org,2002:null"
-_MOMENT: Final = "tag:yaml.org,2002:timestamp"
+_STRING: Final = "tag:yaml.org,2002:str"
+
+
+def _cases(*words: str) -> frozenset[str]:
+    return frozenset(each for word in words for each in (word, word.capitalize(), word.upper()))
+
+
+_NULLS: Final = _cases("null") | {"", "~"}
+_TRUE: Final = _cases("y", "yes", "true", "on")
+_FALSE: Final = _cases("n", "no", "false", "off")
+_WHOLE: Final = re.compile(r"([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_FRACTION: Final = re.compile(r"-?[0-9]{1,15}\.[0-9]{1,15}")
+_SHORT: Final = range(-(2**31), 2**31)
+_LONG: Final = range(-(2**63), 2**63)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -50,14 +66,31 @@ class Places:
         self._top = Place(file)
         self._values: dict[Path, Place] = {}
         self._names: dict[Path, Place] = {}
+        self._stood: Mapping[Path, Path] = {}
 
     def add(self, path: Path, value: Place, name: Place | None = None) -> None:
         self._values[path] = value
         if name is not None:
             self._names[path] = name
 
+    def moved(self, stood: Mapping[Path, Path]) -> Places:
+        """These places for a value of another form: `stood` says of a path where that, with all in it, is here."""
+        if not stood:
+            return self
+        places = Places(self._top.file)
+        places._values, places._names = self._values, self._names
+        places._stood = {new: self._here(old) for new, old in stood.items()}
+        return places
+
+    def _here(self, path: Path) -> Path:
+        for end in range(len(path), -1, -1):
+            if path[:end] in self._stood:
+                return (*self._stood[path[:end]], *path[end:])
+        return path
+
     def of(self, path: Path) -> Place:
         """The place of a value; of what holds it, when it stands in no file itself."""
+        path = self._here(path)
         for end in range(len(path), -1, -1):
             place = self._values.get(path[:end])
             if place is not None:
@@ -66,7 +99,7 @@ class Places:
 
     def of_name(self, path: Path) -> Place:
         """The place of a member's name."""
-        return self._names.get(path) or self.of(path)
+        return self._names.get(self._here(path)) or self.of(path)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,7 +239,6 @@ class _Builder:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._left = _NODES_AT_MOST
-        self._scalars: Any = yaml.constructor.SafeConstructor()
 
     def build(self, node: yaml.Node, path: Path, name: Place | None = None) -> Any:
         place = place_of_mark(node.start_mark)
@@ -221,15 +253,28 @@ class _Builder:
             }
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-        if node.tag == _MOMENT:
-            return node.value  # a date in YAML; in Envoy's messages there are none
-        try:
-            return self._scalars.construct_object(node)
-        except yaml.MarkedYAMLError as error:
-            raise SyntaxProblem(place, f"not YAML: {error.problem}") from None
-        except (ValueError, LookupError):
-            # !!bool maybe, !!int ""
-            raise SyntaxProblem(place, f"not YAML: no {node.tag.rpartition(':')[2]}") from None
+        return scalar(node)
+
+
+def scalar(node: Any) -> bool | int | float | str | None:
+    """What Envoy reads there. A fraction is one for us where it can be written again as it was: to Envoy it is a
+    string, of which it makes a number where one belongs."""
+    text = str(node.value)
+    if node.style and node.tag == _STRING:
+        return text
+    if text in _NULLS:
+        return None
+    if text in _TRUE or text in _FALSE:
+        return text in _TRUE
+    match = _WHOLE.fullmatch(text)
+    if match is None:
+        return float(text) if _FRACTION.fullmatch(text) and str(float(text)) == text else text
+    digits = match[2]
+    octal = digits.startswith("0") and digits.isdigit() and len(digits) > 1
+    number = int(f"{match[1]}{digits}", 8 if octal else 0)
+    if number not in _LONG:
+        return text
+    return number if number in _SHORT else str(number)
 
 
 def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -114,7 +114,7 @@ class Stack:
 
     async def start(self) -> None:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
-        documents = files.read(publish.directory(self._config))
+        documents = await self._publisher.files()
         self._scheme = files.listener_scheme(documents)
         try:
             self._reserve(files.listener_host(documents))

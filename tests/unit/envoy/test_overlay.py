@@ -49,15 +49,15 @@ FILTERS = "http_filters: [{name: a, x: 1}, {name: router}]\n"
         ("a: 1\n", "b: null\n", {"a": 1}),
         ("a: [1, 2]\n", "a: [3]\n", {"a": [3]}),
         ("a: [{x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
-        ("a: [{name: n, x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
-        ("a: [{x: 1}]\n", "a: [{name: n, x: 2}]\n", {"a": [{"name": "n", "x": 2}]}),
-        ("a: [{name: n, x: 1, y: 1}, {name: m}]\n", "a: [{name: n, x: 2}]\n",
-         {"a": [{"name": "n", "x": 2, "y": 1}, {"name": "m"}]}),
-        ("a: [{name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "n"}, {"name": "m"}]}),
-        ("a: [{name: n, x: 1}]\n", "a: [{name: n, x: null}]\n", {"a": [{"name": "n"}]}),
-        ("a: [{name: n}]\n", "a: [{name: m}, {name: m, x: 1}]\n",
-         {"a": [{"name": "n"}, {"name": "m"}, {"name": "m", "x": 1}]}),
-        ("a: [{name: n}, {name: n}]\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
+        ("a: [{name: nn, x: 1}]\n", "a: [{x: 2}]\n", {"a": [{"x": 2}]}),
+        ("a: [{x: 1}]\n", "a: [{name: nn, x: 2}]\n", {"a": [{"name": "nn", "x": 2}]}),
+        ("a: [{name: nn, x: 1, y: 1}, {name: m}]\n", "a: [{name: nn, x: 2}]\n",
+         {"a": [{"name": "nn", "x": 2, "y": 1}, {"name": "m"}]}),
+        ("a: [{name: nn}]\n", "a: [{name: m}]\n", {"a": [{"name": "nn"}, {"name": "m"}]}),
+        ("a: [{name: nn, x: 1}]\n", "a: [{name: nn, x: null}]\n", {"a": [{"name": "nn"}]}),
+        ("a: [{name: nn}]\n", "a: [{name: m}, {name: m, x: 1}]\n",
+         {"a": [{"name": "nn"}, {"name": "m"}, {"name": "m", "x": 1}]}),
+        ("a: [{name: nn}, {name: nn}]\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
         ("a: []\n", "a: [{name: m}]\n", {"a": [{"name": "m"}]}),
         (FILTERS, "http_filters: [{name: b}, {name: c}]\n",
          {"http_filters": [{"name": "a", "x": 1}, {"name": "b"}, {"name": "c"}, {"name": "router"}]}),
@@ -83,15 +83,15 @@ def test_what_is_laid_over_the_bootstrap(base: str, over: str, value: Any) -> No
         (("a", "b"), "o:1:8"),
         (("a", "c"), "b:2:6"),
         (("l", 0, "name"), "o:3:10"),
-        (("l", 0, "x"), "b:4:16"),
+        (("l", 0, "x"), "b:4:17"),
         (("l", 1, "x"), "o:4:16"),
         (("gone",), "o:1:1"),
     ],
 )
 def test_places(path: Path, place: str) -> None:
     """Each value stands in the file that it is from."""
-    base = "a:\n  c: 1\nl:\n- {name: n, x: 1}\ngone: 1\n"
-    over = "a: {b: 2}\nl:\n- {name: n}\n- {name: m, x: 3}\ngone: null\n"
+    base = "a:\n  c: 1\nl:\n- {name: nn, x: 1}\ngone: 1\n"
+    over = "a: {b: 2}\nl:\n- {name: nn}\n- {name: m, x: 3}\ngone: null\n"
     assert str(laid(over, b=base)["b"].places.of(path)) == place
 
 

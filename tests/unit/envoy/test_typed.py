@@ -11,7 +11,7 @@ import pytest
 from envoy_data_plane.envoy.config.cluster import v3 as clusters
 from support.configuration import altered, ways
 
-from extproc.envoy import files, typed
+from extproc.envoy import files, source, typed
 from extproc.envoy.findings import dotted
 
 CLUSTER = "envoy.config.cluster.v3.Cluster"
@@ -74,7 +74,9 @@ def test_what_is_used_of_betterproto() -> None:
         (CLUSTER, {"per_connection_buffer_limit_bytes": 0}),
         (CLUSTER, {"per_connection_buffer_limit_bytes": "32768"}),
         (CLUSTER, {"per_connection_buffer_limit_bytes": 32768.0}),
-        (CLUSTER, {"per_connection_buffer_limit_bytes": 10**400}),
+        (CLUSTER, {"per_connection_buffer_limit_bytes": 2**32 - 1}),
+        (CLUSTER, {"lbPolicy": "random", "connect_timeout": {"seconds": 5}, "respect_dns_ttl": "yes"}),
+        (CLUSTER, {"health_checks": {"timeout": "1s"}, "typed_extension_protocol_options": {"x": {}}}),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": {"value": 1}}}),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": {"value": "0.5"}}}),
         (CLUSTER, {"metadata": {"filter_metadata": {"a": {"b": [1, None, {"c": True}]}}}}),
@@ -101,8 +103,6 @@ DURATION = "a duration, such as 5s or 0.25s, would be right"
         (CLUSTER, 5, "", "there is 5; a mapping (Cluster) would be right"),
         (CLUSTER, {"conect_timeout": "5s"}, "conect_timeout",
          "Cluster has no conect_timeout; did you mean connect_timeout?"),
-        (CLUSTER, {"lbPolicy": "RANDOM"}, "lbPolicy",
-         "lbPolicy; lb_policy, as Envoy's documentation has it, would be right"),
         (CLUSTER, {"connectTimeouts": "5s"}, "connectTimeouts",
          "Cluster has no connectTimeouts; did you mean connect_timeout?"),
         (CLUSTER, {"zzz": 1}, "zzz", "Cluster has no zzz"),
@@ -115,11 +115,9 @@ DURATION = "a duration, such as 5s or 0.25s, would be right"
         (CLUSTER, {"connect_timeout": "5m"}, "connect_timeout", f"there is '5m'; {DURATION}"),
         (CLUSTER, {"connect_timeout": "250ms"}, "connect_timeout", f"there is '250ms'; {DURATION}"),
         (CLUSTER, {"connect_timeout": ".5s"}, "connect_timeout", f"there is '.5s'; {DURATION}"),
-        (CLUSTER, {"connect_timeout": {"seconds": 5}}, "connect_timeout", f"there is a mapping; {DURATION}"),
+        (CLUSTER, {"connect_timeout": {"second": 5}}, "connect_timeout", f"there is a mapping; {DURATION}"),
         (CLUSTER, {"lb_policy": "LEAST_REQUESTS"}, "lb_policy",
          f"there is 'LEAST_REQUESTS'; LEAST_REQUEST, or another of {POLICIES}, would be right"),
-        (CLUSTER, {"lb_policy": "random"}, "lb_policy",
-         f"there is 'random'; RANDOM, or another of {POLICIES}, would be right"),
         (CLUSTER, {"lb_policy": "zzz"}, "lb_policy", f"there is 'zzz'; one of {POLICIES} would be right"),
         (CLUSTER, {"lb_policy": 77}, "lb_policy", f"there is 77; one of {POLICIES} would be right"),
         (CLUSTER, {"lb_policy": True}, "lb_policy", f"there is true; one of {POLICIES} would be right"),
@@ -144,13 +142,12 @@ DURATION = "a duration, such as 5s or 0.25s, would be right"
          "common_lb_config.healthy_panic_threshold.value", "there is 'x'; a number would be right"),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": {"value": True}}},
          "common_lb_config.healthy_panic_threshold.value", "there is true; a number would be right"),
-        (CLUSTER, {"respect_dns_ttl": "yes"}, "respect_dns_ttl", "there is 'yes'; true or false would be right"),
+        (CLUSTER, {"respect_dns_ttl": "ja"}, "respect_dns_ttl", "there is 'ja'; true or false would be right"),
         (CLUSTER, {"respect_dns_ttl": 1}, "respect_dns_ttl", "there is 1; true or false would be right"),
         (CLUSTER, {"type": "STATIC", "cluster_type": {"name": "x"}}, "cluster_type",
          "cluster_type and type exclude each other: one of them would be right"),
         (ROUTE, {"match": {"prefix": "/", "path": "/x"}}, "match.path",
          "path and prefix exclude each other: one of them would be right"),
-        (CLUSTER, {"health_checks": {"timeout": "1s"}}, "health_checks", "there is a mapping; a list would be right"),
         (CLUSTER, {"health_checks": [{}, 5]}, "health_checks[1]", "there is 5; a mapping (HealthCheck) would be right"),
         (CLUSTER, {"typed_extension_protocol_options": []}, "typed_extension_protocol_options",
          "there is a list; a mapping would be right"),
@@ -178,6 +175,8 @@ def test_wrong(type_name: str, value: Any, path: str, text: str) -> None:
     [
         ({"zzz": 1}, "zzz"),
         ({"name": 5}, ""),
+        ({"lb_policy": "zzz"}, "zzz"),
+        ({"lb_policy": "randoms"}, ""),
         ({"typed_extension_protocol_options": {"x": {"@type": "a/b.C"}}}, "b.C"),
         ({"typed_extension_protocol_options": {"x": typed_options(zzz=1)}}, "zzz"),
     ],
@@ -229,3 +228,41 @@ def test_nothing_raises(file: str) -> None:
     cases = list(itertools.product(ways(documents[file]), ODD))[::2]
     found = [list(typed.mismatches(altered(documents, file, *case)[file], type_of(file))) for case in cases]
     assert 0 < sum(map(bool, found)) < len(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "path", "stood"),
+    [
+        ({"lbPolicy": "random"}, {"lb_policy": "RANDOM"}, ("lb_policy",), ("lbPolicy",)),
+        ({"lb_policy": "3"}, {"lb_policy": "RANDOM"}, ("lb_policy",), ("lb_policy",)),
+        ({"respect_dns_ttl": "1"}, {"respect_dns_ttl": True}, (), ()),
+        ({"connect_timeout": {"seconds": "5", "nanos": 250_000_000}}, {"connect_timeout": "5.25s"}, (), ()),
+        (
+            {"per_connection_buffer_limit_bytes": {"value": "0x10"}},
+            {"per_connection_buffer_limit_bytes": 16},
+            ("per_connection_buffer_limit_bytes",),
+            ("per_connection_buffer_limit_bytes", "value"),
+        ),
+        (
+            {"healthChecks": {"timeout": "1s"}},
+            {"health_checks": [{"timeout": "1s"}]},
+            ("health_checks", 0, "timeout"),
+            ("healthChecks", "timeout"),
+        ),
+        (
+            {"health_checks": [[{"timeout": "1s"}], {"timeout": "2s"}]},
+            {"health_checks": [{"timeout": "1s"}, {"timeout": "2s"}]},
+            ("health_checks", 0, "timeout"),
+            ("health_checks", 0, 0, "timeout"),
+        ),
+        ({"name": 1.5}, {"name": "1.5"}, (), ()),
+    ],
+)
+def test_in_one_form(value: Any, form: Any, path: source.Path, stood: source.Path) -> None:
+    """What is looked for by one name and one value is found, whatever form was written; and where it stands."""
+    reading = typed.read(value, CLUSTER)
+    assert (reading.value, reading.mismatches) == (form, [])
+    assert typed.read(form, CLUSTER).value == form
+    places = source.Places("f")
+    places.add(stood, source.Place("f", 7, 8))
+    assert places.moved(reading.stood).of(path) == source.Place("f", 7, 8)
