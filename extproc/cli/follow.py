@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extproc import config, logs
+from extproc import config, logs, signals
 from extproc.cli import options, output
 from extproc.config import Config
 from extproc.errors import ConfigError
@@ -80,10 +80,10 @@ def go_on(settings: Config, tracing: Tracing | None, admin_port: int | None) -> 
     with position.locked(settings.data_dir) as kept:
         follower, metrics = process.made(settings, tracing, kept)
         stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.ending():
             signal.signal(number, lambda *_: stopping.set())
         with contextlib.nullcontext() if admin_port is None else _served(settings, admin_port, metrics):
-            click.echo("following")
+            output.announce("following")
             process.follow(follower, tracing, stopping, lambda _state: None)
         process.end(follower, tracing)
 
@@ -101,7 +101,7 @@ def _served(settings: Config, port: int, metrics: Metrics) -> Iterator[None]:
     bound = loop.run_until_complete(admin.start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    click.echo(f"metrics http://{settings.admin_host}:{bound}/metrics")
+    output.announce(f"metrics http://{settings.admin_host}:{bound}/metrics")
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import urllib.parse
 from array import array
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extproc import signals
 from extproc.cli import output, tally, view
 from extproc.errors import ConfigError, StackError
 
@@ -42,7 +42,7 @@ async def _go(plan: Plan) -> Run:
     from extproc.load import Run
 
     run = Run(plan)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in signals.ending():
         asyncio.get_running_loop().add_signal_handler(number, run.stop)
     with output.Progress("sending") as progress:
         await run.go(progress)

@@ -2,7 +2,7 @@
 
 Exit codes: 0 fine, 1 found a problem, 2 wrong usage or configuration. An error is one line on stderr, a
 refused configuration one for each thing that is wrong. A reader that closes the pipe early, as `head` does, has had
-what it wanted: no message, exit 0.
+what it wanted: no message, exit 0. Output that cannot be written, to a full disk or a closed file, is exit 1.
 
 A command's module is imported when the command is used and not before, so that `extproc log` loads no gRPC.
 """
@@ -13,10 +13,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
+from extproc import stdio
 from extproc.cli import output
 from extproc.errors import ConfigError, ExtprocError
 
@@ -69,31 +70,39 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except OSError as error:  # here, `--help` and `--version` print
+            _end_for(error)
+
     def invoke(self, ctx: click.Context) -> None:
         try:
             super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            _forget_stdout()
         except ConfigError as error:
-            _fail(ctx, error.lines, 2)
+            _fail(error.lines, 2)
         except ExtprocError as error:
-            _fail(ctx, error.lines, 1)
+            _fail(error.lines, 1)
         except OSError as error:
-            if error.filename is None:
-                raise
-            _fail(ctx, [f"{os.fsdecode(error.filename)}: {error.strerror}"], 1)
+            _end_for(error)
 
 
-def _fail(ctx: click.Context, lines: Sequence[str], code: int) -> NoReturn:
+def _end_for(error: OSError) -> NoReturn:
+    """End for what the system refused, when it is said of which file."""
+    if isinstance(error, BrokenPipeError):
+        raise click.exceptions.Exit(0) from None
+    if error.filename is None:
+        raise error
+    _fail([f"{os.fsdecode(error.filename)}: {error.strerror}"], 1)
+
+
+def _fail(lines: Sequence[str], code: int) -> NoReturn:
     for line in lines:
         click.echo(f"extproc: {output.escape(line)}", err=True)
-    ctx.exit(code)
-
-
-def _forget_stdout() -> None:
-    """Let what is still buffered go nowhere: flushing it at exit would raise once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise click.exceptions.Exit(code) from None
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
@@ -127,8 +136,5 @@ def group() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A terminal that knows only ASCII gets escapes instead of a traceback.
-            stream.reconfigure(errors="backslashreplace")
+    stdio.prepare()
     group.main(None if arguments is None else list(arguments), prog_name="extproc")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 
 import click
 
+from extproc import signals
+from extproc.cli import output
 from extproc.errors import ConfigError, StackError
 
 
@@ -54,13 +55,13 @@ def command(
 
     def ready(bound_host: str, bound_port: int) -> None:
         shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-        click.echo(f"ready http://{shown}:{bound_port}")
+        output.announce(f"ready http://{shown}:{bound_port}")
 
     async def run() -> None:
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals.ending():
             loop.add_signal_handler(number, task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             await serve(Settings(model, ttft_ms, tokens_per_second, seed, strict), host, port, ready)

@@ -225,6 +225,12 @@ def styled(text: str, **style: Any) -> str:
 # Progress --------------------------------------------------------------------------------------------------
 
 
+def announce(line: str) -> None:
+    """Print what a program that goes on has to say; whoever reads it, or nobody does, it goes on."""
+    with contextlib.suppress(OSError):
+        click.echo(line)
+
+
 class Progress:
     """Says on stderr how far long work is: from the second second on, to a terminal only, at most twice a second.
 

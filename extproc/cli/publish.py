@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from extproc import config, logs
-from extproc.cli import options
+from extproc import config, logs, signals
+from extproc.cli import options, output
 
 if TYPE_CHECKING:
     from extproc.envoy.publish import Publisher
@@ -78,7 +77,7 @@ def command(
 
     def live(paths: Sequence[Path]) -> None:
         for path in paths:
-            click.echo(path)
+            output.announce(str(path))
         if ready_file is not None:
             ready_file.touch()
 
@@ -92,7 +91,7 @@ async def _run(publisher: Publisher, live: Callable[[Sequence[Path]], None], *, 
         await publisher.finish()
         return
     watching = asyncio.ensure_future(publisher.watch())
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals.ending():
         asyncio.get_running_loop().add_signal_handler(number, watching.cancel)
     await asyncio.gather(watching, return_exceptions=True)
     if not watching.cancelled():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import click
 
-from extproc import config, logs
-from extproc.cli import options
+from extproc import config, logs, signals
+from extproc.cli import options, output
 from extproc.config import Config
 from extproc.service.sidecar import Sidecar
 
@@ -20,7 +19,7 @@ log = logging.getLogger("extproc.cli")
 
 
 async def run(settings: Config) -> None:
-    """Serve until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
+    """Serve until a signal ends it. A second one waits no longer for the exchanges that run."""
     logs.setup("sidecar", settings.log_format)
     sidecar = Sidecar(settings)
     ended = _Ended(sidecar)
@@ -28,7 +27,7 @@ async def run(settings: Config) -> None:
         sidecar.reserve()
         if await ended.unless(sidecar.start()):
             for address in sidecar.workers.addresses:
-                click.echo(f"ready {address}")
+                output.announce(f"ready {address}")
             log.info("health and metrics: http://%s:%d/readyz, /metrics", settings.admin_host, sidecar.admin_port)
             await ended.unless(sidecar.wait())
     finally:
@@ -42,7 +41,7 @@ class _Ended:
         self._sidecar = sidecar
         self._event = asyncio.Event()
         self._hurry: asyncio.Task[None] | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.ending():
             asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
 
     def _on_signal(self) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from pathlib import Path
 
 import click
 
-from extproc import config, logs
-from extproc.cli import options
+from extproc import config, logs, signals
+from extproc.cli import options, output
 from extproc.config import Config
 from extproc.envoy.stack import Stack
 
@@ -20,12 +19,12 @@ _HELLO = '{"model": "demo", "stream": true, "messages": [{"role": "user", "conte
 
 
 async def run(settings: Config) -> None:
-    """Run the stack until SIGTERM or SIGINT. A second one waits no longer for the exchanges that run."""
+    """Run the stack until a signal ends it. A second one waits no longer for the exchanges that run."""
     logs.setup("up", settings.log_format)
     stack = Stack(settings)
-    signals = _Signals(stack)
+    received = _Signals(stack)
     work = asyncio.ensure_future(_work(stack, settings))
-    signalled = asyncio.ensure_future(signals.first.wait())
+    signalled = asyncio.ensure_future(received.first.wait())
     await asyncio.wait({work, signalled}, return_when=asyncio.FIRST_COMPLETED)
     signalled.cancel()
     if work.done():
@@ -45,7 +44,7 @@ class _Signals:
         self.first = asyncio.Event()
         self._stack = stack
         self._hurries: list[asyncio.Task[None]] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in signals.ending():
             asyncio.get_running_loop().add_signal_handler(number, self._received)
 
     def _received(self) -> None:
@@ -56,18 +55,18 @@ class _Signals:
 
 async def _work(stack: Stack, settings: Config) -> None:
     await stack.start()
-    click.echo(
+    output.announce(
         f"ready {stack.url}  (Envoy's admin {stack.envoy_admin_url}, ours http://127.0.0.1:{stack.admin_port}/readyz)"
     )
     if stack.collector:
-        click.echo(f"spans go to {stack.collector}; Jaeger: {settings.jaeger_url}")
+        output.announce(f"spans go to {stack.collector}; Jaeger: {settings.jaeger_url}")
     content_type = "-H 'content-type: application/json'"
     if stack.has_demo_backends:
-        click.echo(f"try   curl -N {stack.url}/v1/chat/completions {content_type} -d '{_HELLO}'")
+        output.announce(f"try   curl -N {stack.url}/v1/chat/completions {content_type} -d '{_HELLO}'")
     else:
-        click.echo(f"try   curl {stack.url}/v1/models")
+        output.announce(f"try   curl {stack.url}/v1/models")
     data_dir = "" if settings.data_dir == Config().data_dir else f" --data-dir {settings.data_dir}"
-    click.echo(f"then  extproc log{data_dir}")
+    output.announce(f"then  extproc log{data_dir}")
     await stack.wait()
 
 

@@ -9,7 +9,7 @@ They talk over pipes:
              `metrics N`          the answer to the command: N bytes follow, in Prometheus's text format
     stderr   the log
 
-SIGTERM ends it within `STOP_SECONDS`, when what it has read has been exported.
+SIGTERM or SIGHUP ends it within `STOP_SECONDS`, when what it has read has been exported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from extproc import garbage, logs, pipes
+from extproc import garbage, logs, pipes, stdio
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import position
@@ -44,6 +44,7 @@ _STEPS_DOWN: Final = 0.5
 
 def main() -> int:
     """The process, from its configuration to its exit code."""
+    stdio.prepare()
     config = Config.from_json(sys.stdin.buffer.readline())
     logs.setup("follower", config.log_format)
     harden()
@@ -54,7 +55,8 @@ def main() -> int:
             tracing = Tracing.create(config, os.environ)
             follower, metrics = made(config, tracing, kept)
             stopping = threading.Event()
-            signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda *_: stopping.set())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
             garbage.tune()

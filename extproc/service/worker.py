@@ -9,7 +9,7 @@ The supervisor talks to it over pipes:
              `figures JSON`       what it counts (`figures.py`), about once a second and at the end
     stderr   the log
 
-SIGTERM and SIGINT drain, as `transport.py` and `_serve` say; a second one waits no longer, and still writes
+SIGTERM, SIGINT and SIGHUP drain, as `transport.py` and `_serve` say; a second one waits no longer, and still writes
 down all that is known. The exit code is 0 then.
 """
 
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 # The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from extproc import garbage, logs, pipes
+from extproc import garbage, logs, pipes, signals, stdio
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.harden import harden
@@ -64,6 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="extproc.service.worker", description=__doc__)
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--again", action="store_true", help="in the place of one that has ended")
+    stdio.prepare()
     arguments = parser.parse_args()
     index = arguments.index
     config = Config.from_json(sys.stdin.buffer.readline())
@@ -126,8 +127,8 @@ def _stop_on_signals(transport: Server, grace: float) -> None:
         transport.stop(grace)
         grace = 0.0
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in signals.ending():
+        signal.signal(number, stop)
 
 
 def _stop_with_parent(transport: Server) -> None:

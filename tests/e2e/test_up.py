@@ -42,7 +42,7 @@ def get(url: str) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     """Exit code 0, nothing left running, every segment closed, and no exchange of its own making."""
     with RunningStack(tmp_path, "--workers", "2", *FAST) as stack:

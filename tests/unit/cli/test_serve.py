@@ -46,7 +46,7 @@ def sidecar(tmp_path: Path) -> Iterator[Sidecar]:
     sidecar.process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_ready_for_each_worker_and_exit_0_at_the_end(sidecar: Sidecar, tmp_path: Path, number: signal.Signals) -> None:
     """Two sockets, 0660 in a directory for us and our group; the journal is closed at the end, without a word."""
     addresses = [sidecar.out.readline() for _ in range(2)]
@@ -97,6 +97,26 @@ def test_ports_in_use_are_said_all_at_once(tmp_path: Path) -> None:
         for port, flag in zip(ports, ("--admin-port", "--listen"), strict=True)
     ]
     assert not (tmp_path / "data" / "segments").exists()
+
+
+def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    """Closed output, closed complaints, and the end of the terminal that `nohup` has it ignore: it serves."""
+    command = 'trap "" HUP; exec "$@" >&- 2>&-'
+    process = subprocess.Popen(["/bin/sh", "-c", command, "sh", *PROGRAM, "serve", "--admin-port", "0"], cwd=tmp_path)
+    try:
+        while not _answers(tmp_path / "data" / "run" / "extproc.sock"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(50) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def test_flags_override_the_settings(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_what_cannot_be_started_is_said(config: Config) -> None:
     worker.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(worker: Worker, config: Config, number: signal.Signals) -> None:
     """Exit code 0, the journal closed with its footer, nothing on stderr, the socket gone."""
     worker.line("ready")
