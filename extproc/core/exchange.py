@@ -178,6 +178,11 @@ class Exchange:
         return [stream.direction for stream in streams if stream.began and not stream.over]
 
     @property
+    def request_began(self) -> bool:
+        """Anything of the request was seen."""
+        return self._request.stream.began
+
+    @property
     def request_over(self) -> bool:
         """The request direction has its record."""
         return self._request.stream.over

@@ -110,10 +110,15 @@ _TERMINAL_EVENT = frozenset({"responses", "messages"})
 
 
 def decide(response: Record | None, orphan: Record | None, access: Record | None = None) -> Outcome:
-    """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one."""
+    """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one.
+
+    Of an `access` record alone: Envoy ended it before the recorder had a say.
+    """
+    if response is None and orphan is None:
+        return _without_us(access or {})
     if response is None:
-        return Outcome.SIDECAR_RESTART_ORPHAN if orphan is not None else Outcome.UNKNOWN
-    if response.get("closed") != "drain" and (_recorder_failed(access or {}) or _recorder_failed(response)):
+        return Outcome.SIDECAR_RESTART_ORPHAN
+    if response.get("closed") != "drain" and (recorder_failed(access or {}) or recorder_failed(response)):
         return Outcome.RECORDER_FAILED
     if response.get("rejected"):
         return Outcome.REJECTED_BY_POLICY
@@ -137,6 +142,15 @@ def outcome_class(outcome: object, status: object = None, grpc_status: object = 
             return _OF_STATUS.get(status, "upstream")
         return _OF_GRPC_STATUS.get(str(grpc_status), "upstream")
     return _CLASSES.get(outcome, "unknown") if isinstance(outcome, str) else "unknown"
+
+
+def recorder_failed(record: Record) -> bool:
+    """Whether Envoy ended an exchange because of us, by the details in its entry or in our record.
+
+    What had been seen of it until then does not count any more: the end of an answer that was waiting for our word
+    never reached the client.
+    """
+    return str(record.get("response_code_details") or "").startswith(RECORDER_FAILED_DETAILS)
 
 
 def class_of(exchange: Record) -> str:
@@ -163,10 +177,17 @@ def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome
     return _as_envoy_says(answer, access)
 
 
-def _recorder_failed(record: Record) -> bool:
-    """Envoy ended the exchange because of us. What we had seen of it until then does not count any more: the end of
-    an answer that was waiting for our word never reached the client."""
-    return str(record.get("response_code_details") or "").startswith(RECORDER_FAILED_DETAILS)
+def _without_us(access: Record) -> Outcome:
+    if recorder_failed(access):
+        return Outcome.RECORDER_FAILED
+    if access.get("status") is None and _client_left(access):
+        return Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
+    return Outcome.LOCAL_REPLY if access.get("response_code_details") else Outcome.UNKNOWN
+
+
+def _client_left(access: Record) -> bool:
+    details = access.get("response_code_details") or ""
+    return not _CLIENT_LEFT.isdisjoint(access.get("response_flags") or ()) or details.startswith(_CLIENT_LEFT_DETAILS)
 
 
 def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
@@ -174,7 +195,7 @@ def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
     details = access.get("response_code_details") or ""
     if access.get("failed_open"):
         return Outcome.RECORDER_FAILED  # and Envoy went on without us
-    if not _CLIENT_LEFT.isdisjoint(access.get("response_flags") or ()) or details.startswith(_CLIENT_LEFT_DETAILS):
+    if _client_left(access):
         began = answer is not None and answer.get("bytes")
         return Outcome.CLIENT_CANCEL_MID_STREAM if began else Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
     if details.startswith(_PROXY_LEFT_DETAILS):

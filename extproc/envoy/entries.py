@@ -90,7 +90,7 @@ def of_record(record: Mapping[str, Any]) -> Entry:
         id=record.get("id"),
         request_id=record.get("request_id"),
         method=record.get("method"),
-        path=record.get("path"),
+        path=record.get("path") or None,
         status=record.get("status"),
         response_flags=tuple(record.get("response_flags") or ()),
         response_code_details=record.get("response_code_details"),

@@ -6,7 +6,8 @@
 
 The word on an exchange comes from two sides: what passed, from our own records, and why it ended, from Envoy's
 access entry, which follows within its flush interval, perhaps in another worker's segment. What Envoy says of the
-upstream, the flags and the details is taken before what it said in mid-exchange. Where an entry has not come
+upstream, the flags and the details is taken before what it said in mid-exchange. Where the recorder saw nothing of the
+request, or nothing at all (see `alone.py`), the entry says that too. Where an entry has not come
 `ACCESS_SECONDS` after the end, none will: `access_log` is `missing`.
 """
 
@@ -22,6 +23,7 @@ from extproc.core.llm import of_request, of_response
 from extproc.core.outcome import class_of, decide
 from extproc.core.record import moment_text, timestamp
 from extproc.core.routing import credential
+from extproc.journal import alone
 
 Record = Mapping[str, Any]
 
@@ -87,7 +89,9 @@ class Parts:
             case "late":
                 self.late = record
             case "access":
-                self.access = self.access or record
+                if self.access is None or alone.stands_alone(self.access):
+                    self.access = record
+                return self.is_alone
             case "response" if not self.over:
                 self.response = record
                 return True
@@ -99,7 +103,12 @@ class Parts:
     @property
     def over(self) -> bool:
         """It has its terminal record."""
-        return self.response is not None or self.orphan is not None
+        return self.response is not None or self.orphan is not None or self.is_alone
+
+    @property
+    def is_alone(self) -> bool:
+        """Envoy's entry is all that there is."""
+        return self.access is not None and alone.stands_alone(self.access) and not self._recorded
 
     @property
     def complete(self) -> bool:
@@ -109,26 +118,37 @@ class Parts:
     @property
     def began(self) -> bool:
         """There is a record of its own, not only what others say of it."""
-        return self.over or self.request is not None or self.opened is not None
+        return self._recorded or self.is_alone
+
+    @property
+    def _recorded(self) -> bool:
+        return any(each is not None for each in (self.request, self.opened, self.response, self.orphan))
 
     @property
     def started_at(self) -> str:
+        """When its request came; what of it only Envoy has seen began by Envoy's clock."""
+        if self.request is None and self.opened is None and (self.access or {}).get("started_at"):
+            seen = str((self.response or {}).get("started_at") or "~")
+            return min(seen, str((self.access or {})["started_at"]))
         for record in (self.request, self.opened, self.response):
             if record is not None and "started_at" in record:
                 return str(record["started_at"])
-        return started_by_id(self.id) or str((self.orphan or self.opened or {}).get("at", ""))
+        return started_by_id(self.id) or str((self.orphan or self.opened or self.access or {}).get("at", ""))
 
     @property
     def ended_at(self) -> str | None:
         """When it ended, by its terminal record; None while it is in flight."""
+        if self.is_alone and self.access is not None:
+            return later(self.started_at, (self.access.get("duration_ms") or 0) / 1000)
         ended_at = self.response.get("ended_at") if self.response is not None else (self.orphan or {}).get("at")
         return None if ended_at is None else str(ended_at)
 
     def exchange(self, now: str | None = None) -> Exchange:
         """What the records say together. `now`, RFC 3339: an entry that has not come yet may still be expected."""
         begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
-        first = begun or response or orphan
         access = self.access or {}
+        first = begun or response or orphan or access
+        seen = begun or {name: access.get(name) or None for name in _REQUEST_LINE}
         llm = of_request(self.request or self.opened), of_response(self.response)
         if self.response is not None:
             response = {**self.response, "llm": llm[1]}
@@ -137,24 +157,29 @@ class Parts:
         if request is not None and request["ended_by"] is None and self.orphan is not None:
             request["ended_by"] = "orphan"
         answer = _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response")
+        earlier_ms = _milliseconds(self.started_at, response.get("started_at")) or 0.0
+        if answer is not None and earlier_ms:
+            answer |= {name: _later_by(answer[name], earlier_ms) for name in _TIMES_SINCE_START}
         fields = {
             "id": self.id,
             "started_at": self.started_at,
             "ended_at": ended_at,
-            "duration_ms": response.get("duration_ms", _milliseconds(self.started_at, ended_at)),
+            "duration_ms": _later_by(response.get("duration_ms"), earlier_ms)
+            if "duration_ms" in response
+            else _milliseconds(self.started_at, ended_at),
             "outcome": decide(response or None, self.orphan, self.access).value if self.over else None,
-            "method": begun.get("method", response.get("method")),
-            "path": begun.get("path", response.get("path")),
-            "authority": begun.get("authority"),
-            "scheme": begun.get("scheme"),
-            "client": begun.get("client"),
-            "status": response.get("status"),
+            "method": seen.get("method") or response.get("method"),
+            "path": seen.get("path") or response.get("path"),
+            "authority": seen.get("authority"),
+            "scheme": seen.get("scheme"),
+            "client": seen.get("client"),
+            "status": response.get("status", access.get("status") if self.is_alone else None),
             "upstream": access.get("upstream") or response.get("upstream"),
             "cluster": access.get("cluster") or response.get("cluster"),
             "route": access.get("route") or response.get("route"),
             "response_flags": access.get("response_flags", response.get("response_flags")),
             "response_code_details": access.get("response_code_details") or response.get("response_code_details"),
-            "request_id": begun.get("request_id"),
+            "request_id": seen.get("request_id"),
             "trace_id": begun.get("trace_id"),
             "span_id": begun.get("span_id"),
             "worker": first.get("worker"),
@@ -193,6 +218,9 @@ class Parts:
 _REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
 _SILENCE_FIELDS: Final = ("max_silence_ms", "silence_at_ms", "silence_at_byte")
 _RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, *_SILENCE_FIELDS, "first_byte_ms", "last_byte_ms")
+_TIMES_SINCE_START: Final = ("silence_at_ms", "first_byte_ms", "last_byte_ms")
+_REQUEST_LINE: Final = ("method", "path", "authority", "scheme", "client", "request_id")
+"""What Envoy's entry has of a request of which the recorder saw nothing."""
 _LLM_FIELDS: Final = (
     "api",
     "model",
@@ -285,6 +313,10 @@ def later(at: str, seconds: float) -> str:
     except (ValueError, OverflowError):
         return at
     return moment_text(moment)
+
+
+def _later_by(milliseconds: Any, more: float) -> Any:
+    return round(milliseconds + more, 3) if isinstance(milliseconds, int | float) else milliseconds
 
 
 def _milliseconds(started_at: str, ended_at: str | None) -> float | None:

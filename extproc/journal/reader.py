@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from extproc.core.record import DamagedLine, moment_text, timestamp
 from extproc.errors import JournalError
-from extproc.journal import lines
+from extproc.journal import alone, lines
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.flight import type_and_id
 from extproc.journal.identifier import Identifier
@@ -172,6 +172,8 @@ class _Window:
         self._ended: list[tuple[str, str]] = []
         self._ended_at: dict[str, float] = {}
         self._gone: dict[str, None] = {}
+        self._by_request_id: dict[str, str] = {}
+        """Which of those in memory Envoy knows by this id, for entries that name none of ours."""
         self._now = ""
         """The time of the latest record of an exchange: how late it is in the journal."""
 
@@ -189,6 +191,7 @@ class _Window:
 
     def add(self, directory: Path, record: Record) -> None:
         """Take one record in."""
+        record = alone.as_own(record)
         id, type = record.get("id"), record["type"]
         if not isinstance(id, str) or type not in JOINED:
             return
@@ -197,15 +200,43 @@ class _Window:
             return
         parts = self._by_id.get(id)
         if parts is None:
-            if type not in BEGINNING:
+            if alone.stands_alone(record):
+                if self._belongs_to_another(record):
+                    return
+            elif type not in BEGINNING:
                 return
             parts = Parts(id, directory)
-            if "started_at" in record and not self._wanted(str(record["started_at"])):
+            if record.get("started_at") and not self._wanted(str(record["started_at"])):
                 return
             self._by_id[id] = parts
+        self._note_request_id(parts, record)
         if parts.add(record):
             self._ended_at[id] = time.monotonic()
             heapq.heappush(self._ended, (parts.started_at, id))
+
+    def _belongs_to_another(self, entry: Record) -> bool:
+        """Give an entry that stands alone to the exchange that it is of, where that is here and has none."""
+        parts = self._by_id.get(self._by_request_id.get(str(entry.get("request_id")), ""))
+        begun = None if parts is None else parts.request or parts.opened
+        if parts is None or begun is None or parts.access is not None or not alone.is_of(entry, begun):
+            return False
+        parts.add(entry)
+        return True
+
+    def _note_request_id(self, parts: Parts, record: Record) -> None:
+        """Remember it, and take over the entry that stood alone under it."""
+        request_id = record.get("request_id")
+        if not isinstance(request_id, str):
+            return
+        other = self._by_id.get(self._by_request_id.get(request_id, ""))
+        self._by_request_id[request_id] = parts.id
+        if other is None or other is parts or not other.is_alone or other.access is None:
+            return
+        if alone.is_of(other.access, record):
+            parts.add(other.access)
+            del self._by_id[other.id]
+            self._ended = [entry for entry in self._ended if entry[1] != other.id]
+            heapq.heapify(self._ended)
 
     def settled(self) -> Iterator[Exchange]:
         """What has ended and has waited long enough for a request record, or an access entry, that comes after."""
@@ -214,7 +245,7 @@ class _Window:
         while self._ended:
             entry = heapq.heappop(self._ended)
             parts = self._by_id[entry[1]]
-            whole = parts.complete and (parts.request is not None or parts.response is None)
+            whole = parts.complete and not parts.is_alone and (parts.request is not None or parts.response is None)
             if not whole and self._ended_at[entry[1]] > until:
                 waiting.append(entry)
             else:
@@ -239,6 +270,10 @@ class _Window:
     def _give(self, id: str) -> Iterator[Exchange]:
         parts = self._by_id.pop(id)
         self._ended_at.pop(id, None)
+        for record in (parts.request, parts.opened, parts.access):
+            request_id = (record or {}).get("request_id")
+            if self._by_request_id.get(str(request_id)) == id:
+                del self._by_request_id[str(request_id)]
         self._gone[id] = None
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
@@ -361,6 +396,7 @@ def _joined(everything: Sequence[Series], wanted: _Wanted, times: tuple[float, f
     found: dict[str, Parts] = {}
     for series in everything:
         _find(series, wanted, times, found)
+    _find_entries(everything, times, found)
     now = timestamp(time.time_ns())
     return [parts.exchange(now) for parts in found.values() if parts.began]
 
@@ -373,7 +409,7 @@ def _find(series: Series, wanted: _Wanted, times: tuple[float, float], found: di
             continue
         if all(parts.over for parts in found.values()) and _begins_after(series, name, latest):
             break
-        for record in _records_with(series, name, lambda raw: wanted(type_and_id(raw)[1])):
+        for record in _records_with(series, name, lambda raw: alone.may_be(raw) or wanted(type_and_id(raw)[1])):
             id = str(record["id"])
             if not wanted(id):  # it stood behind another one, on a line whose end was lost
                 continue
@@ -383,10 +419,29 @@ def _find(series: Series, wanted: _Wanted, times: tuple[float, float], found: di
             parts.add(record)
 
 
+def _find_entries(everything: Sequence[Series], times: tuple[float, float], found: dict[str, Parts]) -> None:
+    """Give exchanges without an entry those that stand alone and are theirs."""
+    waiting = {
+        begun["request_id"]: parts
+        for parts in found.values()
+        if parts.access is None and (begun := parts.request or parts.opened or {}).get("request_id")
+    }
+    earliest, _ = times
+    for series in everything if waiting else ():
+        for name in series.names:
+            if _written_until(series.directory, name) < earliest - _CLOCK_SLACK_SECONDS:
+                continue
+            for entry in _records_with(series, name, alone.may_be):
+                parts = waiting.get(entry.get("request_id"))
+                if parts is not None and alone.is_of(entry, parts.request or parts.opened or {}):
+                    parts.add(entry)
+                    found.pop(str(entry["id"]), None)
+
+
 def _ids(series: Series, wanted: Identifier) -> Iterator[str]:
     """The ids of the exchanges in one series that are called so."""
     for name in series.names:
-        for record in _records_with(series, name, wanted.may_name):
+        for record in _records_with(series, name, lambda raw: alone.may_be(raw) or wanted.may_name(raw)):
             if wanted.names_record(record):
                 yield str(record["id"])
 
@@ -398,8 +453,9 @@ def _records_with(series: Series, name: Name, wanted: Callable[[bytes], bool]) -
             for raw in lines.raw_lines(file):
                 if wanted(raw):
                     for line in lines.parse(name, 0, 0, raw):
-                        if line.record.get("type") in JOINED and isinstance(line.record.get("id"), str):
-                            yield line.record
+                        record = alone.as_own(line.record)
+                        if record.get("type") in JOINED and isinstance(record.get("id"), str):
+                            yield record
     except (DamagedLine, FileNotFoundError):
         return
 

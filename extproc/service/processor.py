@@ -119,7 +119,8 @@ class Recorder:
                 asked = self._asked(_text(value))
         return parent, asked
 
-    def begin(self, parent: str | None) -> Exchange:
+    def begin(self, parent: str | None, at: int) -> Exchange:
+        """A new exchange, whose first message came at this moment of the monotonic clock."""
         self.in_flight += 1
         now_ns = time_ns()
         id = ids.exchange_id(now_ns)
@@ -127,7 +128,7 @@ class Recorder:
             id,
             self._settings,
             started_ns=now_ns,
-            started_at=monotonic_ns(),
+            started_at=at,
             trace=ids.root_span(),
             parent=parent,
         )
@@ -301,13 +302,15 @@ class Processor:
 
     def _begin(self, message: Message) -> Exchange:
         self._modes = modes = message.modes or wire.SHIPPED
-        exchange = self._exchange = self._recorder.begin(self._parent)
+        exchange = self._exchange = self._recorder.begin(self._parent, message.event.at)
         exchange.best_effort = modes.observability
         return exchange
 
     def _reply(self, exchange: Exchange, message: Message, *, late: bool) -> bytes:
         assert self._modes is not None
         if message.kind is not Kind.REQUEST_HEADERS or self._modes.observability or late:
+            if message.kind is Kind.RESPONSE_HEADERS and not (exchange.request_began or self._modes.observability):
+                return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
             return wire.neutral(message, self._modes, late=late)
         if not exchange.request_over:
             if self._modes.may_hold:

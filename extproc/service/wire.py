@@ -188,10 +188,8 @@ _PLACEHOLDER = "-" * 36
 
 
 def _request_headers_reply(*, hold: bool) -> tuple[bytes, bytes]:
-    """What stands before and after the id in the reply to request headers."""
     response = ProcessingResponse()
     response.request_headers.SetInParent()
-    response.dynamic_metadata.update({NAMESPACE: {"id": _PLACEHOLDER}})
     if hold:
         # Every mode is named: an enum left out of an override is 0, which is NONE for bodies.
         response.mode_override.request_header_mode = ProcessingMode.SEND
@@ -200,10 +198,23 @@ def _request_headers_reply(*, hold: bool) -> tuple[bytes, bytes]:
         response.mode_override.response_body_mode = ProcessingMode.STREAMED
         response.mode_override.request_trailer_mode = ProcessingMode.SEND
         response.mode_override.response_trailer_mode = ProcessingMode.SEND
+    return _around_the_id(response)
+
+
+def _response_headers_reply() -> tuple[bytes, bytes]:
+    response = ProcessingResponse()
+    response.response_headers.SetInParent()
+    return _around_the_id(response)
+
+
+def _around_the_id(response: ProcessingResponse) -> tuple[bytes, bytes]:
+    """What stands before and after the id in a reply that gives it to Envoy."""
+    response.dynamic_metadata.update({NAMESPACE: {"id": _PLACEHOLDER}})
     before, _, after = response.SerializeToString(deterministic=True).partition(_PLACEHOLDER.encode())
     return before, after
 
 
+_ANSWERED = _response_headers_reply()
 _GO_ON = _request_headers_reply(hold=False)
 _HOLD = _request_headers_reply(hold=True)
 
@@ -213,6 +224,12 @@ def accepted(exchange_id: str, *, hold: bool) -> bytes:
     answered. The id has 36 characters, as every UUID has, so that the reply needs no serialising.
     """
     before, after = _HOLD if hold else _GO_ON
+    return before + exchange_id.encode() + after
+
+
+def answered(exchange_id: str) -> bytes:
+    """The reply to response headers of which no request was seen: a filter before us has answered."""
+    before, after = _ANSWERED
     return before + exchange_id.encode() + after
 
 

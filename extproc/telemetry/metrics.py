@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
+from extproc.journal import alone
 from extproc.journal.join import Exchange
 from extproc.telemetry import kinds, semconv
 from extproc.telemetry.kinds import OTHER
@@ -31,7 +32,7 @@ SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
 
 DIRECTIONS: Final = ("request", "response")
-UNMATCHED: Final = ("bypass", "refused", "malformed", "unrecorded")
+UNMATCHED: Final = ("bypass", "refused", "malformed", "local", "unrecorded")
 
 _NO_STATUS: Final = "none"
 _BEFORE_THE_FILTERS: Final = (
@@ -255,7 +256,7 @@ class Metrics:
             self._parse_errors.labels(kinds.of_parse_error(error)).inc()
         if exchange.get("integrity"):
             self._integrity.labels().inc(len(exchange["integrity"]))
-        if exchange.get("parent_span_id") is None:
+        if exchange.get("parent_span_id") is None and set(exchange.records) != {"access"}:
             self._untraced.labels().inc()
         if exchange.get("access_log") == "missing":
             self._missing.labels().inc()
@@ -408,13 +409,16 @@ class _SpanFigures:
 
 def unmatched(record: Record) -> str:
     """Why an access entry has no exchange: `bypass` by a route's rule, `refused` by us, `malformed` before any filter
-    saw it, else `unrecorded`, which should not be."""
+    saw it, `local` where Envoy ended it for another reason and no backend had it, else `unrecorded`, which should not
+    be."""
     if record.get("bypass"):
         return "bypass"
     details = str(record.get("response_code_details") or "")
     if REFUSED_DETAILS in details:
         return "refused"
-    return "malformed" if details.startswith(_BEFORE_THE_FILTERS) else "unrecorded"
+    if details.startswith(_BEFORE_THE_FILTERS):
+        return "malformed"
+    return "local" if alone.stands_alone(alone.as_own(record)) else "unrecorded"
 
 
 def _status_class(status: Any) -> str:

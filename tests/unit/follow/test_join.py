@@ -147,6 +147,57 @@ def test_too_many_at_once(joining: Join, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [exchange["id"] for exchange in given(joining)] == [id_of(5)]
 
 
+HUNG: dict[str, Any] = {
+    "request_id": "r",
+    "upstream": None,
+    "status": 504,
+    "response_code_details": "ext_proc_error_per-message_timeout_exceeded",
+}
+
+
+def begun(number: int) -> bytes:
+    """A request that Envoy knows by `r`."""
+    return encode(json.loads(request(number)) | {"request_id": "r"})
+
+
+def test_an_entry_that_is_an_exchange_by_itself(joining: Join) -> None:
+    """Once its time has passed, each once, also when it is read again; and it is counted as one without an exchange."""
+    entry = access(None, **HUNG)
+    add(joining, entry)
+    assert given(joining) == []
+    assert list(joining.others(NOW)) == []
+    assert joining.pending() == [("w0-b", 1, 0)]
+    (exchange,) = given(joining, LATE)
+    assert (exchange["outcome"], exchange["class"], exchange["status"]) == ("recorder_failed", "sidecar", 504)
+    assert [record["id"] for record in joining.others(LATE)] == [exchange["id"]]
+    add(joining, entry)
+    assert given(joining, LATE) == []
+    assert joining.pending() == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_an_entry_whose_exchange_comes_as_well(joining: Join, order: tuple[int, ...]) -> None:
+    """The recorder had it all the same: one exchange, under its own id, with what the entry says."""
+    answer = json.loads(response(1)) | {"status": None, "response": None, "closed": "cancelled"}
+    records = (begun(1), encode(answer), access(None, **HUNG))
+    add(joining, *(records[index] for index in order))
+    (exchange,) = given(joining, LATE)
+    assert (exchange["id"], exchange["outcome"], exchange["access_log"]) == (id_of(1), "recorder_failed", "received")
+    assert list(joining.others(LATE)) == []
+    assert joining.pending() == []
+
+
+def test_an_exchange_that_comes_long_after_its_entry(joining: Join) -> None:
+    """The entry was given already; the exchange says the same."""
+    add(joining, access(None, **HUNG))
+    (alone,) = given(joining, LATE)
+    answer = json.loads(response(1)) | {"status": None, "response": None, "closed": "cancelled"}
+    add(joining, begun(1), encode(answer))
+    (exchange,) = given(joining, LATE)
+    assert exchange["id"] == id_of(1) != alone["id"]
+    assert exchange["outcome"] == "recorder_failed"
+
+
 def test_other_records_change_nothing(joining: Join) -> None:
     """Heads and ends of segments, and types that a newer version writes."""
     add(

@@ -164,3 +164,27 @@ def test_the_time_in_an_id(id: str, expected: str) -> None:
 def test_no_moment_is_later_than_what_is_none(at: str) -> None:
     """Damaged times stay as they are."""
     assert later(at, 5) == at
+
+
+def test_a_local_answer_of_which_no_request_was_seen() -> None:
+    """A filter before the recorder has answered: the entry has the request, and the times begin with it."""
+    began = START_NS - 20_000_000
+    answer = json.loads(response(1))
+    answer |= {"method": None, "path": None, "status": 403, "response_code_details": "rbac_access_denied"}
+    answer["response"] |= {"first_byte_ms": 0.0, "last_byte_ms": 1.5, "silence_at_ms": None}
+    told: dict[str, Any] = {
+        "client": "192.0.2.1:5",
+        "authority": "a",
+        "scheme": "http",
+        "request_id": "r",
+        "upstream": None,
+    }
+    entry = access(1, **told, started_at=timestamp(began), status=403, response_code_details="rbac_access_denied")
+    for records in ((encode(answer), entry), (entry, encode(answer))):
+        exchange = joined(*records)
+        for name, value in (told | {"method": "POST", "path": "/x", "started_at": timestamp(began)}).items():
+            assert exchange[name] == value, name
+        assert (exchange["duration_ms"], exchange["outcome"]) == (1020.0, "local_reply")
+        assert exchange["response"]["first_byte_ms"] == 20.0
+        assert exchange["response"]["last_byte_ms"] == 21.5
+        assert exchange["request"] is None

@@ -28,7 +28,7 @@ from support.journals import (
 
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
-from extproc.core.record import encode, unseal
+from extproc.core.record import encode, timestamp, unseal
 from extproc.errors import JournalError
 from extproc.journal import reader, recovery, retention
 from extproc.journal.join import Exchange
@@ -566,3 +566,88 @@ def test_an_entry_that_never_comes_holds_nothing_up(data: Path, monkeypatch: pyt
     with journal(data) as writer:
         append(writer, *(record for number in range(1, 30) for record in timed(number)))
     assert numbers(read(data)) == list(range(1, 30))
+
+
+# Entries that are all there is -------------------------------------------------------------------------------
+
+NO_ROUTE: dict[str, Any] = {"upstream": None, "status": 404, "response_code_details": "route_not_found"}
+HUNG: dict[str, Any] = {
+    "upstream": None,
+    "status": 504,
+    "response_code_details": "ext_proc_error_per-message_timeout_exceeded",
+    "request_id": "0193c0de-request",
+}
+
+
+def begun_as(number: int, request_id: str) -> list[bytes]:
+    """An exchange that was cut off, and that Envoy knows by this id."""
+    beginning = {**unsealed(request(number)), "request_id": request_id}
+    end = {**unsealed(response(number)), "status": None, "response": None, "closed": "cancelled"}
+    return [encode(beginning), encode(end)]
+
+
+def unsealed(record: bytes) -> dict[str, Any]:
+    """The fields of a record."""
+    fields: dict[str, Any] = json.loads(record)
+    return fields
+
+
+def test_what_envoy_ended_before_the_recorder_is_listed(data: Path) -> None:
+    """In its place by time, as the entry tells it, and found by its id, the end of that, and Envoy's."""
+    with journal(data) as writing:
+        append(writing, request(1), response(1), access(1))
+        append(
+            writing,
+            access(None, at=START_NS + SECOND, request_id="r-404-r-404", method="GET", path="/none", **NO_ROUTE),
+        )
+        append(writing, request(2, at=START_NS + 2 * SECOND), response(2, at=START_NS + 2 * SECOND))
+    first, alone, last = read(data)
+    assert [first["id"], last["id"]] == [id_of(1), id_of(2, START_NS + 2 * SECOND)]
+    assert list(alone) == list(first)
+    assert (alone["outcome"], alone["class"], alone["status"]) == ("local_reply", "local", 404)
+    assert (alone["method"], alone["path"], alone["access_log"]) == ("GET", "/none", "received")
+    assert (alone["started_at"], alone["duration_ms"]) == (timestamp(START_NS + SECOND), 1000.0)
+    assert (alone["request"], alone["response"], alone["trace_id"]) == (None, None, None)
+    for name in (alone["id"], alone["id"][:13], alone["id"][-8:], "r-404-r-404"):
+        assert [exchange["id"] for exchange in reader.find([data], name)] == [alone["id"]], name
+    during = START + timedelta(seconds=1.5)
+    assert [each["id"] for each in reader.in_flight([data], during)] == [alone["id"]]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
+def test_an_entry_whose_exchange_is_there_is_not_listed_twice(data: Path, order: tuple[int, ...]) -> None:
+    """The recorder hung, and wrote the exchange down when it went on: one exchange, under the recorder's id."""
+    records = [*begun_as(1, HUNG["request_id"]), access(None, **HUNG)]
+    with journal(data) as writing:
+        append(writing, *(records[index] for index in order))
+    for found in (read(data), reader.find([data], id_of(1)), reader.find([data], HUNG["request_id"])):
+        (exchange,) = found
+        assert (exchange["id"], exchange["outcome"]) == (id_of(1), "recorder_failed")
+        assert exchange["access_log"] == "received"
+
+
+def test_an_exchanges_own_entry_stands_before_one_that_is_like_it(data: Path) -> None:
+    """A client may send the same request id again, where Envoy lets it choose: that takes nothing from the exchange."""
+    with journal(data) as writing:
+        beginning, end = begun_as(1, HUNG["request_id"])
+        append(
+            writing,
+            beginning,
+            access(None, **HUNG),
+            end,
+            access(1, response_code_details="downstream_remote_disconnect"),
+        )
+    (exchange,) = read(data)
+    assert exchange["outcome"] == "client_cancel_before_first_byte"
+
+
+def test_ten_thousand_of_them(data: Path) -> None:
+    """A scanner's requests are each listed once, in order, and cost no more than others."""
+    with journal(data) as writing:
+        entries = [
+            access(None, at=START_NS + number * SECOND, request_id=f"{number}", **NO_ROUTE) for number in range(10_000)
+        ]
+        assert write(writing, *map(Append, entries)) is None
+    found = read(data)
+    assert len({exchange["id"] for exchange in found}) == 10_000
+    assert [exchange["started_at"] for exchange in found] == sorted(exchange["started_at"] for exchange in found)

@@ -136,6 +136,14 @@ def test_the_reply_to_request_headers_carries_the_id(hold: bool) -> None:
         }
 
 
+def test_the_reply_to_an_answer_without_a_request_carries_the_id() -> None:
+    """So that Envoy's entry names the exchange."""
+    id = "01a1fbca-058c-746d-8c4e-43adff5f8908"
+    reply = ProcessingResponse.FromString(wire.answered(id))
+    assert json_format.MessageToDict(reply.dynamic_metadata) == {"extproc": {"id": id}}
+    assert reply.WhichOneof("response") == "response_headers"
+
+
 def test_a_refusal_is_a_503_in_openais_shape() -> None:
     """Clients of the API read it as they read any error of the model server."""
     immediate = ProcessingResponse.FromString(wire.REFUSED).immediate_response

@@ -184,13 +184,15 @@ def test_integrity() -> None:
         ({"bypass": "upgrade"}, "bypass"),
         ({"response_code_details": "extproc_not_recorded"}, "refused"),
         ({"response_code_details": "http1.codec_error"}, "malformed"),
+        ({"response_code_details": "ext_proc_error_gRPC_error_14{}"}, "local"),
+        ({"response_code_details": "rbac_access_denied"}, "local"),
         ({"response_code_details": "via_upstream"}, "unrecorded"),
         ({}, "unrecorded"),
     ],
 )
 def test_entries_without_an_exchange(record: dict[str, Any], reason: str) -> None:
     """By the reason; what has none should not have passed."""
-    assert unmatched(record) == reason
+    assert unmatched({"type": "access"} | record) == reason
     metrics = Metrics((), {})
     metrics.record({"type": "access"} | record)
     assert samples(metrics)[f'extproc_unmatched_access_entries_total{{reason="{reason}"}}'] == 1
@@ -218,6 +220,15 @@ def test_names_of_clients_are_bounded() -> None:
     assert len(models) == MAX_MODELS + 2
     assert {"named", "other"} <= models
     assert len(upstreams) == MAX_UPSTREAMS + 1
+
+
+def test_what_never_came_to_the_recorder_is_not_called_untraced() -> None:
+    """There was nothing that a trace could have come with."""
+    metrics = Metrics((), {})
+    metrics.exchange(Exchange({"outcome": "local_reply", "status": 404}, Path("data"), {"access": {}}))
+    found = samples(metrics)
+    assert found["extproc_untraced_exchanges_total"] == 0
+    assert found['extproc_exchange_results_total{class="local",outcome="local_reply",status="4xx"}'] == 1
 
 
 def test_texts_of_records_are_no_labels() -> None:
