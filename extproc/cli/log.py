@@ -12,6 +12,7 @@ import click
 from extproc.cli import filters, listing, options, output, tally, view
 from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
+from extproc.errors import JournalError
 from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.grep import Grep
 from extproc.journal import reader
@@ -162,4 +163,9 @@ def _print_counts(key: str, exchanges: Iterable[Exchange], form: str) -> None:
 
 def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
     for exchange in exchanges:
-        yield openresty_line(exchange, reader.body(exchange, "request") or b"")
+        try:
+            body = reader.body(exchange, "request") or b""
+        except JournalError as error:  # of this exchange alone
+            click.echo(f"{exchange.get('id')}: {error}", err=True)
+            body = b""
+        yield openresty_line(exchange, body)

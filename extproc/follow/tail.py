@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,21 @@ def record_at(directory: Path, place: Place) -> Record | None:
         if _key(series) == key:
             for name in series.names:
                 if name.number == number:
-                    tail = Tail(Series(directory, series.worker, series.boot_id, [name]), start=(number, offset))
-                    line = next(iter(tail), None)
-                    return line.record if line is not None and line.offset == offset and not line.damage else None
+                    return _record_in(Series(directory, series.worker, series.boot_id, [name]), offset)
     return None
+
+
+def _record_in(series: Series, offset: int) -> Record | None:
+    (name,) = series.names
+    kept = (lines.header(series.directory, name) or {}).get("kept")
+    if kept:  # retention has left some lines, and noted where they stood
+        found = (line for line, (_, stood) in zip(islice(Tail(series), 1, None), kept, strict=False) if stood == offset)
+        line = next(found, None)
+    else:
+        line = next(iter(Tail(series, start=(name.number, offset))), None)
+        if line is not None and line.offset != offset:
+            return None
+    return line.record if line is not None and not line.damage else None
 
 
 def _key(series: Series) -> str:

@@ -73,9 +73,9 @@ class Coverage:
 
     def since(self) -> str:
         """The time from which on nothing was deleted; empty when there is no journal at all."""
-        begun = [(self._segments.begins(series, 0), series.names[0].number) for series in self._segments.series()]
+        begun = [self._begun(series) for series in self._segments.series()]
         earliest = min((at for at, _ in begun if at), default="")
-        return max((at for at, number in begun if number > 1), default="") or earliest
+        return max((at for at, was_cut in begun if was_cut), default="") or earliest
 
     def written_at(self, at: str) -> bool:
         """Whether a sidecar was writing then, as far as its records tell. One that was killed wrote up to its last."""
@@ -89,6 +89,13 @@ class Coverage:
         return next((why for (start, stop), why in self._gaps.items() if start <= end and begin <= stop), None)
 
     # Reading -------------------------------------------------------------------------------------------------
+
+    def _begun(self, series: Series) -> tuple[str, bool]:
+        """From when on a series is all there, and whether it once began earlier."""
+        for position, name in enumerate(series.names):
+            if not (lines.header(series.directory, name) or {}).get("kept"):
+                return self._segments.begins(series, position), position > 0 or name.number > 1
+        return "", True
 
     def _scan(self, names: set[str], first: str, last: str) -> set[str]:
         found: set[str] = set()

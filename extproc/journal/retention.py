@@ -4,38 +4,43 @@ Compression writes a new file, brings it to disk and renames it into place befor
 short is done again the next time. Nothing is ever copied and truncated.
 
 Deletion goes by age, by number and by total size, whole segments only and oldest first, and never touches a segment
-that is being written, or that holds the beginning of an exchange still in flight. It never deletes more than the
-rules say to make room: a full disk is for `on_audit_failure`. Sizes are what the files are on disk; the bodies of a
-segment count with it.
+that is being written. Of one that holds the beginning of an exchange still in flight the records of such exchanges
+stay, alone, until they end: one that never ends keeps a few lines, not the journal. It never deletes more than the
+rules say to make room: a full disk is for `on_audit_failure`. Sizes are what the files are on disk. A body goes with
+the segment after which nothing of its exchange is to come, whichever record names it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import zstandard
 
-from extproc.core.record import DamagedLine
+from extproc.core.events import Direction
+from extproc.core.record import DamagedLine, encode, seal
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
-from extproc.journal.flight import type_and_id
+from extproc.journal.flight import Flight, type_and_id
+from extproc.journal.join import BEGINNING, Record
 from extproc.journal.lines import Series
-from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name
+from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name, is_live
 from extproc.journal.spool import exchange_of
 
 _DAY_SECONDS: Final = 86_400
 _LEVEL: Final = 3
 _TEMPORARY: Final = ".tmp"
 _PIECE_BYTES: Final = 1024 * 1024
-# Quotes in a client's text are escaped in a record, so nothing that a client sends can look like this.
-_BODY_FILE: Final = re.compile(rb'"body":\{"file":"bodies/([0-9A-Za-z.-]{1,80})"\}')
+_SEQ: Final = re.compile(rb',"seq":(\d+),"crc":"[0-9a-f]{8}"\}\n$')
+_SEQ_WITHIN: Final = 64
+_SEALED: Final = frozenset({"worker", "boot_id", "seq", "crc"})
 
 
 @dataclass(slots=True)
@@ -44,6 +49,7 @@ class Done:
 
     compressed: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    """Reduced ones, too."""
 
 
 class SteadyClock:
@@ -81,78 +87,147 @@ def compress(directory: Path) -> list[str]:
 
 
 def apply(directory: Path, *, days: int, segments: int, bytes: int, now_ns: int) -> Done:  # noqa: A002
-    """Delete closed segments older than `days`, then the oldest beyond `segments` and beyond `bytes` in all.
+    """Delete segments older than `days`, then the oldest beyond `segments` and beyond `bytes` in all.
 
-    0 is no limit. The newest closed segment stays, whatever its age: a wrong clock must not empty the journal.
+    0 is no limit. The newest one that is written no more stays, whatever its age: a wrong clock must not empty the
+    journal.
     """
     done = Done()
     if not (directory / SEGMENTS).is_dir():
         return done
-    kept = sorted(_closed(directory), key=lambda closed: closed.written_at)
+    everything = list(_deletable(directory))
+    for reduced in everything:
+        if reduced.kept and not reduced.is_needed():
+            reduced.delete()
+            done.deleted.append(str(reduced.name))
+    whole = sorted((each for each in everything if not each.kept), key=lambda each: each.written_at)
     total = _size_of_files(directory) if bytes else 0
     oldest = now_ns / 1e9 - days * _DAY_SECONDS
-    needed: set[tuple[int, str]] = set()
-    for position, closed in enumerate(kept[:-1]):
-        too_old = bool(days) and closed.written_at < oldest
-        too_many = bool(segments) and len(kept) - position > segments
+    for position, segment in enumerate(whole[:-1]):
+        too_old = bool(days) and segment.written_at < oldest
+        too_many = bool(segments) and len(whole) - position > segments
         too_large = bool(bytes) and total > bytes
         if not (too_old or too_many or too_large):
             break
-        if closed.name.series in needed or closed.holds_beginning():
-            needed.add(closed.name.series)  # what follows it stays too: a series has no holes
-            continue
-        total -= closed.delete()
-        done.deleted.append(str(closed.name))
+        total -= segment.delete()
+        done.deleted.append(str(segment.name))
     if days:
         done.deleted += _delete_torn(directory, oldest)
     return done
 
 
-class _Closed:
-    """One closed segment, with the bodies that its records refer to."""
+class _Segment:
+    """One segment that is written no more."""
 
-    def __init__(self, series: Series, name: Name, in_flight: frozenset[str], not_before: float) -> None:
+    def __init__(self, series: Series, name: Name, head: Record, in_flight: frozenset[str], not_before: float) -> None:
         self.name = name
-        self._directory = series.directory
+        self.kept = [id for id, _ in head.get("kept") or ()]
+        """The exchanges for which it was kept, of a segment that has been reduced to them."""
+        self._head = head
+        self._series = series
         self._in_flight = in_flight
-        segments = series.directory / SEGMENTS
+        self._segments = series.directory / SEGMENTS
+        self._stat = (self._segments / str(name)).stat()
         # A clock that was set back must not make a later segment of a series older than an earlier one.
-        self.written_at = max((segments / str(name)).stat().st_mtime, not_before)
+        self.written_at = max(self._stat.st_mtime, not_before)
         # There are two where a compression was cut short before the old one went.
-        self._paths = [segments / f"{name.stem}{state}" for state in (CLOSED, COMPRESSED)]
-        self._bodies: set[str] = set()
+        states = {name.state, CLOSED, COMPRESSED}
+        self._paths = [self._segments / f"{name.stem}{state}" for state in sorted(states)]
 
-    def holds_beginning(self) -> bool:
-        """Whether an exchange in flight has a record here. Finds the bodies as well: to be called before `delete`."""
-        needed = False
-        for raw in _raw_lines(self._directory, self.name):
-            type, id = type_and_id(raw)
-            needed |= id in self._in_flight
-            self._bodies.update(match.decode("ascii") for match in _BODY_FILE.findall(raw))
-            if type == "orphan":
-                self._bodies |= {f"{id}.request", f"{id}.response"}
-        return needed
+    def is_needed(self) -> bool:
+        """Whether an exchange for which it was reduced is still in flight."""
+        return not self._in_flight.isdisjoint(self.kept)
 
     def delete(self) -> int:
-        """Delete it and its bodies. Returns their size."""
-        # The segment last: a body must not be left without the record that names it. And each on disk before the
-        # next goes: a power cut must leave no hole in a series.
-        bodies = [self._directory / BODIES / body for body in self._bodies if exchange_of(body) is not None]
-        size = sum(_delete(path) for path in bodies)
-        if size:
-            sync(self._directory / BODIES)
-        size += sum(_delete(path) for path in self._paths)
-        sync(self._directory / SEGMENTS)
-        return size
+        """Delete it and the bodies that go with it, but not the beginning of what is still in flight. Returns how many
+        bytes that gives back.
+
+        The segment goes last: a body must not be left without a record of its exchange. And each is on disk before the
+        next goes: a power cut must leave no hole in a series.
+        """
+        freed = sum(_delete(path) for path in self._bodies_that_end_here())
+        if freed:
+            sync(self._series.directory / BODIES)
+        needed = [] if self.kept else [line for line in self._raw() if type_and_id(line[1])[1] in self._in_flight]
+        if needed:
+            freed += sum(map(_size, self._paths))
+            self._reduce(needed)
+            freed -= _size(self._segments / f"{self.name.stem}{COMPRESSED}")
+        else:
+            freed += sum(map(_delete, self._paths))
+        sync(self._segments)
+        return freed
+
+    def _bodies_that_end_here(self) -> list[Path]:
+        """Of the exchanges that this segment knows, those bodies after which nothing of them is to come."""
+        flight = Flight.restore(self._head.get("in_flight"))
+        before = flight.snapshot()
+        known = set(before)
+        for _, raw in self._raw():
+            type, id = type_and_id(raw)
+            flight.note(type, id)
+            if type in BEGINNING:
+                known.add(id)
+        # Of an early answer the request may follow, but not after another whole segment.
+        expected = {id for id, had in flight.snapshot().items() if had != "response" or before.get(id) != "response"}
+        if self.name == self._series.names[-1]:
+            expected = set()
+        over = known - expected - self._in_flight
+        directory = self._series.directory / BODIES
+        names = (f"{id}.{direction.value}" for id in over for direction in Direction)
+        return [directory / name for name in names if exchange_of(name) is not None and (directory / name).exists()]
+
+    def _reduce(self, needed: list[tuple[int, bytes]]) -> None:
+        """Put a segment in its place that has only these lines, as they are, and says so."""
+        raws = [raw for _, raw in needed]
+        kept = [(type_and_id(raw)[1], offset) for offset, raw in needed]
+        fields = {name: value for name, value in self._head.items() if name not in _SEALED} | {"kept": kept}
+        seqs = [int(self._head["seq"]), _seq(raws[-1]) + 1]
+        end = {"type": "end", "at": self._head["at"], "records": len(raws) + 1, "recovered": False}
+        first, last = (
+            seal(encode(each), *self.name.series, seq) for each, seq in zip((fields, end), seqs, strict=True)
+        )
+        target = self.name.stem + COMPRESSED
+        fd = open_directory(self._segments)
+        try:
+            _put(fd, target, io.BytesIO(b"".join([first, *raws, last])), self._stat)
+        finally:
+            os.close(fd)
+        for path in self._paths:
+            if path.name != target:
+                path.unlink(missing_ok=True)
+
+    def _raw(self) -> Iterator[tuple[int, bytes]]:
+        """Its whole lines with their offsets, but not those that were written again in the next segment."""
+        later = [name for name in self._series.names if name.number > self.name.number]
+        limit = lines.void_from(self._series.directory, later) if self.name.state == OPEN else None
+        try:
+            with lines.open_segment(self._series.directory, self.name) as file:
+                offset = 0
+                for raw in lines.raw_lines(file):
+                    if raw.endswith(b"\n") and (limit is None or _seq(raw) < limit):
+                        yield offset, raw
+                    offset += len(raw)
+        except (DamagedLine, FileNotFoundError):
+            return
+
+
+def _seq(raw: bytes) -> int:
+    match = _SEQ.search(raw[-_SEQ_WITHIN:])
+    return int(match[1]) if match is not None else 0
 
 
 def _delete(path: Path) -> int:
+    size = _size(path)
+    path.unlink(missing_ok=True)
+    return size
+
+
+def _size(path: Path) -> int:
     try:
-        size = path.stat().st_size
-        path.unlink()
+        return path.stat().st_size
     except FileNotFoundError:
         return 0
-    return size
 
 
 def _size_of_files(directory: Path) -> int:
@@ -165,50 +240,58 @@ def _size_of_files(directory: Path) -> int:
     return total
 
 
-def _closed(directory: Path) -> Iterator[_Closed]:
+def _deletable(directory: Path) -> Iterator[_Segment]:
+    """The segments that nobody writes any more, of series of which we know what is in flight."""
     for series in lines.series(directory):
-        in_flight, written_at = _in_flight(series), 0.0
+        in_flight = _in_flight(series)
+        if in_flight is None:
+            continue
+        written_at = 0.0
         for name in series.names:
-            if name.state != OPEN:
-                with contextlib.suppress(FileNotFoundError):
-                    closed = _Closed(series, name, in_flight, written_at)
-                    written_at = closed.written_at
-                    yield closed
+            if name.state == OPEN and (name == series.names[-1] or is_live(directory / SEGMENTS / str(name))):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                head = lines.header(directory, name) or {}
+                segment = _Segment(series, name, head, in_flight, written_at)
+                written_at = segment.written_at
+                yield segment
 
 
-def _in_flight(series: Series) -> frozenset[str]:
-    """The exchanges whose beginning must stay: those that were in flight when the open segment was begun."""
+def _in_flight(series: Series) -> frozenset[str] | None:
+    """The exchanges whose beginning must stay: those that were in flight when the open segment was begun.
+
+    None while that cannot be read, as at the moment when the segment is being made.
+    """
     last = series.names[-1]
-    head = lines.header(series.directory, last) if last.state == OPEN else None
-    return frozenset((head or {}).get("in_flight") or ())
-
-
-def _raw_lines(directory: Path, name: Name) -> Iterator[bytes]:
-    try:
-        with lines.open_segment(directory, name) as file:
-            yield from lines.raw_lines(file)
-    except (DamagedLine, FileNotFoundError):
-        return
+    if last.state != OPEN:
+        return frozenset()
+    head = lines.header(series.directory, last)
+    if head is None:
+        return None
+    return frozenset(id for id, had in (head.get("in_flight") or {}).items() if had != "response")
 
 
 def _compress(segments: int, name: Name) -> str:
     target = name.stem + COMPRESSED
+    source_fd = os.open(str(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=segments)
+    with os.fdopen(source_fd, "rb") as source:
+        _put(segments, target, source, os.fstat(source.fileno()))
+    os.unlink(str(name), dir_fd=segments)
+    return target
+
+
+def _put(segments: int, target: str, source: BinaryIO, times: os.stat_result) -> None:
+    """Compress what is there into a file of this name and bring that to disk, in the place of one that has it."""
     temporary = target + _TEMPORARY
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with (
-        os.fdopen(os.open(str(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=segments), "rb") as source,
-        os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file,
-    ):
-        status = os.fstat(source.fileno())
+    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file:
         compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-        compressor.copy_stream(source, file, size=status.st_size, read_size=_PIECE_BYTES)
+        compressor.copy_stream(source, file, read_size=_PIECE_BYTES)
         file.flush()
-        os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))  # its age is that of its records
+        os.utime(file.fileno(), ns=(times.st_atime_ns, times.st_mtime_ns))  # its age is that of its records
         os.fsync(file.fileno())
     os.rename(temporary, target, src_dir_fd=segments, dst_dir_fd=segments)
     os.fsync(segments)
-    os.unlink(str(name), dir_fd=segments)
-    return target
 
 
 def _remove_leftovers(segments: int) -> None:

@@ -12,11 +12,14 @@ inside JSON strings only, where line feeds and quotes are escaped: no body can l
     ,"worker":0,"boot_id":"0193c0de","seq":17,"crc":"8f3a11c0"}
 
 `crc` is CRC-32C of the line's bytes before `,"crc"`. `seq` counts every line of a series from 1, without gaps and
-across its segments.
+across its segments, but for what retention has taken: whole segments from the beginning of a series on, and of a
+segment that is `kept` all lines but those that it names.
 
     segment   the first line: `version` (1), `at`, `host`, `pid`, `extproc`, `clock_offset_ms`, and `in_flight`, the
               exchanges of this series without a terminal record at this point: {id: "open" | "request"}, and
-              "response" for one whose terminal record came before its request record, which may still follow
+              "response" for one whose terminal record came before its request record, which may still follow.
+              `kept`, in a segment of which retention has left only the records of exchanges that are in flight: for
+              each of its lines the exchange and the offset at which the line stood before, [[id, offset], ...]
     request   the request direction of an exchange has ended; at most one for each exchange
     open      a request that is long in coming, as far as it is known
     response  the exchange is over: the terminal record
@@ -35,6 +38,8 @@ acknowledged go to the next segment. One number is left free for the footer that
 
     when the next segment of a series begins with number n, lines numbered n-1 and above in an earlier one were
     never acknowledged and are void, except an `end` line numbered n-1.
+
+Limits. A record has at most 32 MiB, and a longer one is refused: no reader takes more for a line.
 
 Damage. Nothing before the last whole line of an `.open` segment is ever touched. Recovery copies what follows it
 to `.torn` and truncates. In a closed segment a damaged line is reported by `extproc verify` and skipped by readers.

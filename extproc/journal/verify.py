@@ -4,7 +4,7 @@ Checked, in closed, compressed and growing segments alike:
 
 * each line: its checksum, and that worker and boot are those of the file's name;
 * each series: a header first in each segment, a footer last in a closed one, numbers without gaps from the first
-  segment that retention has left to the last;
+  segment that retention has left to the last, but for those that it has reduced to the beginnings of exchanges;
 * each exchange: at most one `request` record and exactly one terminal record. One without a terminal record is in
   flight, which only a running sidecar can have;
 * each body: length and SHA-256, in the record or in its file; and that each body file belongs to an exchange.
@@ -72,6 +72,8 @@ class _Series:
         self._seq: int | None = None
         self._exchanges = _Exchanges()
         self._live = False
+        self._reduced = False
+        """The segment has only what retention left in it for exchanges that are in flight."""
 
     def check(self) -> Iterator[Finding]:
         names = self._series.names
@@ -89,7 +91,7 @@ class _Series:
         live = name.state == OPEN and is_live(self._directory / SEGMENTS / str(name))
         self._live |= live
         limit = lines.void_from(self._directory, later) if name.state == OPEN else None
-        first, last = True, None
+        first, last, self._reduced = True, None, False
         for line in lines.read_lines(self._directory, name):
             if line.damage is not None:
                 if not (live and line.damage == lines.CUT_OFF):
@@ -101,6 +103,8 @@ class _Series:
                 last = line
             first = False
         yield from self._ending(name, last, first=first, followed=bool(later))
+        if self._reduced:
+            self._seq = None  # what followed may be gone
 
     def _ending(self, name: Name, last: Line | None, *, first: bool, followed: bool) -> Iterator[Finding]:
         if name.state == OPEN:
@@ -122,6 +126,7 @@ class _Series:
     def _record(self, name: Name, line: Line, *, first: bool) -> Iterator[Finding]:
         record, number = line.record, line.number
         type = record.get("type")
+        self._reduced |= first and bool(record.get("kept"))
         if first and (type != "segment" or record.get("version") != 1):
             yield self._finding(name, number, "the first line is no segment header of version 1")
         if not first and type == "segment":
@@ -136,8 +141,9 @@ class _Series:
         if not isinstance(seq, int):
             yield self._finding(name, number, "the line has no number")
             return
-        if self._seq is not None and seq != self._seq + 1:
-            yield self._finding(name, number, f"line number {self._seq + 1} should follow, but it is {seq}")
+        expected = seq if self._seq is None else self._seq + 1
+        if seq != expected and not (self._reduced and seq > expected):
+            yield self._finding(name, number, f"line number {expected} should follow, but it is {seq}")
         self._seq = seq
 
     def _exchange(self, name: Name, number: int, type: str, record: Mapping[str, Any]) -> Iterator[Finding]:

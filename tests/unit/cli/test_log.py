@@ -204,6 +204,18 @@ def test_openresty_lines(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_one_body_that_is_gone_ends_no_listing(data: Path) -> None:
+    """Its exchange has its line, without the body; standard error says what is missing; the others come as always."""
+    with Recording(data) as recording:
+        for number in range(3):
+            recording.add(b"%d" % number * 3000, path=f"/{number}")
+    gone = sorted((data / "bodies").iterdir())[1]
+    gone.unlink()
+    result = invoke("log", "--data-dir", data, "--format", "openresty")
+    assert [line.split(" | ")[2][:1] for line in result.stdout.splitlines()] == ["0", "", "2"]
+    assert result.stderr == f"{gone.name.removesuffix('.request')}: {gone}: No such file or directory\n"
+
+
 @pytest.mark.parametrize("form", [[], ["--json"], ["--format", "openresty"]])
 def test_nothing_recorded_reaches_a_terminal_unescaped(data: Path, form: list[str]) -> None:
     """Escape sequences in the path, the model, headers and bodies, both ways."""

@@ -156,3 +156,18 @@ def test_a_record_by_its_place(data: Path) -> None:
     assert record_at(data, (series, number, offset + 1)) is None
     assert record_at(data, (series, number + 1, offset)) is None
     assert record_at(data, ("w9-none", number, offset)) is None
+
+
+def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
+    """A follower that begins again finds what it knew of an exchange in flight, though the rest around it has gone."""
+    with journal(data, segment_bytes=900) as writer:
+        append(writer, request(1), response(1), request(2))
+        append(writer, *(record for number in range(3, 9) for record in (request(number), response(number))))
+        tails = Tails(data, {})
+        places = {record["id"]: place for place, record in tails.records(1000) if record["type"] == "request"}
+        assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
+        found = record_at(data, places[id_of(2)])
+        assert found is not None
+        assert found["id"] == id_of(2)
+        assert record_at(data, places[id_of(1)]) is None
+        append(writer, response(2))

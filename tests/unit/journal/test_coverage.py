@@ -215,6 +215,18 @@ def test_since_when_there_is_a_journal(data: Path) -> None:
     assert text(1) < Coverage([data]).since() <= text(3)
 
 
+def test_the_beginning_of_an_exchange_covers_nothing_else(data: Path) -> None:
+    """What retention has reduced to the exchanges in flight is no time since which nothing was deleted."""
+    clock = Clock(0)
+    with writing(data, clock, segment_bytes=1) as writer:
+        append(writer, request(100, at=at(0)))
+        record(writer, clock, *range(1, 6))
+        whole = Coverage([data]).since()
+        retention.apply(data, days=0, segments=3, bytes=0, now_ns=at(10))
+        assert whole < text(1) < Coverage([data]).since()
+        append(writer, response(100, at=at(0)))
+
+
 def test_when_a_sidecar_was_writing(data: Path) -> None:
     """From its first line to its end; of one that was killed, to its last record; of one that runs, until now."""
     clock = Clock(10)

@@ -12,7 +12,7 @@ from support.journals import Faults, abandon, append, id_of, journal, records, r
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.errors import JournalError
-from extproc.journal import lines, recovery, retention, verify
+from extproc.journal import lines, reader, recovery, retention, verify
 from extproc.journal.segment import Name
 
 DAY = 86_400
@@ -175,21 +175,116 @@ def test_the_clock_of_the_rules_is_steady(monkeypatch: pytest.MonkeyPatch) -> No
     assert clock() < 2**61
 
 
-def test_an_exchange_in_flight_keeps_its_beginning(data: Path) -> None:
-    """A segment that holds its request stays, and so does what follows it: a series has no holes."""
-    with journal(data, segment_bytes=1) as writer:
-        append(writer, request(1), response(1), request(2))
-        for number in range(3, 6):
+def stored(data: Path, type: str | None = None) -> list[str]:
+    """The ids of the records that are there."""
+    return [record["id"] for record in records(data, type=type) if "id" in record]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("rule", [{"days": 1}, {"segments": 2}, {"bytes": 1}])
+def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
+    data: Path, rule: dict[str, int], compressed: bool
+) -> None:
+    """Whatever the rule, and however often: its request can be read, the rest of its segment and all others go."""
+    limits = {"days": 0, "segments": 0, "bytes": 0} | rule
+    with journal(data, segment_bytes=600) as writer:
+        append(writer, request(1), response(1), request(2, b"for ever"), request(3), response(3))
+        for number in range(4, 30):
             append(writer, request(number), response(number))
-        retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
-        assert id_of(2) in {record.get("id") for record in records(data)}
-        assert id_of(1) not in {record.get("id") for record in records(data)}
+            if compressed:
+                retention.compress(data)
+            if number % 7 == 0:
+                retention.apply(data, **limits, now_ns=NOW)
+        retention.apply(data, **limits, now_ns=NOW)
+        assert len(segments(data)) <= 5
+        assert stored(data)[0] == id_of(2)
+        assert not {id_of(1), id_of(3), id_of(10)} & set(stored(data))
         assert findings(data) == []
+        (found,) = reader.find([data], id_of(2))
+        assert (found.in_flight, reader.body(found, "request")) == (True, b"for ever")
+        assert [each["id"] for each in reader.exchanges([data]) if each.in_flight] == [id_of(2)]
         append(writer, response(2))
-        append(writer, request(7), response(7))
-    retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
-    assert len(segments(data)) == 1
+        assert findings(data) == []
+    assert [each["id"] for each in reader.exchanges([data]) if each.in_flight] == []
+    retention.apply(data, **limits, now_ns=NOW)
+    assert id_of(2) not in stored(data, "request")
+    assert len(segments(data)) <= 2
     assert findings(data) == []
+
+
+def test_what_never_ends_is_ended_when_its_sidecar_does(data: Path) -> None:
+    """Its beginning stood alone by then; recovery ends it, and then it goes like everything else."""
+    with journal(data, segment_bytes=600) as writer:
+        append(
+            writer, request(1), *(record for number in range(2, 9) for record in (request(number), response(number)))
+        )
+        retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+        abandon(writer)
+    assert recovery.recover(data).orphans == [id_of(1)]
+    assert findings(data) == []
+    assert [found["outcome"] for found in reader.find([data], id_of(1))] == ["sidecar_restart_orphan"]
+    with journal(data, boot_id="b2") as writer:
+        append(writer, request(20), response(20))
+    retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+    assert stored(data) == [id_of(20), id_of(20)]
+    assert findings(data) == []
+
+
+def test_a_segment_that_was_set_aside_goes_like_a_closed_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for recovery under its open name, and nobody writes it: it must not leave a hole behind it."""
+    faults = Faults(monkeypatch)
+    with journal(data, segment_bytes=2000) as writer:
+        append(writer, request(1))
+        faults.fail("fdatasync", times=1)
+        append(writer, response(1))
+        for number in range(2, 9):
+            append(writer, request(number), response(number))
+        assert segments(data)[0].endswith(".open")
+        retention.apply(data, days=0, segments=2, bytes=0, now_ns=NOW)
+        assert id_of(1) not in stored(data)
+        assert findings(data) == []
+
+
+def test_no_open_segment_of_any_series_goes(data: Path) -> None:
+    """Of several workers, dead and alive, each keeps the one that it writes or wrote last, whatever the rules say."""
+    with journal(data, boot_id="dead", worker=1) as gone:
+        append(gone, request(1))
+        abandon(gone)
+    with journal(data, worker=0, segment_bytes=600) as writer:
+        append(writer, *(record for number in range(2, 9) for record in (request(number), response(number))))
+        retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2)
+        still_open = [name for name in segments(data) if name.endswith(".open")]
+        assert {name.partition("-")[0] for name in still_open} == {"w0", "w1"}
+        append(writer, request(9), response(9))
+    assert recovery.recover(data).orphans == [id_of(1)]
+    assert findings(data) == []
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 600])
+@pytest.mark.parametrize("directions", [["request"], ["response"], ["request", "response"]])
+def test_a_body_goes_with_the_last_record_of_its_exchange(
+    data: Path, directions: list[str], segment_bytes: int
+) -> None:
+    """Not with the first that names it: as long as an exchange is there, and no longer, so are its bodies."""
+    with journal(data, segment_bytes=segment_bytes) as writer:
+        for number in range(8):
+            id, in_file = id_of(number), {name: name in directions for name in ("request", "response")}
+            append(writer, request(number, b"long", file=in_file["request"], type="open"))
+            for direction, record in ((Direction.REQUEST, request), (Direction.RESPONSE, response)):
+                if in_file[direction.value]:
+                    assert write(writer, Spool(id, direction, [b"long"])) is None
+                    end = Append(record(number, b"long", file=True))
+                    assert write(writer, SpoolEnd(id, direction), end) is None
+                else:
+                    append(writer, record(number, b"long"))
+    for left in range(len(segments(data)), 0, -1):
+        retention.apply(data, days=0, segments=left, bytes=0, now_ns=NOW)
+        assert findings(data) == []
+        assert bodies(data) == sorted({f"{id}.{name}" for id in stored(data, "response") for name in directions})
+        for exchange in reader.exchanges([data]):
+            for name in directions:
+                if exchange[name] is not None:
+                    assert reader.body(exchange, name) == b"long"
 
 
 def test_the_body_of_an_orphan_goes_with_it(data: Path) -> None:
