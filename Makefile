@@ -14,6 +14,13 @@ DEVELOPMENT := $(VENV)/.development
 PACKAGE := $(VENV)/.package
 
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+# Without a network pip says ten times that it tries again, and then that there is no such package.
+PIP_LOG := $(VENV)/.pip.log
+NO_NETWORK := NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|ConnectionRefusedError
+INSTALL_OR_SAY_WHY = $(INSTALL_LOCKED) $(1) 2> $(PIP_LOG) || { \
+	if grep -qE '$(NO_NETWORK)' $(PIP_LOG); \
+	then echo 'pip cannot reach the package index: is there a network? What pip said is in $(PIP_LOG).'; \
+	else cat $(PIP_LOG); fi >&2; exit 1; }
 # Wheels only: a source distribution would bring build requirements that no hash covers.
 INSTALL_LOCKED = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement
 UV_COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
@@ -26,7 +33,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help up test test-compose install lint bench kill-cycles power-cuts soak fuzz proto lock clean
+.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -91,6 +98,14 @@ clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find extproc tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A Python that somebody names is used, also where .venv was made with another one.
+ifneq ($(origin PYTHON),file)
+IDENTITY := -c 'import sys; print(sys.base_prefix, sys.version)'
+ifneq ($(shell $(PYTHON) $(IDENTITY) 2> /dev/null),$(shell $(BIN)/python $(IDENTITY) 2> /dev/null))
+$(BIN)/python: another-python
+endif
+endif
+
 $(BIN)/python:
 	@command -v '$(PYTHON)' > /dev/null || \
 		{ echo 'extproc needs Python 3.11 or newer, and there is no $(PYTHON) here. Name one: make PYTHON=python3.12' >&2; exit 1; }
@@ -99,12 +114,12 @@ $(BIN)/python:
 
 $(RUN): requirements-run.lock $(BIN)/python
 	@echo 'Installing what extproc needs into $(VENV) ...'
-	@$(INSTALL_LOCKED) requirements-run.lock
+	@$(call INSTALL_OR_SAY_WHY,requirements-run.lock)
 	@touch $@
 
 $(DEVELOPMENT): requirements.lock $(BIN)/python
 	@echo 'Installing what extproc and its tests need into $(VENV) ...'
-	@$(INSTALL_LOCKED) requirements.lock
+	@$(call INSTALL_OR_SAY_WHY,requirements.lock)
 	@touch $(RUN) $@
 
 $(PACKAGE): $(SOURCES) | $(RUN)
