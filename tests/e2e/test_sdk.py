@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
+from support.clients import AsyncWatching, Seen, Watching
 from support.commands import run
 from support.stack import RunningStack
 
@@ -27,80 +26,6 @@ TOOL: Any = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
     },
 }
-
-
-@dataclasses.dataclass
-class Seen:
-    """One exchange as the client's side of the connection saw it."""
-
-    request: bytes
-    status: int
-    headers: httpx2.Headers
-    response: bytearray = dataclasses.field(default_factory=bytearray)
-
-    @property
-    def id(self) -> str:
-        return self.headers["x-audit-id"]
-
-
-class Watching(httpx2.HTTPTransport):
-    """Keeps what passes between a client package and the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Seen] = []
-
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = super().handle_request(request)
-        seen = Seen(request.read(), response.status_code, response.headers)
-        self.seen.append(seen)
-        assert isinstance(response.stream, httpx2.SyncByteStream)
-        response.stream = _Copy(response.stream, seen.response)
-        return response
-
-
-class _Copy(httpx2.SyncByteStream):
-    def __init__(self, stream: httpx2.SyncByteStream, copy: bytearray) -> None:
-        self._stream = stream
-        self._copy = copy
-
-    def __iter__(self) -> Iterator[bytes]:
-        for data in self._stream:
-            self._copy += data
-            yield data
-
-    def close(self) -> None:
-        self._stream.close()
-
-
-class AsyncWatching(httpx2.AsyncHTTPTransport):
-    """The same for asynchronous clients."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[Seen] = []
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
-        seen = Seen(await request.aread(), response.status_code, response.headers)
-        self.seen.append(seen)
-        assert isinstance(response.stream, httpx2.AsyncByteStream)
-        response.stream = _AsyncCopy(response.stream, seen.response)
-        return response
-
-
-class _AsyncCopy(httpx2.AsyncByteStream):
-    def __init__(self, stream: httpx2.AsyncByteStream, copy: bytearray) -> None:
-        self._stream = stream
-        self._copy = copy
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._stream:
-            self._copy += data
-            yield data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 @pytest.fixture
