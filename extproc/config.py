@@ -242,9 +242,6 @@ class Config:
         _size(0, 16 * MIB),
         "Bodies up to this stand in the record; larger ones in a file of their own",
     )
-    memory_bytes: int = _setting(
-        256 * KIB, _size(16 * KIB, GIB), "Memory for one direction of one exchange, whatever the body's size"
-    )
     open_record_bytes: int = _setting(
         64 * KIB, _size(1, TIB), "A request still unfinished after this much body gets an `open` record"
     )
@@ -537,7 +534,12 @@ def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     return root.value  # type: ignore[no-any-return]
 
 
+_GONE: Final = {"memory_bytes": "it never had an effect; leave it out"}
+
+
 def _unknown(name: str) -> str:
+    if name in _GONE:
+        return f"{name} is no setting any more: {_GONE[name]}"
     close = difflib.get_close_matches(name.replace("-", "_").lower(), SETTINGS, 1)
     hint = f"did you mean {close[0]}?" if close else "the README lists all settings"
     return f"{_seen(name)} is no setting; {hint}"
@@ -582,12 +584,6 @@ def _cross_check(config: Config, given: Mapping[str, _Given]) -> None:
         place = next(given[name].place for name in names if name in given)
         return ConfigError(f"{place}: {text}")
 
-    if config.inline_body_bytes > config.memory_bytes:
-        raise wrong(
-            ("inline_body_bytes", "memory_bytes"),
-            f"inline_body_bytes ({size_text(config.inline_body_bytes)}) is more than memory_bytes "
-            f"({size_text(config.memory_bytes)}); at most the same would be right",
-        )
     if config.hold_total_bytes < config.hold_request_bytes:
         raise wrong(
             ("hold_total_bytes", "hold_request_bytes"),

@@ -21,7 +21,6 @@ log = logging.getLogger("extproc.telemetry")
 QUEUE: Final = 8192
 BATCH: Final = 512
 DELAY_MS: Final = 1000
-TIMEOUT_MS: Final = 10_000
 """Our defaults; the variables of the same meaning override them."""
 
 

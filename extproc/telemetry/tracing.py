@@ -37,7 +37,6 @@ MAX_CONTENT: Final = 64 * 1024
 MAX_TEXT: Final = 256
 SCOPE: Final = InstrumentationScope("extproc", __version__)
 
-_EXPORT_SECONDS: Final = 5.0
 _FAULTS: Final = frozenset({"upstream", "sidecar", "unknown"})
 """Classes of outcomes that make a span an error: the client's own leaving or mistake is none, nor is a limit."""
 
@@ -66,7 +65,9 @@ class Tracing:
         if url is None:
             return None
         # Without a path, and without a word on TLS but the scheme's, as the exporter wants it.
-        made = exporter or OTLPSpanExporter(endpoint=url, insecure=url.startswith("http://"), timeout=_EXPORT_SECONDS)
+        made = exporter or OTLPSpanExporter(
+            endpoint=url, insecure=url.startswith("http://"), timeout=otlp.timeout_seconds(environ)
+        )
         return cls(Exporter(made, environ), _resource(), environ)
 
     @property

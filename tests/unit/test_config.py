@@ -245,12 +245,8 @@ def test_a_wrong_line_is_named(text: str, message: str) -> None:
     ("text", "message"),
     [
         (
-            "port: 1\ninline_body_bytes: 1 MiB\n",
-            "extproc.yaml:2: inline_body_bytes (1 MiB) is more than memory_bytes (256 KiB); at most the same would be right",
-        ),
-        (
-            "memory_bytes: 16 KiB\n",
-            "extproc.yaml:1: inline_body_bytes (64 KiB) is more than memory_bytes (16 KiB); at most the same would be right",
+            "port: 1\nmemory_bytes: 1 MiB\n",
+            "extproc.yaml:2: memory_bytes is no setting any more: it never had an effect; leave it out",
         ),
         (
             "hold_total_bytes: 1000\n",

@@ -31,3 +31,20 @@ OURS = "http://ours:4317"
 def test_endpoint(setting: str | None, environ: dict[str, str], expected: str | None) -> None:
     """Our setting first, then OpenTelemetry's variables, the more particular one before; and its ways to say no."""
     assert otlp.endpoint(Config(otlp=setting), environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 5.0),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "2500"}, 2.5),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "2500", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "20000"}, 20.0),
+        ({"OTEL_BSP_EXPORT_TIMEOUT": "30000"}, 30.0),
+        ({"OTEL_BSP_EXPORT_TIMEOUT": "1000", "OTEL_EXPORTER_OTLP_TIMEOUT": "2500"}, 1.0),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "soon", "OTEL_BSP_EXPORT_TIMEOUT": "0"}, 5.0),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "nan", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "-1"}, 5.0),
+    ],
+)
+def test_timeout(environ: dict[str, str], seconds: float) -> None:
+    """OpenTelemetry's own variables, in milliseconds."""
+    assert otlp.timeout_seconds(environ) == seconds
