@@ -6,13 +6,19 @@ of it, so nothing here raises: a body that does not decode sets `error`, and wha
 Output is bounded. A stage stops at `max_bytes`, or at `max_ratio` times the input once it has made more than
 `RATIO_FLOOR`; no single step makes more than a few megabytes, whatever the input. Both hold for each stage of
 a stacked coding ("gzip, br"), so a bomb inside a bomb is stopped by the inner stage.
+
+Servers send this header with what is no coding (`none`, `utf-8`) and with bodies that are not coded. So what means
+nothing is left out, and a body that begins as text is read as it is, whatever the header says: coded bytes are soon
+no text.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import brotli  # type: ignore[import-untyped]  # it comes without types
 import zstandard
@@ -33,28 +39,61 @@ _ZSTD_WINDOW = 8 * 1024 * 1024
 _ZSTD_SLICE = 64
 """Four bytes of zstd can say "128 KiB of this byte", and a decompressor cannot be told to stop in between."""
 
+_TEXT_BYTES = 24
+"""So many bytes that are all text are text: of coded ones a third are no characters."""
+
+_SHORT_TEXT = re.compile(rb"""\s*(?:[{\["]|data:|event:|:)""")
+_NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+_NO_CODINGS = frozenset(
+    {
+        *("", "identity", "none", "null", "undefined", "false", "no", "off", "raw", "plain", "text", "text/plain"),
+        *("utf-8", "utf8", "utf-16", "ascii", "us-ascii", "iso-8859-1", "latin1", "windows-1252"),
+        *("binary", "8bit", "7bit", "chunked", "application/json", "text/event-stream"),
+    }
+)
+"""What servers put where a coding belongs: no coding at all, a character set, a transfer encoding of mail."""
+
 _TRAILING = "data after the end"
 _CUT_OFF = "cut off"
+
+
+def of_headers(headers: Iterable[Any]) -> str | None:
+    """The coding of a body by its header list, `[name, value]` each: what several such headers say together."""
+    values = [field[1] for field in headers if field[0] == "content-encoding" and isinstance(field[1], str)]
+    return ", ".join(values) or None
+
+
+def names_of(content_encoding: str | None) -> list[str]:
+    """The codings that a header names, in the order in which they were applied; what means nothing is left out."""
+    names = (name.strip().strip("\"'").lower() for name in (content_encoding or "").split(","))
+    return [name for name in names if name not in _NO_CODINGS]
 
 
 class Decoder:
     """Undoes the codings of one `content-encoding` header, in order, over one body.
 
     `error` says what was wrong and where in the coded body, or is None; `truncated` says that the output is not
-    the whole content, because the input was cut off, was not valid, or would have exceeded a cap.
+    the whole content, because the input was cut off, was not valid, or would have exceeded a cap. `gave_up` says
+    that it is so because of us: a coding that we do not know, or a cap.
     """
 
     def __init__(self, content_encoding: str | None, max_bytes: int = MAX_BYTES, max_ratio: float = MAX_RATIO) -> None:
         self.error: str | None = None
         self.truncated = False
+        self.gave_up = False
         self._max_bytes = max_bytes
         self._max_ratio = max_ratio
         self._bytes_in = 0
-        self._stages = self._build(content_encoding)
+        self._unknown: str | None = None
+        names = names_of(content_encoding)
+        self._stages = self._build(names)
+        self._head: bytes | None = b"" if names else None
+        """The first bytes, while they may yet be text."""
 
     def feed(self, data: bytes) -> bytes:
         """The decoded bytes that this input completes; without a coding, the same object."""
-        if not self._stages and self.error is None:
+        if self._head is None and not self._stages and self.error is None:
             return data
         return b"".join(self.pieces(data))
 
@@ -62,6 +101,17 @@ class Decoder:
         """As `feed`, but in pieces of a few megabytes at the very most and 64 KiB as a rule."""
         if self.error is not None:
             return
+        if self._head is not None and data:
+            self._head += data
+            is_text = _is_text(self._head)
+            if is_text is None:
+                return
+            data, self._head = self._head, None
+            if is_text:
+                self._stages = []
+            elif self._unknown is not None:
+                self._give_up(self._unknown)
+                return
         if not self._stages:
             if data:
                 yield data
@@ -70,24 +120,39 @@ class Decoder:
         yield from self._decode(0, data)
 
     def finish(self) -> bytes:
-        """The input is complete. Every decoder has given all it had, so there is nothing left to return."""
+        """The input is complete: what was held back of a short one. Every decoder has given all it had."""
+        decoded = self._finish_short() if self._head else b""
         if self.error is None and self._bytes_in and not all(stage.complete for stage in self._stages):
             cut = next(stage for stage in self._stages if not stage.complete)
             self._fail(cut.name, _CUT_OFF)
-        return b""
+        return decoded
 
-    def _build(self, content_encoding: str | None) -> list[_Stage]:
-        names = [name.strip().lower() for name in (content_encoding or "").split(",")]
-        names = [name for name in names if name not in ("", "identity")]
+    def _finish_short(self) -> bytes:
+        head, self._head = self._head or b"", None
+        is_text = len(head) >= 8 and _SHORT_TEXT.match(head) is not None
+        if self._unknown is not None:
+            if is_text:
+                return head
+            self._give_up(self._unknown)
+            return b""
+        self._bytes_in = len(head)
+        decoded = b"".join(self._decode(0, head))
+        if is_text and (self.error is not None or not all(stage.complete for stage in self._stages)):
+            self.error, self.truncated, self._stages = None, False, []
+            return head
+        return decoded
+
+    def _build(self, names: list[str]) -> list[_Stage]:
         unknown = next((name for name in names if name not in _CODINGS), None)
         if unknown is not None:
-            self.error = f"unknown content-encoding {unknown[:40]!a}"
+            self._unknown = f"unknown content-encoding {unknown[:40]!a}"
         elif len(names) > _MAX_STAGES:
-            self.error = f"more than {_MAX_STAGES} content-encodings"
-        if self.error is not None:
-            self.truncated = True
-            return []
-        return [_Stage(name, _CODINGS[name]) for name in reversed(names)]
+            self._unknown = f"more than {_MAX_STAGES} content-encodings"
+        return [] if self._unknown else [_Stage(name, _CODINGS[name]) for name in reversed(names)]
+
+    def _give_up(self, why: str) -> None:
+        self.error = why
+        self.truncated = self.gave_up = True
 
     def _decode(self, index: int, data: bytes) -> Iterator[bytes]:
         if index == len(self._stages):
@@ -101,6 +166,7 @@ class Decoder:
                 yield from self._decode(index + 1, piece[:room])
                 if self.error is None and room < len(piece):
                     self._fail(stage.name, f"more than {stage.bytes_out - len(piece) + room} bytes decoded")
+                    self.gave_up = True
                 if self.error is not None:
                     return
         except _Damaged as problem:
@@ -115,6 +181,17 @@ class Decoder:
     def _fail(self, name: str, problem: str) -> None:
         self.error = f"{name}: {problem} at byte {self._bytes_in}"
         self.truncated = True
+
+
+def _is_text(head: bytes) -> bool | None:
+    """Whether bytes are text, by their first ones; None while that cannot be told."""
+    if _NO_TEXT.search(head) is not None:
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True if len(head) >= _TEXT_BYTES else None
 
 
 class _Damaged(Exception):
@@ -272,6 +349,8 @@ _CODINGS: dict[str, Callable[[], _Inflater]] = {
     "gzip": _Gzip,
     "x-gzip": _Gzip,
     "deflate": _Deflate,
+    "x-deflate": _Deflate,
     "br": _Brotli,
+    "brotli": _Brotli,
     "zstd": _Zstd,
 }

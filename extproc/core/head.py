@@ -69,7 +69,9 @@ def _read_by_name(head: Head, name: str, attribute: str, raw: bytes, redactor: R
         # Ids and lengths are new in each request: nothing of this form is a credential, and none is worth a cache.
         value = raw.decode() if _ID.fullmatch(raw) else redactor.field(name, raw)
         head.fields.append((name, value))
-    if attribute in _NUMBERS:
+    if attribute == "content_encoding" and head.content_encoding and isinstance(value, str):
+        head.content_encoding += f", {value}"  # as one header, in the order of the wire
+    elif attribute in _NUMBERS:
         setattr(head, attribute, _number(raw))
     elif isinstance(value, str):
         setattr(head, attribute, value)

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from extproc.core import encoding
 from extproc.core.head import Head
 from extproc.core.redact import MARK
 
@@ -82,7 +83,7 @@ def credential(headers: Iterable[Sequence[Any]]) -> str | None:
 
 def of_body(asked: Asked, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:
     """The headers that a whole body gives, and why one of them is missing."""
-    if content_encoding not in (None, "", "identity"):
+    if encoding.names_of(content_encoding):
         return {}, f"content-encoding {content_encoding}"
     document = _parsed(body)
     if not isinstance(document, dict):

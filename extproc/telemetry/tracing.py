@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from extproc import __version__
 from extproc.config import Config
-from extproc.core import dialects
+from extproc.core import dialects, encoding
 from extproc.core.outcome import class_of
 from extproc.journal.join import Exchange
 from extproc.telemetry import otlp, semconv
@@ -273,7 +273,8 @@ def _content(exchange: Exchange) -> Attributes:
         found[semconv.INPUT_MESSAGES] = json.dumps(messages, ensure_ascii=False)[:MAX_CONTENT]
     answer, response = _body(exchange, "response"), exchange.get("response") or {}
     if answer:
-        output = dialects.assemble(str(llm.get("api")), response.get("content_type"), None, answer)
+        coding = encoding.of_headers(response.get("headers") or ())
+        output = dialects.assemble(str(llm.get("api")), response.get("content_type"), coding, answer)
         if output:
             found[semconv.OUTPUT_MESSAGES] = json.dumps(output, ensure_ascii=False)[:MAX_CONTENT]
     return found

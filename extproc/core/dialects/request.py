@@ -55,7 +55,9 @@ class RequestReading:
         """The `llm` part of the request record; `complete` is False when the body was cut off."""
         if self._api is None:
             return None
-        self._decoder.finish()
+        rest = self._decoder.finish()
+        if rest:
+            self._document.feed(rest)
         summary = self._document.finish()
         params = {key: _parameter(value) for key, value in summary.values.items()}
         model, stream = params.get("model"), params.get("stream")

@@ -14,7 +14,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.encoding import MAX_BYTES, RATIO_FLOOR, Decoder
+from extproc.core.encoding import MAX_BYTES, RATIO_FLOOR, Decoder, of_headers
 
 CONTENT = 'data: {"choices":[{"delta":{"content":"fjørd"}}]}\n\n'.encode() * 20
 MEGABYTE = 1024 * 1024
@@ -39,6 +39,8 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
         lambda data: brotli.compress(zstandard.compress(zlib.compress(data))),
     ),
 }
+NO_TEXT = random.Random(7).randbytes(300)
+CODINGS = sorted({coding for coding, _ in ENCODERS.values()})
 every_coding = pytest.mark.parametrize(("coding", "encode"), ENCODERS.values(), ids=ENCODERS.keys())
 
 
@@ -80,8 +82,34 @@ def test_trailing_data(coding: str, encode: Callable[[bytes], bytes]) -> None:
 
 @every_coding
 def test_the_header_lies(coding: str, encode: Callable[[bytes], bytes]) -> None:
-    """A body that is not in the coding it claims is flagged."""
-    assert decode(coding, CONTENT)[1] is not None
+    """A body that is no text, and not in the coding it claims, is flagged."""
+    assert decode(coding, NO_TEXT)[1] is not None
+
+
+@pytest.mark.parametrize("coding", [*CODINGS, "exotic", "gzip, exotic", "br, br, br, br"])
+@pytest.mark.parametrize(
+    "text", [CONTENT, b'{"error":"busy"}', '{"error":"内部错误 请稍后再试"}'.encode(), b"[1, 2, 3, 4, 5]"]
+)
+def test_text_is_read_as_it_is(coding: str, text: bytes) -> None:
+    """Coded bytes are no text, so a body that is text was not coded, whatever its header says; cut anywhere."""
+    for step in (1, 7, len(text)):
+        assert decode(coding, text, step) == (text, None)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["none", "None", "utf-8", "UTF8", "binary", "8bit", "null", " ", ",", '"identity"', "gzip, none", "utf-8,gzip"],
+)
+def test_what_is_no_coding_is_left_out(header: str) -> None:
+    """Servers put character sets and nothings where a coding belongs."""
+    is_coded = "gzip" in header
+    assert decode(header, gzip.compress(NO_TEXT) if is_coded else NO_TEXT) == (NO_TEXT, None)
+
+
+def test_several_headers_are_one() -> None:
+    """The codings of all headers of the name count, in the order of the wire."""
+    assert of_headers([["content-encoding", "gzip"], ["a", "b"], ["content-encoding", "br"]]) == "gzip, br"
+    assert of_headers([("content-encoding", {"base64": "/w=="}), ("x", "gzip")]) is None
 
 
 @every_coding
@@ -119,7 +147,7 @@ def test_identity_is_the_same_object(coding: str | None) -> None:
 @pytest.mark.parametrize("coding", ["compress", "gzip, exotic", "aes128gcm", "\x1b[31m" * 100])
 def test_unknown_coding(coding: str) -> None:
     """An unknown coding gives nothing and says which it was, in printable characters."""
-    found, error = decode(coding, CONTENT)
+    found, error = decode(coding, NO_TEXT)
     assert found == b""
     assert error is not None
     assert error.startswith("unknown content-encoding ")
@@ -129,7 +157,7 @@ def test_unknown_coding(coding: str) -> None:
 
 def test_too_many_codings() -> None:
     """More codings than anybody stacks are not tried."""
-    assert decode("br, br, br, br", CONTENT) == (b"", "more than 3 content-encodings")
+    assert decode("br, br, br, br", NO_TEXT) == (b"", "more than 3 content-encodings")
 
 
 @pytest.mark.parametrize(("coding", "encode"), [("gzip", gzip.compress), ("zstd", zstandard.compress)])
