@@ -8,7 +8,7 @@ them with underscores and its unit suffixes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -150,7 +150,8 @@ def server(exchange: Mapping[str, object]) -> tuple[str, str]:
 def usage(llm: Mapping[str, object] | None) -> dict[str, int]:
     """The tokens that the server counted: `input`, `output`, `cache_read`, `cache_write`, `reasoning`; never invented.
 
-    OpenAI's names and Anthropic's. Anthropic's `input_tokens` leave the cached ones out; the conventions' have them in.
+    OpenAI's names and Anthropic's, llama.cpp's and Ollama's. Anthropic's `input_tokens` leave the cached ones out; the
+    conventions' have them in, and so have OpenAI's, also where a gateway adds Anthropic's counts of the cache.
     """
     counted = (llm or {}).get("usage")
     if not isinstance(counted, Mapping):
@@ -158,16 +159,33 @@ def usage(llm: Mapping[str, object] | None) -> dict[str, int]:
     input_details = _mapping(counted.get("prompt_tokens_details") or counted.get("input_tokens_details"))
     output_details = _mapping(counted.get("completion_tokens_details") or counted.get("output_tokens_details"))
     found: dict[str, object] = {
-        "input": counted.get("prompt_tokens", counted.get("input_tokens")),
-        "output": counted.get("completion_tokens", counted.get("output_tokens")),
-        "cache_read": input_details.get("cached_tokens", counted.get("cache_read_input_tokens")),
+        "input": _first(counted, _INPUT),
+        "output": _first(counted, _OUTPUT),
+        "cache_read": _first(input_details, ("cached_tokens",), _first(counted, _CACHE_READ)),
         "cache_write": counted.get("cache_creation_input_tokens"),
         "reasoning": output_details.get("reasoning_tokens"),
     }
     tokens = {name: value for name, value in found.items() if type(value) is int and value >= 0}
-    if "cache_read_input_tokens" in counted and "input" in tokens:
+    if "input" in tokens and _leaves_the_cached_out(counted):
         tokens["input"] += tokens.get("cache_read", 0) + tokens.get("cache_write", 0)
     return tokens
+
+
+_INPUT: Final = ("prompt_tokens", "input_tokens", "tokens_evaluated", "prompt_eval_count", "prompt_n")
+_OUTPUT: Final = ("completion_tokens", "output_tokens", "tokens_predicted", "eval_count", "predicted_n")
+_CACHE_READ: Final = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cached_tokens", "cache_n")
+
+
+def _first(counted: Mapping[str, object], names: Sequence[str], otherwise: object = None) -> object:
+    return next((counted[name] for name in names if counted.get(name) is not None), otherwise)
+
+
+def _leaves_the_cached_out(counted: Mapping[str, object]) -> bool:
+    """Whether the input is what had to be read anew: by the names, Anthropic's alone and llama.cpp's timings."""
+    if counted.get("prompt_tokens") is not None or counted.get("input_tokens_details") is not None:
+        return False
+    anew = ("cache_read_input_tokens", "cache_creation_input_tokens", "prompt_n")
+    return any(counted.get(name) is not None for name in anew)
 
 
 def _mapping(value: object) -> Mapping[str, object]:
