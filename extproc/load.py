@@ -45,7 +45,7 @@ class Plan:
     def api(self) -> str | None:
         """`chat.completions` or `completions`; None for a path that is neither."""
         path = self.url.partition("://")[2].partition("/")[2]
-        api = dialects.api_of("/" + path)
+        api = dialects.api_of("POST", "/" + path)
         return api if api in {"chat.completions", COMPLETIONS} else None
 
     def body(self) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from extproc.cli import options, output, view
-from extproc.core import dialects
+from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
 from extproc.core.record import body_field
 from extproc.errors import ExtprocError, JournalError
@@ -39,6 +39,11 @@ def complete(exchange: view.Exchange) -> dict[str, Any]:
     answer = assembled(exchange)
     if answer is not None:
         whole["llm"] = {**(exchange.get("llm") or {}), "output": answer}
+    if (whole.get("llm") or {}).get("error"):
+        # Its type and its code are what they have been from the beginning; what it says stands beside them.
+        error = dict(whole["llm"]["error"])
+        message = error.pop("message", None)
+        whole["llm"] = {**whole["llm"], "error": error, "error_message": message}
     return whole
 
 
@@ -48,14 +53,8 @@ def assembled(exchange: view.Exchange) -> list[dict[str, Any]] | None:
     api = (exchange.get("llm") or {}).get("api")
     if response is None or api is None:
         return None
-    return dialects.assemble(
-        api, response.get("content_type"), _encoding(response), reader.body(exchange, "response") or b""
-    )
-
-
-def _encoding(part: Mapping[str, Any]) -> str | None:
-    values = [view.header_text(value) for name, value in view.header_list(part) if name == "content-encoding"]
-    return ", ".join(values) or None
+    coding = encoding.of_headers(response.get("headers") or ())
+    return dialects.assemble(api, response.get("content_type"), coding, reader.body(exchange, "response") or b"")
 
 
 # For a person ----------------------------------------------------------------------------------------------
@@ -75,7 +74,7 @@ def describe(exchange: Exchange, jaeger_url: str) -> Iterator[str]:
     llm = exchange.get("llm")
     if llm:
         yield from _section("LLM")
-        yield from _pairs((name, value) for name, value in llm.items() if name != "output")
+        yield from _pairs((name, _error(value) if name == "error" else value) for name, value in llm.items())
     yield from _direction(exchange, "request")
     yield from _direction(exchange, "response")
     protocol = exchange.get("protocol") or {}
@@ -157,6 +156,14 @@ def _silence(exchange: view.Exchange) -> str | None:
     return f"for {view.duration(lasted)}, from {view.duration(began)} on, after {byte} bytes of the answer"
 
 
+def _error(error: Any) -> str | None:
+    """What the backend said of its failure: type and code, where it gave them, and its words."""
+    if not isinstance(error, Mapping):
+        return None
+    named = " ".join(str(error[name]) for name in ("type", "code") if error.get(name) is not None)
+    return ": ".join(part for part in (named, error.get("message")) if part) or "without a reason"
+
+
 def _pairs(pairs: Any) -> Iterator[str]:
     for name, value in pairs:
         if value is None or value in ("", [], {}):
@@ -206,14 +213,13 @@ def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> I
         yield from _indented(json.dumps(answer, ensure_ascii=False, indent=2))
     elif body:
         yield f"  {output.styled('body', dim=True)}"
-        yield from _indented(_readable(body, _encoding(part)))
+        yield from _indented(_readable(body, encoding.of_headers(part.get("headers") or ())))
 
 
-def _readable(body: bytes, encoding: str | None) -> str:
+def _readable(body: bytes, coding: str | None) -> str:
     """A body for the eye: decoded, JSON laid out, bytes that are no text as escapes."""
-    plain = Decoder(encoding, _READ_BYTES).feed(body)
-    if encoding and not plain:
-        plain = body
+    decoder = Decoder(coding, _READ_BYTES)
+    plain = decoder.feed(body) + decoder.finish() or body
     try:
         if len(plain) < _READ_BYTES:
             return json.dumps(json.loads(plain), ensure_ascii=False, indent=2)

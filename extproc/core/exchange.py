@@ -26,6 +26,7 @@ from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
 from extproc.core.half import Half
 from extproc.core.head import Head, read
+from extproc.core.media import is_stream, is_stream_type
 from extproc.core.reading import RequestReader, ResponseReader
 from extproc.core.redact import Redactor
 from extproc.core.stream import LATE, Input, State
@@ -213,8 +214,8 @@ class Exchange:
             self._attributes.update(event.attributes)
         if half is self._request:
             self._begin_request()
-        elif not end:
-            self._begin_response_body()
+        elif is_stream_type(half.head.content_type):
+            self._response_reader = self._new_response_reader()  # its tokens have times
         return self._finish(half, "headers", event.at) if end else NOTHING
 
     def _on_body(self, half: Half, event: Body) -> Sequence[Effect]:
@@ -250,16 +251,13 @@ class Exchange:
         head, new = self._request.head, self._new_trace
         self._trace = under(self._parent, new) or under(head.traceparent, new) or new
 
-    def _begin_response_body(self) -> None:
-        content_type = self._response.head.content_type
-        if content_type is not None and content_type.startswith("text/event-stream"):
-            self._response_reader = self._new_response_reader()  # its tokens have times
-
     def _take(self, half: Half, data: bytes, at: int) -> Sequence[Effect]:
         if not data:
             return NOTHING
         if half is self._response:
-            if at - half.last_at > half.silence[0] and half.body.length:
+            if not half.body.length:
+                self._begin_response_body(data)
+            elif at - half.last_at > half.silence[0]:
                 half.silence = (at - half.last_at, half.last_at, half.body.length)
             half.first_at = half.first_at or at
             if self._response_reader is not None and not self._reads_spool:
@@ -267,6 +265,11 @@ class Exchange:
         half.last_at = at
         pieces = half.body.feed(data)
         return self._spool(half, pieces) if pieces else NOTHING
+
+    def _begin_response_body(self, first: bytes) -> None:
+        """A body whose type does not say that it is a stream may be one by its first bytes, or by those that follow."""
+        if self._response_reader is None and is_stream(self._response.head.content_type, first) is not False:
+            self._response_reader = self._new_response_reader()
 
     def _spool(self, half: Half, pieces: list[bytes]) -> Sequence[Effect]:
         """These bytes will not stand in the record, so what they say has to be read now (see `llm.py`).
@@ -294,14 +297,14 @@ class Exchange:
 
     def _new_request_reader(self) -> RequestReader | None:
         head = self._request.head
-        api = dialects.api_of(head.path or "")
+        api = dialects.api_of(head.method, head.path or "")
         if api is None:
             return None
         return RequestReader(dialects.RequestReading(api, head.content_type, head.content_encoding))
 
     def _new_response_reader(self) -> ResponseReader | None:
         head = self._response.head
-        api = dialects.api_of(self._request.head.path or "")
+        api = dialects.api_of(self._request.head.method, self._request.head.path or "")
         if api is None:
             return None
         reading = dialects.ResponseReading(api, head.content_type, head.content_encoding, head.status)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from extproc.core import dialects
+from extproc.core import dialects, encoding
 from extproc.core.reading import RequestReader, ResponseReader
 from extproc.core.record import LONGEST, encode
 
@@ -28,10 +28,10 @@ def of_request(record: Record | None) -> dict[str, Any] | None:
     if record is None or half is None:
         return None
     written: dict[str, Any] | None = record.get("llm")
-    body, api = _inline(half), dialects.api_of(record.get("path") or "")
+    body, api = _inline(half), dialects.api_of(record.get("method"), record.get("path") or "")
     if written is not None or api is None or body is None:
         return written
-    reader = RequestReader(dialects.RequestReading(api, half["content_type"], _coding(half)))
+    reader = RequestReader(dialects.RequestReading(api, half["content_type"], encoding.of_headers(half["headers"])))
     reader.feed(body)
     return reader.finish(complete=half["ended_by"] is not None and not half["truncated"])
 
@@ -42,10 +42,11 @@ def of_response(record: Record | None) -> dict[str, Any] | None:
     if record is None or half is None:
         return None
     written: dict[str, Any] | None = record.get("llm")
-    body, api = _inline(half), dialects.api_of(record.get("path") or "")
+    body, api = _inline(half), dialects.api_of(record.get("method"), record.get("path") or "")
     if written is not None or api is None or not body:
         return written
-    reading = dialects.ResponseReading(api, half["content_type"], _coding(half), record["status"])
+    coding = encoding.of_headers(half["headers"])
+    reading = dialects.ResponseReading(api, half["content_type"], coding, record["status"])
     reader = ResponseReader(reading)
     reader.feed(body, 0)
     llm = reader.finish(0, complete=not half["truncated"])
@@ -78,9 +79,3 @@ def _inline(half: Mapping[str, Any]) -> bytes | None:
             return base64.b64decode(text)
         case _:
             return None
-
-
-def _coding(half: Mapping[str, Any]) -> str | None:
-    return next(
-        (value for name, value in half["headers"] if name == "content-encoding" and isinstance(value, str)), None
-    )

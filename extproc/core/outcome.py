@@ -12,6 +12,8 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from extproc.core.media import is_stream_type, media_type
+
 
 class Outcome(enum.StrEnum):
     """Every way in which an exchange can end."""
@@ -229,26 +231,26 @@ def _complete(response: Record, answer: Record) -> Outcome:
         return Outcome.UPSTREAM_ERROR_STATUS
     if llm.get("error"):
         return Outcome.UPSTREAM_ERROR_FRAME
-    is_too_short = _is_event_stream(answer) and _ended_too_soon(llm)
-    if answer.get("truncated") or is_too_short or _lacks_status(response, answer):
+    if answer.get("truncated") or _ended_too_soon(llm, answer) or _lacks_status(response, answer):
         return Outcome.UPSTREAM_TRUNCATED
     return Outcome.OK
 
 
 def _lacks_status(response: Record, answer: Record) -> bool:
     """A gRPC answer that ended without the status with which each of them ends. gRPC-Web has it in its body."""
-    content_type = (answer.get("content_type") or "").lower().partition(";")[0].strip()
+    content_type = media_type(answer.get("content_type"))
     is_grpc = content_type == "application/grpc" or content_type.startswith("application/grpc+")
     return is_grpc and response.get("grpc_status") is None
 
 
-def _is_event_stream(answer: Record) -> bool:
-    return (answer.get("content_type") or "").lower().startswith("text/event-stream")
+def _ended_too_soon(llm: Record, answer: Record) -> bool:
+    """An answer that ended cleanly, but not where its format ends one. Who read it knows.
 
-
-def _ended_too_soon(llm: Record) -> bool:
-    """An event stream that ended cleanly, but without the mark with which its format ends an answer."""
-    if llm.get("done") or llm.get("parse_error"):
+    Records of before that was noted have it only for event streams in which nothing else was odd.
+    """
+    if "cut" in llm:
+        return bool(llm["cut"])
+    if not is_stream_type(answer.get("content_type")) or llm.get("done") or llm.get("parse_error"):
         return False
     api = llm.get("api")
     if api in _STREAMED_BY_CHOICE:

@@ -62,7 +62,7 @@ def load(name: str) -> Golden:
         response_body=body(response["body"]),
         ended_by=response["ended_by"],
         request=expected["request"],
-        response=expected["response"],
+        response={"cut": False, **expected["response"]},
         output=expected["output"],
         first_token=_positions(expected["first_token_byte"]),
     )

@@ -15,13 +15,36 @@ __all__ = ["RequestReading", "ResponseReading", "api_of", "assemble"]
 _APIS = {
     "chat/completions": "chat.completions",
     "completions": "completions",
+    "completion": "completions",
     "embeddings": "embeddings",
     "responses": "responses",
     "messages": "messages",
 }
 
 
-def api_of(path: str) -> str | None:
-    """The API that a path belongs to, whatever prefix a gateway puts before it; None for any other path."""
-    parts = path.partition("?")[0].partition("#")[0].rstrip("/").rsplit("/", 2)
-    return _APIS.get("/".join(parts[-2:])) or _APIS.get(parts[-1])
+_WITHIN_ANOTHER = frozenset(
+    {
+        *("threads", "conversations", "chats", "channels", "rooms", "sessions", "users", "groups"),
+        *("completions", "responses", "messages", "forms", "surveys", "batches", "evals"),
+    }
+)
+"""Collections whose members have messages or responses of their own."""
+
+
+def api_of(method: str | None, path: str) -> str | None:
+    """The API that a request calls, whatever prefix a gateway puts before its path; None for any other request.
+
+    Only a POST asks a model for something: the same paths list what is stored (GET) and tell browsers what is allowed
+    (OPTIONS). Where the method is not known the path decides. The messages of a thread, `/v1/threads/ID/messages`,
+    are none of a model's.
+    """
+    if method not in (None, "POST"):
+        return None
+    parts = [part for part in path.partition("?")[0].partition("#")[0].split("/") if part]
+    if not parts:
+        return None
+    *before, last = parts
+    api = _APIS.get("/".join([*before[-1:], last])) or _APIS.get(last)
+    if last in {"messages", "responses"} and not _WITHIN_ANOTHER.isdisjoint(before):
+        return None
+    return api

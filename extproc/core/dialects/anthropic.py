@@ -12,17 +12,22 @@ import msgspec
 
 from extproc.core import jsondoc
 from extproc.core.dialects.answer import Answer, mapping, objects
+from extproc.core.dialects.content import json_text
+from extproc.core.dialects.errors import told
 
 
-class _Delta(msgspec.Struct, gc=False):
+class _Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    type: str | None = None
     text: str | None = None
     thinking: str | None = None
     partial_json: str | None = None
 
 
-class _BlockDelta(msgspec.Struct, gc=False, tag_field="type", tag="content_block_delta"):
+class _BlockDelta(msgspec.Struct, gc=False, tag_field="type", tag="content_block_delta", forbid_unknown_fields=True):
+    """A delta with the usual members; any other is decoded in full."""
+
     delta: _Delta
-    error: Any = None
+    index: int | None = None
 
 
 _block_delta = msgspec.json.Decoder(_BlockDelta)
@@ -37,62 +42,67 @@ class Messages:
         return None
 
     def event(self, answer: Answer, name: str, data: bytes) -> bool:
-        if name in ("content_block_delta", "message"):
-            try:
-                event = _block_delta.decode(data)
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                pass
-            else:
-                if event.error is None:
-                    return answer.count(event.delta.text, event.delta.thinking, event.delta.partial_json)
         if data == b"[DONE]":
+            answer.done = True
             return False
+        try:
+            event = _block_delta.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self.event_in_full(answer, name, data)
+        return answer.count(event.delta.text, event.delta.thinking, event.delta.partial_json)
+
+    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+        """The same, believing no type."""
         body = jsondoc.decode(data)
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
 
-    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
-        """An event that matters is never long."""
-
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
+        if told(body):
+            answer.fail(body)
         answer.identify(body.get("id"), body.get("model"))
         _merge_usage(answer, body.get("usage"))
         if "stop_reason" in body:
             answer.choice(0, body["stop_reason"])
-        if body.get("error") is not None:
-            answer.fail(body)
         content = body.get("content")
         if isinstance(content, list):
             for block in objects(content):
                 answer.count(block.get("text"), block.get("thinking"))
                 if isinstance(block.get("input"), dict) and block["input"]:
-                    answer.count(_compact(block["input"]))
+                    answer.count(json_text(block["input"]))
+        elif isinstance(content, str):
+            answer.count(content)
         elif content is not None:
             answer.output_chars = None
 
+    def is_whole(self, answer: Answer) -> bool:
+        return answer.done or answer.is_finished
+
     def _read(self, answer: Answer, name: str, body: dict[str, Any]) -> bool:
         kind = body.get("type", name)
-        if "error" in (kind, name) or body.get("error") is not None:
-            answer.fail(body if kind != "error" or "error" in body else {})
+        if told(body):
+            answer.fail(body)
             return False
+        message, delta = mapping(body.get("message")), mapping(body.get("delta"))
+        for usage in (message.get("usage"), delta.get("usage"), body.get("usage")):
+            _merge_usage(answer, usage)
         match kind:
             case "message_start":
-                message = mapping(body.get("message"))
-                answer.choice(0)
+                answer.choice(0, message.get("stop_reason"))
                 answer.identify(message.get("id"), message.get("model"))
-                _merge_usage(answer, message.get("usage"))
             case "content_block_start":
                 block = mapping(body.get("content_block"))
                 return answer.count(block.get("text"), block.get("thinking")) or _is_call(block)
             case "content_block_delta":
-                delta = mapping(body.get("delta"))
                 return answer.count(delta.get("text"), delta.get("thinking"), delta.get("partial_json"))
             case "message_delta":
-                answer.choice(0, mapping(body.get("delta")).get("stop_reason"))
-                _merge_usage(answer, body.get("usage"))
+                answer.choice(0, delta.get("stop_reason"))
             case "message_stop":
                 answer.done = True
+            case "message" if isinstance(body.get("content"), list):
+                self.document(answer, body)
+                return bool(answer.output_chars)
         return False
 
 
@@ -105,10 +115,3 @@ def _merge_usage(answer: Answer, usage: object) -> None:
     given = {key: value for key, value in mapping(usage).items() if value is not None}
     if isinstance(usage, dict):
         answer.use({**usage, **(answer.usage or {}), **given})
-
-
-def _compact(value: object) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return ""

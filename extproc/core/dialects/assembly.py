@@ -1,8 +1,8 @@
 """The answer put together again from a stored body: one message for each choice.
 
-Deltas are merged deeply and by no list of known fields, so that what a server adds (`reasoning_content`, ...)
-survives: strings are joined, objects merged, lists of objects keyed by their `index`, and of anything else the
-last value counts. An answer that was not a stream is given as it was sent. Vectors are given by their sizes.
+Deltas are merged as `merge` says. What a stream says twice is in it once: of a choice's delta, message and text the
+first that says something counts, as it does for the counts of the record. An answer that was not a stream is given as
+it was sent. Vectors are given by their sizes.
 """
 
 from __future__ import annotations
@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from extproc.core import jsondoc
-from extproc.core.dialects.answer import MAX_CHOICES, mapping, objects
-from extproc.core.dialects.response import is_stream
+from extproc.core import jsondoc, media
+from extproc.core.dialects import native
+from extproc.core.dialects.answer import MAX_CHOICES, mapping, objects, whole_number
+from extproc.core.dialects.content import calls_something, json_text, message_texts, places, texts
+from extproc.core.dialects.merge import merge, settled
+from extproc.core.dialects.openai import TERMINAL
 from extproc.core.encoding import Decoder
 from extproc.core.sse import Parser
 
-MAX_DEPTH = 64
-_LAST_WINS = frozenset({"id", "index", "role", "type", "object", "model", "call_id"})
-
 Event = tuple[str, dict[str, Any]]
+
+_LOOKED_AT = 4096
 
 
 def assemble(
@@ -29,18 +31,25 @@ def assemble(
 
     Of the Responses API it is the list of output items, of embeddings the size of each vector.
     """
-    del content_type  # the first byte tells more: see is_stream
     if api not in _STREAMS:
         return None
     decoder = Decoder(content_encoding)
     decoded = decoder.feed(body) + decoder.finish()
-    if is_stream(decoded):
+    if media.is_stream(content_type, decoded[:_LOOKED_AT]):
         return _STREAMS[api](_events(decoded))
     try:
         document = jsondoc.decode_leniently(decoded)
     except jsondoc.Malformed:
-        return None
+        return _by_lines(_STREAMS[api], decoded)
     return _DOCUMENTS[api](document) if isinstance(document, dict) else None
+
+
+def _by_lines(
+    stream: Callable[[Iterator[Event]], list[dict[str, Any]] | None], body: bytes
+) -> list[dict[str, Any]] | None:
+    """JSON by the line under a type that does not say so."""
+    events = list(_events(body)) if body.lstrip()[:1] == b"{" else []
+    return stream(iter(events)) if len(events) > 1 else None
 
 
 def _events(body: bytes) -> Iterator[Event]:
@@ -54,111 +63,96 @@ def _events(body: bytes) -> Iterator[Event]:
             yield event.event, data
 
 
-class _Text(list[str]):
-    """A string that grows: its parts."""
+# Chat completions and completions --------------------------------------------------------------------------------
 
 
-class _Keyed(dict[int, Any]):
-    """A list whose entries are known by their index, which need not begin at 0."""
+class _Choices:
+    """The messages of a stream, by choice."""
 
+    def __init__(self) -> None:
+        self._messages: dict[int, Any] = {}
+        self._spoken: set[int] = set()
+        self._stated: dict[int, str] = {}
 
-def _merge(old: Any, new: Any, name: str = "", depth: int = 0) -> Any:
-    """`new` merged into `old`, which it may change; `name` is the member that holds them."""
-    if new is None or depth > MAX_DEPTH:
-        return old
-    if isinstance(new, dict):
-        target = old if isinstance(old, dict) and not isinstance(old, _Keyed) else {}
-        for key, value in new.items():
-            target[key] = _merge(target.get(key), value, key, depth + 1)
-        return target
-    if isinstance(new, list):
-        return _merge_list(old, new, depth)
-    if isinstance(new, str) and isinstance(old, str | _Text):
-        return _merge_text(old, new, name)
-    return new
+    def add(self, index: int, choice: dict[str, Any]) -> None:
+        """What a choice of one chunk says."""
+        if not 0 <= index < MAX_CHOICES:
+            return
+        delta, message, text = mapping(choice.get("delta")), mapping(choice.get("message")), choice.get("text")
+        self._merge(index, delta)
+        said = any(message_texts(delta)) or calls_something(delta)
+        if not said and message:
+            self._state(index, message)
+            return
+        if not said and isinstance(text, str):
+            said = bool(text)
+            self._merge(index, {"text": text})
+        if said:
+            self._spoken.add(index)
 
+    def by_index(self) -> list[dict[str, Any]]:
+        """Those that came, and empty ones for those between."""
+        count = max(self._messages, default=-1) + 1
+        return [settled(self._messages.get(index, {})) for index in range(count)]
 
-def _merge_text(old: str | _Text, new: str, name: str) -> Any:
-    if name in _LAST_WINS:
-        return new or old
-    # A name comes once, or again in each fragment, or in parts.
-    if name == "name" and isinstance(old, str) and (not new or new == old):
-        return old
-    if isinstance(old, str):
-        old = _Text([old])
-    old.append(new)
-    return old
+    def _merge(self, index: int, message: dict[str, Any]) -> None:
+        self._messages[index] = merge(self._messages.get(index, {}), message)
 
-
-def _merge_list(old: Any, new: list[Any], depth: int) -> Any:
-    entries = objects(new)
-    if len(entries) < len(new) or not (isinstance(old, _Keyed) or any("index" in item for item in entries)):
-        if type(old) is not list:
-            return new if old is None else old
-        old.extend(new)
-        return old
-    keyed = old if isinstance(old, _Keyed) else _Keyed()
-    for item in entries:
-        key = _key(keyed, item)
-        keyed[key] = _merge(keyed.get(key), item, depth=depth + 1)
-    return keyed
-
-
-def _key(keyed: _Keyed, item: dict[str, Any]) -> int:
-    """The entry that a fragment belongs to: by index, else by id, else the last one."""
-    index = item.get("index")
-    if type(index) is int:
-        return index
-    last = next(reversed(keyed), -1)
-    if item.get("id") in (None, "", mapping(keyed.get(last)).get("id")):
-        return max(last, 0)
-    return last + 1
-
-
-def _settled(value: Any, depth: int = 0) -> Any:
-    """The value as plain JSON."""
-    if isinstance(value, _Text):
-        return "".join(value)
-    if isinstance(value, _Keyed):
-        return [_settled(value[index], depth + 1) for index in sorted(value)]
-    if isinstance(value, dict) and depth <= 2 * MAX_DEPTH:
-        return {key: _settled(item, depth + 1) for key, item in value.items()}
-    return value
-
-
-def _index(value: object) -> int | None:
-    return value if type(value) is int and 0 <= value < MAX_CHOICES else None
-
-
-def _by_index(choices: dict[int, Any]) -> list[dict[str, Any]]:
-    return [_settled(choices.get(index, {})) for index in range(max(choices, default=-1) + 1)]
+    def _state(self, index: int, message: dict[str, Any]) -> None:
+        """A message in place of a delta: the whole of what came in parts, or all so far, or the next part."""
+        if index in self._spoken:
+            return
+        said, before = "".join(message_texts(message)), self._stated.get(index, "")
+        self._stated[index] = said
+        if before and said.startswith(before):
+            self._messages[index] = merge({}, message)
+        else:
+            self._merge(index, message)
 
 
 def _chat_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
-    choices: dict[int, Any] = {}
+    choices = _Choices()
     for _, chunk in events:
-        for choice in objects(chunk.get("choices")):
-            index = _index(choice.get("index", 0))
-            if index is not None:
-                delta = _message(choice)
-                choices[index] = _merge(choices.get(index, {}), delta)
-    return _by_index(choices)
+        listed = objects(chunk.get("choices"))
+        for choice, index in zip(listed, places(listed, whole=False), strict=True):
+            choices.add(index, choice)
+        if "choices" not in chunk:
+            delta = _native(chunk)
+            if delta is not None:
+                choices.add(whole_number(chunk.get("index"), 0), {"delta": delta})
+    return choices.by_index()
 
 
 def _chat_document(body: dict[str, Any]) -> list[dict[str, Any]] | None:
+    listed = objects(body.get("choices"))
+    if not listed:
+        message = _native(body)
+        return None if message is None else [message]
     choices = {}
-    for position, choice in enumerate(objects(body.get("choices"))):
-        index = _index(choice.get("index", position))
-        choices[position if index is None else index] = _message(choice)
-    return _by_index(choices) if choices else None
+    for position, (choice, index) in enumerate(zip(listed, places(listed, whole=True), strict=True)):
+        choices[index if 0 <= index < MAX_CHOICES else position] = _message(choice)
+    return [choices.get(index, {}) for index in range(max(choices) + 1)]
 
 
 def _message(choice: dict[str, Any]) -> dict[str, Any]:
     """What a choice says: the message of a chat, or the text of a completion."""
-    for name in ("delta", "message"):
-        if isinstance(choice.get(name), dict):
-            return mapping(choice[name])
-    return {"text": choice["text"]} if isinstance(choice.get("text"), str) else {}
+    named = [mapping(choice[name]) for name in ("delta", "message") if isinstance(choice.get(name), dict)]
+    for message in named:
+        if any(message_texts(message)) or calls_something(message):
+            return message
+    if isinstance(choice.get("text"), str):
+        return {"text": choice["text"]}
+    return named[-1] if named else {}
+
+
+def _native(body: dict[str, Any]) -> dict[str, Any] | None:
+    """What an event or a document of a server's own form says, as a message."""
+    if native.is_llama_cpp(body):
+        return {"content": body["content"]}
+    return native.ollama_message(body) if native.is_ollama(body) else None
+
+
+# Messages --------------------------------------------------------------------------------------------------------
 
 
 def _messages_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
@@ -166,7 +160,7 @@ def _messages_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
     blocks: dict[int, Any] = {}
     for name, event in events:
         kind = event.get("type", name)
-        index = _index(event.get("index", 0)) or 0
+        index = _index(event.get("index")) or 0
         if kind == "message_start":
             started = mapping(event.get("message"))
             message = {"role": started.get("role", "assistant")}
@@ -176,20 +170,33 @@ def _messages_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
             delta = {key: value for key, value in mapping(event.get("delta")).items() if key != "type"}
             if "citation" in delta:
                 delta["citations"] = [delta.pop("citation")]
-            blocks[index] = _merge(blocks.get(index, {}), delta)
+            blocks[index] = merge(blocks.get(index, {}), delta)
+        elif kind == "message" and isinstance(event.get("content"), list) and not blocks:
+            message = {"role": event.get("role", "assistant")}
+            blocks = dict(enumerate(event["content"]))
     if not message and not blocks:
         return []
-    return [{**message, "content": [_block(_settled(blocks[index])) for index in sorted(blocks)]}]
+    return [{**message, "content": [_block(settled(blocks[index])) for index in sorted(blocks)]}]
 
 
-def _block(block: dict[str, Any]) -> dict[str, Any]:
-    """A block whose streamed input is complete JSON has it as `input`; one cut off keeps `partial_json`."""
-    partial = block.get("partial_json")
+def _index(value: object) -> int | None:
+    index = whole_number(value, -1)
+    return index if 0 <= index < MAX_CHOICES else None
+
+
+def _block(block: Any) -> Any:
+    """A block whose streamed input is complete JSON has it as `input`; one cut off keeps `partial_json`.
+
+    A tool without arguments sends no input, or an empty one: what the block began with is all of it.
+    """
+    partial = block.get("partial_json") if isinstance(block, dict) else None
     if isinstance(partial, str):
         try:
-            block["input"] = jsondoc.decode(partial.encode("utf-8", "surrogatepass"))
+            block["input"] = jsondoc.decode(partial.encode("utf-8", "surrogatepass")) if partial else block["input"]
         except jsondoc.Malformed:
             return block
+        except KeyError:
+            block["input"] = {}
         del block["partial_json"]
     return block
 
@@ -200,65 +207,139 @@ def _messages_document(body: dict[str, Any]) -> list[dict[str, Any]] | None:
     return [{"role": body.get("role", "assistant"), "content": body["content"]}]
 
 
-_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+# Responses -------------------------------------------------------------------------------------------------------
+
 _PARTS = {
-    "response.output_text.delta": ("content", "content_index", "output_text", "text"),
-    "response.reasoning_text.delta": ("content", "content_index", "reasoning_text", "text"),
-    "response.refusal.delta": ("content", "content_index", "refusal", "refusal"),
-    "response.reasoning_summary_text.delta": ("summary", "summary_index", "summary_text", "text"),
+    "response.output_text": ("content", "output_text", "text"),
+    "response.reasoning_text": ("content", "reasoning_text", "text"),
+    "response.reasoning": ("content", "reasoning_text", "text"),
+    "response.refusal": ("content", "refusal", "refusal"),
+    "response.reasoning_summary_text": ("summary", "summary_text", "text"),
+    "response.reasoning_summary": ("summary", "summary_text", "text"),
 }
-"""Where a delta goes in its item: the list, the member with its index, the part's type, and the part's text."""
+"""Where a text goes in its item: the list, the part's type, and the part's text."""
+
+_ADDED = {"response.content_part.added": "content", "response.reasoning_summary_part.added": "summary"}
 
 _ITEM_TEXTS = {
-    "response.function_call_arguments.delta": "arguments",
-    "response.mcp_call_arguments.delta": "arguments",
-    "response.custom_tool_call_input.delta": "input",
-    "response.code_interpreter_call_code.delta": "code",
+    "response.function_call_arguments": "arguments",
+    "response.mcp_call_arguments": "arguments",
+    "response.custom_tool_call_input": "input",
+    "response.code_interpreter_call_code": "code",
 }
 
 
 def _responses_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
+    """The output of the terminal event, and what the events before it say more.
+
+    There are servers whose last event holds nothing, or the last delta alone.
+    """
     items: dict[int, Any] = {}
+    ids: dict[int, Any] = {}
+    output: list[dict[str, Any]] = []
     for name, event in events:
         kind = event.get("type", name)
-        if kind in _TERMINAL:
-            output = objects(mapping(event.get("response")).get("output"))
-            if output:
-                return output
-        index = _index(event.get("output_index"))
-        if index is not None:
-            items[index] = _item(items.get(index, {}), kind, event)
-    return [_without_index(_settled(items[index])) for index in sorted(items)]
+        if not isinstance(kind, str):
+            continue
+        if kind in TERMINAL or event.get("object") == "response":
+            output = objects(mapping(event.get("response", event)).get("output"))
+        elif kind.startswith("response."):
+            index = _index(event.get("output_index", 0))
+            if index is not None:
+                item = _item(items.get(index), kind, event)
+                if item is not None:
+                    items[index] = item
+                    ids[index] = event.get("item_id") or item.get("id")
+    items = {index: settled(item) for index, item in items.items()}
+    if not output:
+        return [items[index] for index in sorted(items)]
+    found = []
+    for position, item in enumerate(output):
+        index = _same_item(item, position, items, ids)
+        other = {} if index is None else items.pop(index)
+        found.append((position if index is None else index, _fuller(item, other)))
+    # An item that was announced and is missing in the end is one that the server forgot.
+    found += [(index, item) for index, item in items.items() if "type" in item]
+    return [item for _, item in sorted(found, key=lambda pair: pair[0])]
 
 
-def _without_index(item: dict[str, Any]) -> dict[str, Any]:
-    for part in objects(item.get("content")) + objects(item.get("summary")):
-        part.pop("index", None)
-    return item
+def _same_item(item: dict[str, Any], position: int, items: dict[int, Any], ids: dict[int, Any]) -> int | None:
+    """The index of the same item in the events: by id, else by its place in the output."""
+    by_id = next((index for index in items if item.get("id") and ids.get(index) == item["id"]), None)
+    if by_id is not None:
+        return by_id
+    return position if position in items and items[position].get("type") == item.get("type") else None
 
 
-def _item(item: Any, kind: object, event: dict[str, Any]) -> Any:
-    delta = event.get("delta")
-    if kind == "response.output_item.done":
-        return mapping(event.get("item"))
+def _item(item: Any, kind: str, event: dict[str, Any]) -> Any:
+    """An item after this event; None for one that does not exist, and for an event that makes none."""
     if kind == "response.output_item.added":
-        # Its lists are empty here: the parts come by their own index.
-        return {key: value for key, value in mapping(event.get("item")).items() if value != []}
-    if kind in _PARTS and isinstance(delta, str):
-        member, index, type_, text = _PARTS[str(kind)]
-        part = {"index": _index(event.get(index, 0)) or 0, "type": type_, text: delta}
-        return _merge(item, {member: [part]})
-    if kind in _ITEM_TEXTS and isinstance(delta, str):
-        return _merge(item, {_ITEM_TEXTS[str(kind)]: delta})
+        return _begun(event.get("item"))
+    if kind == "response.output_item.done":
+        return _fuller(mapping(event.get("item")), settled(item or {}))
+    if kind in _ADDED:
+        item = item or {}
+        return {**item, _ADDED[kind]: [*objects(item.get(_ADDED[kind])), _begun(event.get("part"))]}
+    what, _, stage = kind.rpartition(".")
+    if stage == "delta" and isinstance(event.get("delta"), str):
+        return _with_text(item or {}, what, event["delta"], is_whole=False)
+    if stage == "done":
+        whole = event.get(_PARTS.get(what, ("", "", _ITEM_TEXTS.get(what, "")))[2])
+        return _with_text(item or {}, what, whole, is_whole=True) if isinstance(whole, str) else item
     return item
+
+
+def _begun(value: object) -> dict[str, Any]:
+    """An item or a part as it was announced. Its lists are empty here: what is in them comes by itself."""
+    return {key: member for key, member in mapping(value).items() if member != []}
+
+
+def _with_text(item: dict[str, Any], what: str, text: str, *, is_whole: bool) -> Any:
+    if what in _ITEM_TEXTS:
+        return _with_member(item, _ITEM_TEXTS[what], text, is_whole=is_whole)
+    if what not in _PARTS:
+        return item or None
+    member, type_, name = _PARTS[what]
+    parts = objects(item.get(member))
+    # By the order of the events: vLLM 0.11.0 counts the content index up with each delta.
+    if not parts or parts[-1].get("type") != type_:
+        parts.append({"type": type_})
+    parts[-1] = _with_member(parts[-1], name, text, is_whole=is_whole)
+    return {**item, member: parts}
+
+
+def _with_member(holder: dict[str, Any], name: str, text: str, *, is_whole: bool) -> dict[str, Any]:
+    if not is_whole:
+        return {**holder, name: merge(holder.get(name), text, name)}
+    return holder if len(settled(holder.get(name)) or "") >= len(text) else {**holder, name: text}
+
+
+_SAID = ("content", "summary", "arguments", "input", "code")
+
+
+def _fuller(item: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """An item as it was sent, with the texts of the other where that one has more."""
+    if _length(other) <= _length(item):
+        return item
+    return {**other, **item, **{name: other[name] for name in _SAID if name in other}}
+
+
+def _length(item: dict[str, Any]) -> int:
+    said = [*texts(item.get("content")), *texts(item.get("summary"))]
+    said += [json_text(item.get(name)) for name in _SAID[2:]]
+    return sum(map(len, said))
 
 
 def _responses_document(body: dict[str, Any]) -> list[dict[str, Any]] | None:
     return objects(body["output"]) if isinstance(body.get("output"), list) else None
 
 
-def _embeddings_stream(events: Iterator[Event]) -> None:
-    """Embeddings are not streamed."""
+# Embeddings ------------------------------------------------------------------------------------------------------
+
+
+def _embeddings_stream(events: Iterator[Event]) -> list[dict[str, Any]] | None:
+    """Embeddings are not streamed; a document under the type of a stream may be."""
+    return next((found for _, event in events if (found := _embeddings_document(event)) is not None), None)
 
 
 def _embeddings_document(body: dict[str, Any]) -> list[dict[str, Any]] | None:

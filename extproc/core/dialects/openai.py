@@ -1,34 +1,47 @@
 """The responses of the OpenAI APIs: chat completions, completions, embeddings and responses.
 
-Chunks are decoded into small structs first, which costs a third of a full decode; a chunk that does not have the
-usual types is decoded fully and read for what it has. Both give the same answer.
+A chunk that has only the usual members with the usual types is decoded into small structs, which costs a third of a
+full decode. It is refused for any other member, so whatever else there is in a chunk is read from a full decode; both
+give the same answer for every input.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from extproc.core import jsondoc
-from extproc.core.dialects.answer import Answer, mapping, objects
+from extproc.core.dialects import native
+from extproc.core.dialects.answer import Answer, mapping, objects, reason_of
+from extproc.core.dialects.content import calls_something, json_text, message_texts, places, texts
+from extproc.core.dialects.errors import is_error_name, is_failure, says_something, told
 
 DONE = b"[DONE]"
 
+_REFUSED = (msgspec.MsgspecError, ValueError, RecursionError)
 
-class _Function(msgspec.Struct, gc=False):
+
+class _Usual(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """No other members than those named. What is only passed over is `Any`, to be refused where it is no JSON."""
+
+
+class _Function(_Usual):
     arguments: str | None = None
+    name: str | None = None
 
 
-class _ToolCall(msgspec.Struct, gc=False):
+class _ToolCall(_Usual):
     function: _Function | None = None
+    index: int | None = None
+    id: str | None = None
+    type: str | None = None
 
 
-class _Delta(msgspec.Struct, gc=False):
+class _Delta(_Usual):
     content: str | None = None
+    role: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -36,19 +49,34 @@ class _Delta(msgspec.Struct, gc=False):
     function_call: _Function | None = None
 
 
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
+class _Choice(_Usual):
+    index: int | None = None
     delta: _Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    logprobs: Any = None
+    stop_reason: Any = None
+    matched_stop: Any = None
+    native_finish_reason: Any = None
+    token_ids: Any = None
+    prompt_token_ids: Any = None
+    prompt_logprobs: Any = None
+    content_filter_results: Any = None
 
 
-class _Chunk(msgspec.Struct, gc=False):
+class _Chunk(_Usual):
     choices: list[_Choice]
     id: str | None = None
+    object: Literal["chat.completion.chunk", "chat.completion", "text_completion"] | None = None
+    created: Any = None
     model: str | None = None
     usage: dict[str, Any] | None = None
-    error: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
+    provider: Any = None
+    obfuscation: Any = None
+    prompt_token_ids: Any = None
+    prompt_logprobs: Any = None
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
@@ -64,7 +92,7 @@ class Chat:
         done = lines.endswith(DONE) and (len(lines) == len(DONE) or lines.endswith(b"\n" + DONE))
         try:
             chunks = _chunk.decode_lines(lines[: -len(DONE)] if done else lines)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except _REFUSED:
             return None
         token = False
         for chunk in chunks:
@@ -76,21 +104,20 @@ class Chat:
         if data == DONE:
             answer.done = True
             return False
-        if name != "error":
-            try:
-                return self._add(answer, _chunk.decode(data))
-            except (msgspec.MsgspecError, ValueError, RecursionError):
-                pass
+        try:
+            return self._add(answer, _chunk.decode(data))
+        except _REFUSED:
+            return self.event_in_full(answer, name, data)
+
+    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+        """The same, believing no type."""
         body = jsondoc.decode(data)
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
-        return self._read(answer, body, failed=name == "error")
-
-    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
-        """A chunk that matters is never long."""
+        return self._read(answer, body, whole=False)
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
-        self._read(answer, body, failed=False)
+        self._read(answer, body, whole=True)
         choices = body.get("choices")
         if choices is not None and not (
             isinstance(choices, list) and all(_spoken & choice.keys() for choice in objects(choices))
@@ -98,58 +125,89 @@ class Chat:
             # Too long to be held: what it says was not counted.
             answer.output_chars = None
 
+    def is_whole(self, answer: Answer) -> bool:
+        return answer.done or answer.is_finished
+
     def _add(self, answer: Answer, chunk: _Chunk) -> bool:
         token = False
-        for choice in chunk.choices:
-            answer.choice(choice.index, choice.finish_reason)
-            if choice.text:
-                token |= answer.count(choice.text)
+        for position, choice in enumerate(chunk.choices):
+            index = answer.choice(choice.index, choice.finish_reason, position)
+            said = False
             delta = choice.delta
-            if delta is None:
-                continue
-            if delta.content:
-                token |= answer.count(delta.content)
-            if delta.reasoning or delta.reasoning_content or delta.refusal:
-                token |= answer.count(delta.reasoning or delta.reasoning_content, delta.refusal)
-            if delta.tool_calls:
+            if delta is not None:
+                if delta.content:
+                    said = answer.count(delta.content)
+                if delta.reasoning or delta.reasoning_content or delta.refusal:
+                    said |= answer.count(delta.reasoning or delta.reasoning_content, delta.refusal)
+                if delta.tool_calls:
+                    said = True
+                    answer.count(*[call.function.arguments for call in delta.tool_calls if call.function])
+                if delta.function_call is not None:
+                    said = True
+                    answer.count(delta.function_call.arguments)
+            if not said and choice.text:
+                said = answer.count(choice.text)
+            if said:
                 token = True
-                answer.count(*[call.function.arguments for call in delta.tool_calls if call.function])
-            if delta.function_call is not None:
-                token = True
-                answer.count(delta.function_call.arguments)
+                answer.spoken.add(index)
         if answer.response_id is None or answer.response_model is None:
             answer.identify(chunk.id, chunk.model)
         if chunk.usage is not None:
             answer.use(chunk.usage)
-        if chunk.error is not None:
-            answer.fail(chunk.error)
         return token
 
-    def _read(self, answer: Answer, body: Mapping[str, Any], *, failed: bool) -> bool:
-        """The same from a fully decoded chunk or body, believing no type."""
-        token = False
-        for choice in objects(body.get("choices")):
-            answer.choice(choice.get("index", 0), choice.get("finish_reason"))
-            token |= answer.count(choice.get("text"))
-            for part in (mapping(choice.get("delta")), mapping(choice.get("message"))):
-                token |= _count_message(answer, part)
-        answer.identify(body.get("id"), body.get("model"))
-        answer.use(body.get("usage"))
-        if failed or body.get("error") is not None or body.get("object") == "error":
+    def _read(self, answer: Answer, body: Mapping[str, Any], *, whole: bool) -> bool:
+        """The same from a fully decoded chunk or body."""
+        if told(body):
             answer.fail(body)
+        token = False
+        choices = objects(body.get("choices"))
+        for choice, index in zip(choices, places(choices, whole=whole), strict=True):
+            token |= _read_choice(answer, choice, index)
+        if "choices" not in body:
+            token |= native.read(answer, body)
+        answer.identify(body.get("id"), body.get("model"))
+        groq = mapping(body.get("x_groq"))
+        if says_something(groq.get("error")):
+            answer.fail({"error": groq["error"]})
+        answer.use(groq.get("usage"))
+        answer.use(body.get("usage"))
+        answer.use_for_want(mapping(body.get("timings")), native.TIMINGS)
         return token
 
 
-def _count_message(answer: Answer, message: Mapping[str, Any]) -> bool:
-    content = message.get("content")
-    token = answer.count(content, *[part.get("text") for part in objects(content)])
-    # Some servers send the reasoning under both names.
-    token |= answer.count(message.get("reasoning") or message.get("reasoning_content"), message.get("refusal"))
-    calls = objects(message.get("tool_calls"))
-    answer.count(*[mapping(call.get("function")).get("arguments") for call in calls])
-    function = message.get("function_call")
-    answer.count(mapping(function).get("arguments"))
-    return token or bool(message.get("tool_calls")) or isinstance(function, dict)
+def _read_choice(answer: Answer, choice: Mapping[str, Any], index: int) -> bool:
+    if says_something(choice.get("error")):
+        answer.fail({"error": choice["error"]})
+    index = answer.choice(index, choice.get("finish_reason"))
+    answer.use(choice.get("usage"))
+    message = mapping(choice.get("message"))
+    answer.use(message.get("usage"))
+    said = _count(answer, mapping(choice.get("delta")))
+    if not said and message:
+        if index in answer.spoken:
+            return False  # the whole of what came in parts, once more
+        return _count_message(answer, index, message)
+    if not said:
+        said = answer.count(choice.get("text"))
+    if said:
+        answer.spoken.add(index)
+    return said
+
+
+def _count(answer: Answer, message: Mapping[str, Any]) -> bool:
+    return answer.count(*message_texts(message)) | calls_something(message)
+
+
+def _count_message(answer: Answer, index: int, message: Mapping[str, Any]) -> bool:
+    """A message in place of deltas: the whole, the next part, or all that there is so far."""
+    said = "".join(message_texts(message))
+    before = answer.stated.get(index, "")
+    if len(answer.stated) < native.MAX_STATED or index in answer.stated:
+        answer.stated[index] = said
+    if before and said.startswith(before):
+        return answer.count(said[len(before) :])
+    return answer.count(said) | calls_something(message)
 
 
 class Embeddings:
@@ -161,33 +219,50 @@ class Embeddings:
         return None
 
     def event(self, answer: Answer, name: str, data: bytes) -> bool:
-        body = mapping(jsondoc.decode(data))
-        if name == "error" or body.get("error") is not None:
-            answer.fail(body)
+        if data == DONE:
+            return False
+        body = jsondoc.decode(data)
+        if not isinstance(body, dict):
+            raise jsondoc.Malformed("not an object", 0)
+        self.document(answer, body)
         return False
-
-    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
-        """Embeddings are not streamed."""
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         answer.output_chars = None
         answer.identify(body.get("id"), body.get("model"))
         answer.use(body.get("usage"))
-        if body.get("error") is not None or body.get("object") == "error":
+        answer.use_for_want(body, native.OLLAMA)
+        if told(body):
             answer.fail(body)
 
+    def is_whole(self, answer: Answer) -> bool:
+        return True
 
-class _ResponseEvent(msgspec.Struct, gc=False):
+
+class _ResponseDelta(_Usual):
     type: str
-    delta: str | None = None
-    response: msgspec.Raw | None = None
+    delta: str
+    item_id: Any = None
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
+    sequence_number: Any = None
+    logprobs: Any = None
+    obfuscation: Any = None
 
 
-_response_event = msgspec.json.Decoder(_ResponseEvent)
+_response_delta = msgspec.json.Decoder(_ResponseDelta)
 _NOT_CHARACTERS = ("response.audio.delta", "response.output_audio.delta")
-_TERMINAL = ("response.completed", "response.incomplete", "response.failed")
-# Within a string its quotes would be escaped.
-_USAGE = re.compile(rb'"usage": ?(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
+TERMINAL = {
+    "response.completed": "completed",
+    "response.incomplete": "incomplete",
+    "response.failed": "failed",
+    "response.cancelled": "cancelled",
+    "response.done": "completed",
+}
+"""The events that end a response, each with the status that it stands for where the response has none."""
+
+_UNFINISHED = frozenset({"in_progress", "queued"})
 _CALLS = ("function_call", "custom_tool_call", "mcp_call")
 
 
@@ -201,64 +276,79 @@ class Responses:
 
     def event(self, answer: Answer, name: str, data: bytes) -> bool:
         if data == DONE:
+            answer.done = True
             return False
         try:
-            event = _response_event.decode(data)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
-            return self._read(answer, name, jsondoc.decode(data))
-        if event.type.endswith(".delta") and event.response is None:
+            event = _response_delta.decode(data)
+        except _REFUSED:
+            return self.event_in_full(answer, name, data)
+        if event.type.endswith(".delta") and not is_error_name(event.type):
             return event.type not in _NOT_CHARACTERS and answer.count(event.delta)
-        return self._read(answer, name, jsondoc.decode(data))
+        return self.event_in_full(answer, name, data)
 
-    def overlong(self, answer: Answer, name: str, head: bytes, tail: bytes) -> None:
-        """The terminal event repeats the instructions, the tools and the output; the usage stands near its end."""
-        if name not in _TERMINAL:
-            return
-        answer.done = True
-        answer.choice(0, name.removeprefix("response."))
-        for usage in _USAGE.findall(tail)[-1:]:
-            with contextlib.suppress(jsondoc.Malformed):
-                answer.use(jsondoc.decode(usage))
-        if name == "response.failed":
-            answer.fail({})
+    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+        """The same, believing no type."""
+        body = jsondoc.decode(data)
+        if not isinstance(body, dict):
+            raise jsondoc.Malformed("not an object", 0)
+        return self._read(answer, name, body)
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
+        self._read_response(answer, body, None)
+
+    def is_whole(self, answer: Answer) -> bool:
+        return answer.done
+
+    def _read(self, answer: Answer, name: str, body: dict[str, Any]) -> bool:
+        kind = body.get("type", name)
+        if not isinstance(kind, str):
+            kind = name
+        if kind in TERMINAL:
+            self._read_response(answer, mapping(body.get("response")), TERMINAL[kind])
+            answer.use(body.get("usage"))
+            answer.done = True
+            return False
+        if body.get("object") == "response" or ("output" in body and not kind.startswith("response.")):
+            self._read_response(answer, body, None)
+            answer.done |= answer.is_finished
+            return bool(answer.output_chars)
+        response = mapping(body.get("response"))
+        answer.identify(response.get("id"), response.get("model"))
+        answer.use(response.get("usage"))
+        answer.use(body.get("usage"))
+        if told(body):
+            answer.fail(body)
+        elif says_something(response.get("error")):
+            answer.fail({"error": response["error"]})
+        if kind.endswith(".delta") and kind not in _NOT_CHARACTERS:
+            return answer.count(body.get("delta"))
+        return kind == "response.output_item.added" and mapping(body.get("item")).get("type") in _CALLS
+
+    def _read_response(self, answer: Answer, body: Mapping[str, Any], ended: str | None) -> None:
+        """A whole response; `ended` is the status by the event that brought it, if one did."""
         answer.identify(body.get("id"), body.get("model"))
         answer.use(body.get("usage"))
-        status = body.get("status")
-        if isinstance(status, str):
-            answer.choice(0, mapping(body.get("incomplete_details")).get("reason") or status)
-        if body.get("error") is not None or body.get("object") == "error" or status == "failed":
+        status = reason_of(body.get("status"))
+        if status in _UNFINISHED and ended is not None:
+            status = None
+        if says_something(body.get("error")):
+            answer.fail({"error": body["error"]})
+        elif told(body):
             answer.fail(body)
+        elif is_failure(status or ended):
+            answer.fail({})
+        if status not in _UNFINISHED and (status or ended):
+            reason = reason_of(mapping(body.get("incomplete_details")).get("reason"))
+            answer.choice(0, reason or status or ended)
         output = body.get("output")
         if isinstance(output, list):
-            if not answer.output_chars:
+            if answer.output_chars == 0:
                 _count_output(answer, output)
         elif output is not None:
             answer.output_chars = None
 
-    def _read(self, answer: Answer, name: str, body: object) -> bool:
-        if not isinstance(body, dict):
-            raise jsondoc.Malformed("not an object", 0)
-        kind = body.get("type", name)
-        response = mapping(body.get("response"))
-        if kind in _TERMINAL:
-            answer.done = True
-            self.document(answer, response)
-            if kind == "response.failed":
-                answer.fail(response)
-            return False
-        answer.identify(response.get("id"), response.get("model"))
-        answer.use(response.get("usage"))
-        if "error" in (kind, name) or body.get("error") is not None:
-            answer.fail({**body, "type": None} if kind == "error" and "error" not in body else body)
-        if isinstance(kind, str) and kind.endswith(".delta") and kind not in _NOT_CHARACTERS:
-            return answer.count(body.get("delta"))
-        return kind == "response.output_item.added" and mapping(body.get("item")).get("type") in _CALLS
-
 
 def _count_output(answer: Answer, output: list[Any]) -> None:
     for item in objects(output):
-        answer.count(item.get("arguments"), item.get("input"))
-        for part in objects(item.get("content")) + objects(item.get("summary")):
-            answer.count(part.get("text"), part.get("refusal"))
+        answer.count(json_text(item.get("arguments")), json_text(item.get("input")), item.get("code"))
+        answer.count(*texts(item.get("content")), *texts(item.get("summary")))

@@ -28,7 +28,7 @@ def said(body: bytes, content_type: str = JSON, encoding: str | None = None) -> 
         (said(b"data: {}\n\n" * 3 + b"data: {nope}\n\n", STREAM), "malformed JSON"),
         (said(b"data: []\n\n", STREAM), "not an object"),
         (said(b"data: " + b"x" * 400_000 + b"\n\n", STREAM), "too long"),
-        (said(b"xyzxyz" * 9, JSON, "gzip"), "damaged coding"),
+        (said(b"\0xyz" * 9, JSON, "gzip"), "damaged coding"),
         (said(b"\x1f", JSON, "gzip"), "cut off"),
         (said(b"x", JSON, "my-own-coding"), "unknown coding"),
         ("br: more than 1048576 bytes decoded at byte 17", "too much decoded"),

@@ -6,26 +6,7 @@ from typing import Any
 
 import pytest
 
-from extproc.core.dialects.answer import MAX_CHOICES, MAX_TEXT, Answer, error_of
-
-
-@pytest.mark.parametrize(
-    ("body", "error_type", "code"),
-    [
-        ({"error": {"message": "m", "type": "T", "param": None, "code": 400}}, "T", 400),
-        ({"object": "error", "message": "m", "type": "T", "code": "c"}, "T", "c"),
-        ({"type": "error", "error": {"type": "overloaded_error", "message": "m"}}, "overloaded_error", None),
-        ({"error": {"error": {"type": "T"}}}, "T", None),
-        ({"error": "text"}, None, None),
-        ({"detail": "text"}, None, None),
-        ({"error": {"type": 7, "code": [1]}}, None, None),
-        ({"error": {"type": "x" * 1000, "code": 10**100}}, "x" * MAX_TEXT, None),
-        (None, None, None),
-    ],
-)
-def test_shapes_of_errors(body: Any, error_type: str | None, code: str | int | None) -> None:
-    """Type and code are found in every shape that servers send; nothing else is kept."""
-    assert error_of(body) == {"type": error_type, "code": code}
+from extproc.core.dialects.answer import MAX_CHOICES, Answer
 
 
 def test_the_last_usage_counts() -> None:
@@ -40,17 +21,42 @@ def test_the_last_usage_counts() -> None:
 def test_finish_reasons_by_index() -> None:
     """Each choice has its last reason, or None; an index out of all reason is ignored."""
     answer = Answer()
-    for index, reason in (
-        (2, "stop"),
-        (0, None),
-        (2, "length"),
-        (-1, "x"),
-        (MAX_CHOICES, "x"),
-        (True, "x"),
-        ("0", "x"),
-    ):
+    for index, reason in ((2, "stop"), (0, None), (2, "length"), (-1, "x"), (MAX_CHOICES, "x")):
         answer.choice(index, reason)
     assert answer.finish_reasons == [None, None, "length"]
+
+
+@pytest.mark.parametrize("index", [None, "x", True, [], float("nan"), 1.5])
+def test_an_index_that_is_no_number(index: Any) -> None:
+    """A choice without an index is known by its position."""
+    answer = Answer()
+    assert answer.choice(index, "stop", position=1) == 1
+    assert answer.finish_reasons == [None, "stop"]
+
+
+@pytest.mark.parametrize("index", [1, 1.0, "1"])
+def test_an_index_in_any_form(index: Any) -> None:
+    """Servers send it as a number, and as a text."""
+    assert Answer().choice(index) == 1
+
+
+@pytest.mark.parametrize("reason", ["", " ", "null", "None", "undefined", None, 7, [], {}])
+def test_what_is_no_finish_reason(reason: Any) -> None:
+    """An empty reason is none, and replaces none."""
+    answer = Answer()
+    answer.choice(0, reason)
+    before = answer.is_finished
+    answer.choice(0, "stop")
+    answer.choice(0, reason)
+    assert (before, answer.is_finished, answer.finish_reasons) == (False, True, ["stop"])
+
+
+def test_a_usage_that_says_nothing_replaces_none() -> None:
+    """A last chunk full of nulls takes nothing back."""
+    answer = Answer()
+    for usage in ({"prompt_tokens": None}, {"prompt_tokens": 5}, {"prompt_tokens": None, "total_tokens": None}, {}):
+        answer.use(usage)
+    assert answer.usage == {"prompt_tokens": 5}
 
 
 def test_the_first_identity_and_the_first_error_count() -> None:
@@ -61,4 +67,4 @@ def test_the_first_identity_and_the_first_error_count() -> None:
     answer.fail({"error": {"type": "first"}})
     answer.fail({"error": {"type": "second"}})
     assert (answer.response_id, answer.response_model) == ("a", "a")
-    assert answer.error == {"type": "first", "code": None}
+    assert answer.error == {"type": "first", "code": None, "message": None}

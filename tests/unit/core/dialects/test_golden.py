@@ -83,7 +83,7 @@ def test_there_are_fixtures() -> None:
 @every_fixture
 def test_a_path_names_its_api(fixture: Golden) -> None:
     """The path of the request tells the API."""
-    assert api_of(fixture.path) == fixture.api
+    assert api_of("POST", fixture.path) == fixture.api
 
 
 @every_fixture
