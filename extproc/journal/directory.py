@@ -102,6 +102,14 @@ class DataDirectory:
         except OSError as error:
             raise JournalError(f"{self.path / name}: {reason(error)}") from error
 
+    def has_segment(self, name: str) -> bool:
+        """Whether there is a file of this name among the segments, as far as that can be seen."""
+        try:
+            os.stat(name, dir_fd=self.segments, follow_symlinks=False)
+        except OSError as error:
+            return not isinstance(error, FileNotFoundError)
+        return True
+
     def close(self) -> None:
         """Give the handles back."""
         os.close(self.segments)

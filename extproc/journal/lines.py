@@ -11,7 +11,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -68,13 +69,13 @@ def series(directory: Path) -> list[Series]:
 
 def open_segment(directory: Path, name: Name) -> BinaryIO:
     """The segment's uncompressed bytes, from the start. Raises FileNotFoundError once it has been deleted."""
-    for state in (name.state, CLOSED, COMPRESSED, OPEN, CLOSED, COMPRESSED):
+    for state in (name.state + name.moved, CLOSED, COMPRESSED, OPEN, CLOSED, COMPRESSED):
         try:
             fd = os.open(directory / "segments" / (name.stem + state), _READ)
         except FileNotFoundError:
             continue
         file = os.fdopen(fd, "rb", buffering=_BUFFER)
-        return decompressed(file) if state == COMPRESSED else file
+        return decompressed(file) if state.startswith(COMPRESSED) else file
     raise FileNotFoundError(f"{directory / 'segments' / str(name)}: the segment has been deleted")
 
 
@@ -177,6 +178,23 @@ def header(directory: Path, name: Name) -> dict[str, Any] | None:
     except (DamagedLine, OSError):
         return None
     return record if record.get("type") == "segment" else None
+
+
+def missing(directory: Path) -> list[str]:
+    """The stems of segments that were there and are not, though later ones are: retention leaves no such hole."""
+    return [stem for each in series(directory) for pair in pairwise(each.names) for stem in _between(directory, *pair)]
+
+
+def _between(directory: Path, earlier: Name, later: Name) -> list[str]:
+    numbers = range(earlier.number + 1, later.number)
+    if not numbers:
+        return []
+    begin, end = header(directory, earlier), header(directory, later)
+    if begin is None or end is None or begin.get("kept"):
+        return []
+    last = max((line.record.get("seq", 0) for line in read_lines(directory, earlier)), default=0)
+    # A number may stand for a file that nothing could be written to. A segment takes more than two numbers of lines.
+    return [replace(later, number=number).stem for number in numbers] if end["seq"] > last + 2 else []
 
 
 def void_from(directory: Path, later: list[Name]) -> int | None:

@@ -80,7 +80,8 @@ def compress(directory: Path) -> list[str]:
     fd = open_directory(directory / SEGMENTS)
     try:
         _remove_leftovers(fd)
-        names = [name for series in lines.series(directory) for name in series.names if name.state == CLOSED]
+        everything = (name for series in lines.series(directory) for name in series.names)
+        names = [name for name in everything if name.state == CLOSED and not name.moved]
         return [_compress(fd, name) for name in names]
     finally:
         os.close(fd)
@@ -248,6 +249,8 @@ def _deletable(directory: Path) -> Iterator[_Segment]:
             continue
         written_at = 0.0
         for name in series.names:
+            if name.moved:
+                continue  # no business of ours until it has its name again
             if name.state == OPEN and (name == series.names[-1] or is_live(directory / SEGMENTS / str(name))):
                 continue
             with contextlib.suppress(FileNotFoundError):

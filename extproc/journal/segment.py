@@ -3,8 +3,9 @@
 Names. `segments/w<worker>-<boot>-<number>.jsonl.open` while it is written, `.jsonl` once it is closed, `.jsonl.zst`
 once it is compressed (one zstd frame of the same bytes). `<worker>` is the worker's index, `<boot>` the id of that
 run of the worker, `<number>` counts the segments of the run from 000001. All segments of one worker and one boot
-are a series. `.torn` holds what recovery cut off a segment's end. Files are 0600 in a 0700 directory, made with
-O_EXCL and O_NOFOLLOW, and only ever appended to.
+are a series. Nobody else may rename them; what has a number or a date behind such a name (`.jsonl.1`) was renamed by
+another program: it is read, and `verify` and /readyz name it. `.torn` holds what recovery cut off a segment's end.
+Files are 0600 in a 0700 directory, made with O_EXCL and O_NOFOLLOW, and only ever appended to.
 
 Lines. A segment is lines of ASCII, each one JSON object, closed by a line feed. What came from a client stands
 inside JSON strings only, where line feeds and quotes are escaped: no body can look like a line. Each line ends with
@@ -54,7 +55,7 @@ import re
 import socket
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -68,6 +69,9 @@ TORN = ".torn"
 
 BOOT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,63}")
 _NAME = re.compile(r"w(\d{1,6})-([0-9A-Za-z][0-9A-Za-z-]{0,63})-(\d{6,})(\.jsonl(?:\.open|\.zst)?)")
+_MOVED = re.compile(rf"({_NAME.pattern})([.-]\d[\d.-]*)")
+_OURS = re.compile(rf"{_NAME.pattern}(?:\.tmp)?|w\d+-[0-9A-Za-z-]+-\d+(?:\.\d+)?\.torn(?:\.tmp)?")
+_LIKE_OURS = re.compile(r"w\d{1,6}-[0-9A-Za-z][0-9A-Za-z-]{0,63}-\d{6,}\..*", re.DOTALL)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
 
 
@@ -79,6 +83,8 @@ class Name:
     boot_id: str
     number: int
     state: str = CLOSED
+    moved: str = ""
+    """What another program has put behind it."""
 
     @classmethod
     def parse(cls, file_name: str) -> Self | None:
@@ -87,6 +93,13 @@ class Name:
         if match is None:
             return None
         return cls(int(match[1]), match[2], int(match[3]), match[4])
+
+    @classmethod
+    def parse_moved(cls, file_name: str) -> Self | None:
+        """The name of a segment that was renamed as logrotate does, or None for any other file."""
+        match = _MOVED.fullmatch(file_name)
+        found = None if match is None else cls.parse(match[1])
+        return None if match is None or found is None else replace(found, moved=match[6])
 
     @property
     def stem(self) -> str:
@@ -99,7 +112,7 @@ class Name:
         return self.worker, self.boot_id
 
     def __str__(self) -> str:
-        return self.stem + self.state
+        return self.stem + self.state + self.moved
 
 
 def header(at: str, in_flight: Mapping[str, str]) -> dict[str, Any]:
@@ -124,13 +137,23 @@ def names(segments: Path | int) -> list[Name]:
     found: dict[str, Name] = {}
     with os.scandir(segments) as entries:
         for entry in entries:
-            name = Name.parse(entry.name)
+            name = Name.parse(entry.name) or Name.parse_moved(entry.name)
             if name is None or not entry.is_file(follow_symlinks=False):
                 continue
             known = found.get(name.stem)
-            if known is None or _PREFERENCE[name.state] < _PREFERENCE[known.state]:
+            if known is None or _preference(name) < _preference(known):
                 found[name.stem] = name
     return sorted(found.values())
+
+
+def misplaced(segments: Path) -> list[str]:
+    """The files that were segments, by the beginning of their names, and have names that we give to none."""
+    names = (path.name for path in segments.iterdir())
+    return sorted(name for name in names if _LIKE_OURS.fullmatch(name) and _OURS.fullmatch(name) is None)
+
+
+def _preference(name: Name) -> tuple[bool, int]:
+    return bool(name.moved), _PREFERENCE[name.state]
 
 
 # Two states of one segment are there at once only when a step was cut short: closed but not yet unlinked.
@@ -183,6 +206,15 @@ class Segment:
         """Bring what was written to stable storage."""
         os.fdatasync(self._fd)
 
+    def is_in_place(self) -> bool:
+        """Whether the file is still what its name stands for, with all that is acknowledged. Raises OSError."""
+        ours = os.fstat(self._fd)
+        try:
+            named = os.stat(str(self.name), dir_fd=self._directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return named.st_ino == ours.st_ino and ours.st_size >= self.acknowledged
+
     def acknowledge(self, lines: int) -> None:
         """Everything written so far, `lines` more than before, is as durable as was asked for."""
         self.acknowledged = self.size
@@ -203,7 +235,8 @@ class Segment:
         """Never write here again. Recovery gives the segment its end; one without acknowledged lines is removed."""
         with contextlib.suppress(OSError):
             if self.acknowledged:
-                os.ftruncate(self._fd, self.acknowledged)
+                if os.fstat(self._fd).st_size > self.acknowledged:
+                    os.ftruncate(self._fd, self.acknowledged)
             else:
                 os.unlink(str(self.name), dir_fd=self._directory)
         with contextlib.suppress(OSError):

@@ -73,7 +73,7 @@ class Tail:
             return  # deleted by retention since it was listed
 
     def _open(self, name: Name) -> int | None:
-        for state in (name.state, CLOSED):
+        for state in (name.state + name.moved, CLOSED):
             try:
                 return os.open(self.directory / "segments" / (name.stem + state), _READ)
             except FileNotFoundError:

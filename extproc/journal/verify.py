@@ -3,6 +3,7 @@
 Checked, in closed, compressed and growing segments alike:
 
 * each line: its checksum, and that worker and boot are those of the file's name;
+* the names: none that another program has changed;
 * each series: a header first in each segment, a footer last in a closed one, numbers without gaps from the first
   segment that retention has left to the last, but for those that it has reduced to the beginnings of exchanges;
 * each exchange: at most one `request` record and exactly one terminal record. One without a terminal record is in
@@ -25,17 +26,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.errors import JournalError
-from extproc.journal import lines, lock
+from extproc.journal import lines, lock, segment
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.lines import Line, Series
 from extproc.journal.reader import body_path
-from extproc.journal.segment import OPEN, Name, is_live
+from extproc.journal.segment import CLOSED, OPEN, Name, is_live
 from extproc.journal.spool import exchange_of
+
+_MISSING: Final = "the segment is missing, and later ones are there; put it back, or what it held is lost"
 
 Report = Callable[[str], None]
 
 _FINISHED_IDS: Final = 500_000
 _PIECE_BYTES: Final = 1024 * 1024
+_RENAMED: Final = (
+    "a segment that another program has renamed; give it its name again (it ends in .jsonl, .jsonl.open or .jsonl.zst) "
+    "and keep logrotate and the like away from this directory"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,10 @@ def verify(directory: Path, report: Report = lambda _: None) -> Iterator[Finding
     if not (directory / SEGMENTS).is_dir():
         yield Finding(directory / SEGMENTS, None, "there is no such directory, so this is no journal")
         return
+    for name in segment.misplaced(directory / SEGMENTS):
+        yield Finding(directory / SEGMENTS / name, None, _RENAMED)
+    for stem in lines.missing(directory):
+        yield Finding(directory / SEGMENTS / f"{stem}{CLOSED}", None, _MISSING)
     bodies = _Bodies(directory)
     for series in lines.series(directory):
         yield from _Series(series, bodies, report).check()

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 _BATCH_ITEMS: Final = 256
 _IDLE_SECONDS: Final = 5.0
 _RETRY_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 0.5
 _STRAGGLER_SECONDS: Final = 0.05
 _DAY: Final = 86_400_000_000_000
 _OWED_RECORDS: Final = 10_000
@@ -91,6 +92,7 @@ class Journal:
         self._seq = 0
         self._day = 0
         self._retry_at = 0.0
+        self._look_at = 0.0
         self._closing = False
         self._closed = False
         self._busy_since: float | None = None
@@ -335,7 +337,14 @@ class Journal:
         header = segments.header(timestamp(now), self._flight.snapshot())
         line = seal(encode(header), self._worker, self._boot_id, first)
         name = Name(self._worker, self._boot_id, self._number + 1, segments.OPEN)
-        segment = Segment.create(self._directory.segments, name, line, sync=self._sync)
+        try:
+            segment = Segment.create(self._directory.segments, name, line, sync=self._sync)
+        except FileExistsError:
+            raise
+        except OSError:
+            if self._directory.has_segment(str(name)):
+                self._number = name.number  # it could not even be removed again: its name is used up
+            raise
         self._number, self._seq, self._day = name.number, first, now // _DAY
         return segment
 
@@ -343,10 +352,26 @@ class Journal:
         if self._gaps or self._owed:
             self._report()
         segment = self._segment
+        if segment is not None and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_SECONDS
+            self._look_after(segment)
+            segment = self._segment
         if segment is None or segment.lines == 1:
             return  # a segment without records is not worth ending
         if segment.size >= self._segment_bytes or self._clock() // _DAY != self._day:
             self._rotate(segment)
+
+    def _look_after(self, segment: Segment) -> None:
+        """What another program has taken out of its place is not written on: the next batch begins a new one."""
+        with suppress(OSError):
+            if segment.is_in_place():
+                return
+        _log.error(
+            "%s has been renamed, removed or cut by another program; keep logrotate and the like away from %s",
+            segment.name,
+            self._path / "segments",
+        )
+        self._set_aside()
 
     def _rotate(self, old: Segment) -> None:
         """Begin the next segment, then end the old one, which stays `.open` for recovery when that fails."""

@@ -30,7 +30,8 @@ from typing import Any, Final
 from extproc import errors
 from extproc.config import Config
 from extproc.errors import ExtprocError, JournalError, StackError
-from extproc.journal import directory, recovery, retention
+from extproc.journal import directory, lines, recovery, retention, segment
+from extproc.journal.directory import SEGMENTS
 from extproc.journal.lock import lock_directory
 from extproc.service import redaction_key
 from extproc.service.figures import Figures
@@ -39,6 +40,7 @@ PROGRAM: Final = (sys.executable, "-m", "extproc.service.worker")
 MAX_DEATHS = 5
 PERIOD_SECONDS = 60.0
 HOUSEKEEPING_SECONDS = 60.0
+LOOK_SECONDS = 1.0
 PAUSE_SECONDS = (0.5, 1.0, 2.0, 5.0)
 """Between attempts to start a worker; the last one from then on."""
 LAST_SECONDS = 10.0
@@ -87,6 +89,7 @@ class Workers:
         self._fallen: asyncio.Future[None] | None = None
         self._stopping = False
         self._stopped = threading.Event()
+        self._misplaced: list[str] = []
 
     @property
     def addresses(self) -> list[str]:
@@ -101,7 +104,9 @@ class Workers:
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether every worker is well, and the parts of each by name."""
         parts = [{"worker": worker.index, "up": worker.up, **worker.health} for worker in self._workers]
-        return all(all(part[name] for name in part if name != "worker") for part in parts), {"workers": parts}
+        well = all(all(part[name] for name in part if name != "worker") for part in parts)
+        misplaced = {"misplaced_segments": self._misplaced} if self._misplaced else {}
+        return well and not misplaced, {"workers": parts} | misplaced
 
     def figures(self) -> Figures:
         """What all workers have counted, the dead ones too."""
@@ -149,6 +154,7 @@ class Workers:
             raise failures[0]
         self._watches = [asyncio.create_task(self._watch(worker)) for worker in self._workers]
         threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+        threading.Thread(target=self._look_for_misplaced, name="segment-names", daemon=True).start()
 
     async def wait(self) -> None:
         """Until the workers have fallen over, which is raised as StackError."""
@@ -236,6 +242,17 @@ class Workers:
                 )
             except Exception as error:  # noqa: BLE001 - the disk may be in any state, and it will be tried again
                 self._say(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
+
+    def _look_for_misplaced(self) -> None:
+        """Segments that another program has renamed, for /readyz. The directory is read when it has changed."""
+        path, seen = self._config.data_dir / SEGMENTS, 0
+        while not self._stopped.wait(LOOK_SECONDS):
+            with contextlib.suppress(OSError):  # which is for the workers to say
+                changed = path.stat().st_mtime_ns
+                if changed != seen:
+                    self._misplaced, seen = segment.misplaced(path) + lines.missing(self._config.data_dir), changed
+                    for name in self._misplaced:
+                        self._say(f"{path / name} was renamed or removed by another program: see `extproc verify`")
 
     def _too_often(self) -> bool:
         now = asyncio.get_running_loop().time()

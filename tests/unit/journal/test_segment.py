@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from extproc.journal import segment
-from extproc.journal.segment import Name, Segment
+from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name, Segment
 
 NAME = Name(0, "0193c0de", 7, segment.OPEN)
 
@@ -93,3 +93,29 @@ def test_live_while_its_process_holds_it(tmp_path: Path, directory: int) -> None
     made.set_aside()
     assert not segment.is_live(path)
     assert not segment.is_live(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("suffix", [".1", "-20261127", ".2.1", "-2026112703"])
+@pytest.mark.parametrize("state", [OPEN, CLOSED, COMPRESSED])
+def test_a_name_that_another_program_has_changed(tmp_path: Path, state: str, suffix: str) -> None:
+    """It is read as the segment that it was, and named; where its right name is there as well, that one counts."""
+    moved = tmp_path / f"w0-b1-000001{state}{suffix}"
+    moved.touch()
+    assert list(map(str, segment.names(tmp_path))) == [moved.name]
+    assert segment.misplaced(tmp_path) == [moved.name]
+    (tmp_path / "w0-b1-000001.jsonl.zst").touch()
+    assert list(map(str, segment.names(tmp_path))) == ["w0-b1-000001.jsonl.zst"]
+    assert segment.misplaced(tmp_path) == [moved.name]
+
+
+def test_what_is_ours_or_nobodys_is_not_misplaced(tmp_path: Path) -> None:
+    """Segments in every state, torn ends, what is just being made; and files that have nothing to do with us."""
+    ours = ["w0-b1-000001.jsonl", "w0-b1-000002.jsonl.open", "w0-b1-000003.jsonl.zst", "w0-b1-000003.jsonl.zst.tmp"]
+    torn = ["w0-b1-000001.torn", "w0-b1-000001.2.torn", "w0-b1-000001.torn.tmp"]
+    for name in [*ours, *torn, "lost+found", "README", ".nfs0001"]:
+        (tmp_path / name).touch()
+    assert segment.misplaced(tmp_path) == []
+    for name in ("w0-b1-000001.jsonl.1.gz", "w0-b1-000001.jsonl~", "w0-b1-000001.bak"):
+        (tmp_path / name).touch()
+        assert segment.misplaced(tmp_path) == [name]
+        (tmp_path / name).unlink()

@@ -12,7 +12,7 @@ from support.journals import abandon, access, append, id_of, journal, request, r
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import seal, unseal
-from extproc.journal import retention, verify
+from extproc.journal import reader, retention, verify
 from extproc.journal.lock import lock_directory
 
 
@@ -199,3 +199,36 @@ def test_access_entries_are_nothing_wrong(data: Path) -> None:
     assert findings(data) == []
     retention.compress(data)
     assert findings(data) == []
+
+
+@pytest.mark.parametrize("suffix", [".1", "-20261127"])
+@pytest.mark.parametrize("running", [True, False])
+def test_segments_that_another_program_has_renamed(data: Path, running: bool, suffix: str) -> None:
+    """Each is named, with what to do; what they hold is read as before; with its name back everything is well."""
+    with journal(data, segment_bytes=900) as writer:
+        for number in range(6):
+            append(writer, request(number), response(number))
+        if not running:
+            writer.close(30)
+        names = segments(data)
+        for name in names:
+            (data / "segments" / name).rename(data / "segments" / f"{name}{suffix}")
+        found = list(verify.verify(data))
+        assert [finding.file.name for finding in found] == [f"{name}{suffix}" for name in names]
+        assert all("renamed; give it its name again" in finding.what for finding in found)
+        assert len(list(reader.exchanges([data]))) == 6
+        for name in names:
+            (data / "segments" / f"{name}{suffix}").rename(data / "segments" / name)
+        assert list(verify.verify(data)) == []
+
+
+def test_a_segment_that_is_missing(data: Path) -> None:
+    """It is named by the name that it had, and what is left is read."""
+    with journal(data, segment_bytes=900) as writer:
+        for number in range(6):
+            append(writer, request(number), response(number))
+    names = segments(data)
+    (data / "segments" / names[1]).unlink()
+    found = next(finding for finding in verify.verify(data) if finding.file.name == names[1])
+    assert "missing" in found.what
+    assert len(list(reader.exchanges([data]))) > 2

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -718,3 +718,45 @@ def test_a_full_disk_says_so(data: Path, faults: Faults) -> None:
         error = write(writer, Append(request(1)))
         assert str(error) == f"{data / 'segments'}: the journal cannot be written: No space left on device"
         faults.heal()
+
+
+def renamed(path: Path) -> None:
+    """What logrotate does."""
+    path.rename(path.with_name(path.name + ".1"))
+
+
+def truncated(path: Path) -> None:
+    """What logrotate does with `copytruncate`."""
+    shutil.copy(path, path.with_name(path.name + ".1"))
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("harm", [renamed, truncated, Path.unlink])
+def test_a_segment_that_is_taken_away_is_not_written_on(
+    data: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Soon a new one is begun, and a line for the operator says which was taken; nothing that comes later is lost."""
+    monkeypatch.setattr("extproc.journal.writer._LOOK_SECONDS", 0.0)
+    with journal(data) as writer:
+        append(writer, request(1))
+        harm(data / "segments" / "w0-b1-000001.jsonl.open")
+        append(writer, response(1))
+        append(writer, request(2), response(2))
+    assert ids(records(data))[-2:] == [id_of(2), id_of(2)]
+    assert segments(data)[-1] == "w0-b1-000002.jsonl"
+    assert "w0-b1-000001.jsonl.open has been renamed, removed or cut by another program" in caplog.text
+
+
+def test_a_name_that_is_used_up_stops_nobody(data: Path, faults: Faults) -> None:
+    """A segment that could not be begun, nor removed again: the next attempt takes the next number."""
+    with journal(data) as writer:
+        append(writer, request(1))
+        faults.fail("fdatasync", times=2)
+        faults.fail("unlink", times=1)
+        assert write(writer, Append(response(1))) is not None
+        faults.heal()
+        eventually(lambda: writer.failure is None, "a new segment")
+        append(writer, request(2), response(2))
+    recovery.recover(data)
+    assert findings(data) == []
+    assert sorted(ids(records(data, type="response"))) == [id_of(1), id_of(2)]

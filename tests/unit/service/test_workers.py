@@ -120,6 +120,24 @@ def test_readiness_is_every_part_of_every_worker(config: Config) -> None:
     story(run)
 
 
+def test_a_segment_that_another_program_renames(config: Config) -> None:
+    """Not ready until it has its name again, and /readyz says which it is; so does a line, once."""
+
+    async def run() -> None:
+        async with started(config) as (workers, lines):
+            await until(lambda: workers.readiness()[0])
+            (segment,) = (config.data_dir / "segments").iterdir()
+            moved = segment.rename(segment.with_name(f"{segment.name}.1"))
+            await until(lambda: not workers.readiness()[0])
+            assert workers.readiness()[1]["misplaced_segments"] == [moved.name]
+            assert answers(workers.addresses[0])
+            moved.rename(segment)
+            await until(lambda: workers.readiness()[0])
+            assert lines == [f"{moved} was renamed or removed by another program: see `extproc verify`"]
+
+    story(run)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
 def test_a_worker_that_dies_is_started_again(config: Config, number: signal.Signals) -> None:
     """A line says which and why; the address is the same; the others do not notice."""
