@@ -217,6 +217,13 @@ def _tracing() -> dict[str, Any]:
         },
         # Requests that bring no decision of their own. One that says `not sampled` stays so.
         "random_sampling": {"value": 100},
+        # In the place of Envoy's own, which hold host, path and query as they came, and whatever key is in them. The
+        # recorder's span has the path, with marks. Envoy sets the latter two for gRPC; a tag cannot be taken away.
+        "custom_tags": [
+            {"tag": "http.url", "value": "%REQ(:SCHEME)%://%DOWNSTREAM_LOCAL_ADDRESS%"},
+            {"tag": "grpc.path", "value": "%ROUTE_NAME%"},
+            {"tag": "grpc.authority", "value": "%DOWNSTREAM_LOCAL_ADDRESS%"},
+        ],
     }
 
 

@@ -176,6 +176,43 @@ def test_nothing_that_was_said_is_in_a_span(stack: RunningStack, jaeger: Jaeger)
             assert secret not in span.text
 
 
+CREDENTIALS: Final = {
+    "query": "/v1/chat/completions?key=CANARY&api_key=CANARY;access_token=CANARY",
+    "signed": "/v1/chat/completions?sv=1&sig=CANARY&X-Amz-Signature=CANARY&client_secret=CANARY",
+    "within": "/v1/chat/completions?next=https%3A%2F%2Fh%2F%3Fkey%3DCANARY",
+    "segment": "/v1/sk-CANARY/chat/completions",
+    "absolute": "/v1/chat/completions;token=CANARY?a=1",
+}
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/grpc"])
+@pytest.mark.parametrize("place", CREDENTIALS)
+def test_no_credential_is_in_any_span_of_any_service(
+    stack: RunningStack, jaeger: Jaeger, place: str, content_type: str
+) -> None:
+    """Not in ours, not in Envoy's, wherever in the request's target it stands; nor do headers reach a span."""
+    canary, trace_id = f"canary{secrets.token_hex(8)}", secrets.token_hex(16)
+    head = [
+        f"POST {CREDENTIALS[place].replace('CANARY', canary)} HTTP/1.1",
+        *(
+            f"host: u:{canary}@a",
+            "content-length: 2",
+            f"content-type: {content_type}",
+            f"traceparent: {traceparent(trace_id)[0]}",
+        ),
+        *(f"authorization: Bearer {canary}", f"x-acme-key: {canary}", f"referer: http://{canary}@h/?key={canary}"),
+    ]
+    with Connection.to(stack.port) as client:
+        client.send("\r\n".join([*head, "", "{}"]).encode())
+        client.read_head()
+    jaeger.trace(trace_id, 3)
+    services = jaeger.services()
+    assert {"envoy", "extproc"} <= set(services)
+    spans = [span for service in services for span in jaeger.spans(service)]
+    assert {span.service for span in spans if span.trace_id == trace_id} >= {"envoy", "extproc"}
+    assert [span.text for span in spans if canary in span.text] == []
+
+
 def urllib_body(stack: RunningStack, id: str) -> bytes:
     """The recorded answer of an exchange."""
     record = next(each for each in stack.records(id) if each["type"] == "response")

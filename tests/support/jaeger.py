@@ -134,6 +134,10 @@ class Jaeger:
             if span.service == service
         ]
 
+    def services(self) -> list[str]:
+        """All that have sent a span."""
+        return list(self._get("/api/services")["data"] or [])
+
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=10) as answer:
             return json.load(answer)

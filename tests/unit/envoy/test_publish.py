@@ -128,6 +128,8 @@ def test_tracing_that_is_configured_stays(tmp_path: Path, monkeypatch: pytest.Mo
     document = yaml.safe_load((tmp_path / "live" / "envoy.yaml").read_text())
     manager = document["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert (manager["tracing"] == MINE) is (tracing is not None)
+    if tracing is None:  # Envoy's own values of these hold the query, and whatever key is in it
+        assert {"http.url", "grpc.path", "grpc.authority"} <= {tag["tag"] for tag in manager["tracing"]["custom_tags"]}
 
 
 # One after the other ---------------------------------------------------------------------------------------
