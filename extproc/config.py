@@ -645,6 +645,16 @@ def host_and_port(text: str) -> tuple[str, int]:
     return match[1] or match[2], int(match[3])
 
 
+def near_host(host: str) -> str:
+    """Where a program on this machine reaches what listens on this host: an address of all is none to connect to."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - nothing listens here
+
+
+def in_url(host: str) -> str:
+    """A host as a URL has it."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether nobody outside this machine reaches a listener on this host."""
     if host == "localhost":

@@ -15,7 +15,6 @@ from extproc import config, stdio
 from extproc.errors import ConfigError
 
 SECONDS: Final = 3.0
-_EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask, not where to listen
 
 
 def main() -> int:
@@ -29,7 +28,7 @@ def main() -> int:
     except (ConfigError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    host = _EVERYWHERE.get(settings.admin_host, settings.admin_host)
+    host = config.near_host(settings.admin_host)
     connection = http.client.HTTPConnection(host, settings.admin_port, timeout=SECONDS)
     try:
         connection.request("GET", "/readyz")

@@ -101,7 +101,7 @@ def _served(settings: Config, port: int, metrics: Metrics) -> Iterator[None]:
     bound = loop.run_until_complete(admin.start())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    output.announce(f"metrics http://{settings.admin_host}:{bound}/metrics")
+    output.announce(f"metrics http://{config.in_url(config.near_host(settings.admin_host))}:{bound}/metrics")
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ import click
 
 from extproc import signals
 from extproc.cli import output
+from extproc.config import in_url
 from extproc.errors import ConfigError, StackError
 
 
@@ -54,8 +55,7 @@ def command(
         raise ConfigError(f"mock-llm needs the extra 'stack': pip install 'extproc[stack]' ({error})") from None
 
     def ready(bound_host: str, bound_port: int) -> None:
-        shown = f"[{bound_host}]" if ":" in bound_host else bound_host
-        output.announce(f"ready http://{shown}:{bound_port}")
+        output.announce(f"ready http://{in_url(bound_host)}:{bound_port}")
 
     async def run() -> None:
         task = asyncio.current_task()

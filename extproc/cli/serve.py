@@ -28,7 +28,7 @@ async def run(settings: Config) -> None:
         if await ended.unless(sidecar.start()):
             for address in sidecar.workers.addresses:
                 output.announce(f"ready {address}")
-            log.info("health and metrics: http://%s:%d/readyz, /metrics", settings.admin_host, sidecar.admin_port)
+            log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
             await ended.unless(sidecar.wait())
     finally:
         await sidecar.stop()

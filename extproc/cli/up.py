@@ -55,9 +55,7 @@ class _Signals:
 
 async def _work(stack: Stack, settings: Config) -> None:
     await stack.start()
-    output.announce(
-        f"ready {stack.url}  (Envoy's admin {stack.envoy_admin_url}, ours http://127.0.0.1:{stack.admin_port}/readyz)"
-    )
+    output.announce(f"ready {stack.url}  (Envoy's admin {stack.envoy_admin_url}, ours {stack.admin_url}/readyz)")
     if stack.collector:
         output.announce(f"spans go to {stack.collector}; Jaeger: {settings.jaeger_url}")
     content_type = "-H 'content-type: application/json'"
@@ -67,6 +65,9 @@ async def _work(stack: Stack, settings: Config) -> None:
         output.announce(f"try   curl {stack.url}/v1/models")
     data_dir = "" if settings.data_dir == Config().data_dir else f" --data-dir {settings.data_dir}"
     output.announce(f"then  extproc log{data_dir}")
+    if stack.open_to:
+        keep = "the address of the listener in envoy.yaml can keep it to this one"
+        output.announce(f"open  to other machines too, on {stack.open_to}; {keep}")
     await stack.wait()
 
 

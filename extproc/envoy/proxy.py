@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, Final
 
+from extproc.config import in_url, near_host
 from extproc.envoy import binary, process
 from extproc.envoy.backends import Host, address
 from extproc.envoy.files import BOOTSTRAP
@@ -63,7 +64,7 @@ class Envoy:
     @property
     def admin_url(self) -> str:
         host, port = self._admin or ("127.0.0.1", 0)
-        return f"http://{host}:{port}"
+        return f"http://{in_url(host)}:{port}"
 
     async def start(self) -> None:
         self._address_file.unlink(missing_ok=True)
@@ -161,7 +162,7 @@ class Envoy:
         if self._admin is None:
             text = self._address_file.read_text()
             host, _, port = text.strip().rpartition(":")
-            self._admin = (host, int(port))
+            self._admin = (near_host(host.strip("[]")), int(port))
         connection = http.client.HTTPConnection(*self._admin, timeout=_ADMIN_SECONDS)
         try:
             connection.request(method, path)

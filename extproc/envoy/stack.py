@@ -23,7 +23,7 @@ from collections.abc import Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from extproc.config import UNIX_PATH_BYTES, Config
+from extproc.config import UNIX_PATH_BYTES, Config, in_url, is_loopback, near_host
 from extproc.envoy import files, process, publish
 from extproc.envoy.backends import Watch
 from extproc.envoy.claim import claimed
@@ -94,15 +94,21 @@ class Stack:
         self._more_tasks = asyncio.Event()
         self.port = 0
         self._scheme = "http"
+        self._host = "127.0.0.1"
         self._claim = contextlib.ExitStack()
 
     @property
-    def admin_port(self) -> int:
-        return self._sidecar.admin_port
+    def admin_url(self) -> str:
+        return self._sidecar.admin_url
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self.port}"
+        return f"{self._scheme}://{in_url(near_host(self._host))}:{self.port}"
+
+    @property
+    def open_to(self) -> str | None:
+        """The address under which other machines reach it; None where none does."""
+        return None if is_loopback(self._host) else f"{in_url(self._host)}:{self.port}"
 
     @property
     def envoy_admin_url(self) -> str:
@@ -116,8 +122,9 @@ class Stack:
         """Start all parts and wait until a request would succeed. Stops what it has started when one part fails."""
         documents = await self._publisher.files()
         self._scheme = files.listener_scheme(documents)
+        self._host = files.listener_host(documents)
         try:
-            self._reserve(files.listener_host(documents))
+            self._reserve(self._host)
             await self._start_sidecar()
             await self._publisher.publish()
             await self._start_envoy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from extproc.config import Config, host_and_port
+from extproc.config import Config, host_and_port, in_url, near_host
 from extproc.service import ports
 from extproc.service.admin import Admin
 from extproc.service.exposition import Exposition
@@ -46,6 +46,11 @@ class Sidecar:
         self.admin_port = await self._admin.start()
         await self.workers.start()
         await self.follower.start()
+
+    @property
+    def admin_url(self) -> str:
+        """Where this machine asks for health and metrics."""
+        return f"http://{in_url(near_host(self._config.admin_host))}:{self.admin_port}"
 
     async def wait(self) -> None:
         """Until the workers have fallen over, which is raised as StackError."""

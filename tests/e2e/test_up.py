@@ -70,6 +70,37 @@ def test_the_curl_line_works(tmp_path: Path) -> None:
         assert (exchange["outcome"], exchange["llm"]["stream"]) == ("ok", True)
 
 
+@pytest.mark.parametrize(
+    ("listens", "reached", "is_open"),
+    [
+        ('"::1"', "[::1]", False),
+        ('"::"', "[::1]", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.2", "127.0.0.2", False),
+    ],
+)
+def test_what_it_prints_works(tmp_path: Path, listens: str, reached: str, is_open: bool) -> None:
+    """The URLs, wherever it listens, and a word when other machines reach it too."""
+    directory = envoy_directory(
+        tmp_path / "envoy", files.BOOTSTRAP, "{address: 0.0.0.0, port", f"{{address: {listens}, port"
+    )
+    command = [*PROGRAM, "up", *FREE_PORTS, *FAST, "--envoy-dir", str(directory)]
+    env = {**os.environ, "EXTPROC_ADMIN_HOST": "::1"}
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env)
+    with process:
+        assert process.stdout is not None
+        url, _, ours = re.findall(r"http://[^ ,)]+", process.stdout.readline())
+        try:
+            assert url.startswith(f"http://{reached}:")
+            assert ours.startswith("http://[::1]:")
+            assert [get(url + "/v1/models")[0], get(ours)[0]] == [200, 200]
+        finally:
+            process.terminate()
+        said = process.stdout.read()
+    assert ("open  to other machines too, on " in said) == is_open
+
+
 def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:
     """After a signal the exchange that runs goes on to its end; the stack refuses new connections meanwhile."""
     with RawBackend() as backend, RunningStack(tmp_path, "--backend", backend.url, *FAST) as stack:
