@@ -16,13 +16,14 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """One fixture. `response` is None when there was none; `first_token` is the range of byte positions, of which
-    one completes the event with the first output, or None when the answer has no such event.
+    """One fixture. `request` and `response` are None when they are no call of a model; `first_token` is the range of
+    byte positions, of which one completes the event with the first output, or None when the answer has no such event.
+    Those of the field have an `outcome`, what `extproc show` must contain, and the tokens that the metrics count.
     """
 
     name: str
     about: str
-    api: str
+    api: str | None
     path: str
     request_headers: list[tuple[str, str]]
     request_body: bytes
@@ -30,10 +31,14 @@ class Golden:
     response_headers: list[tuple[str, str]]
     response_body: bytes
     ended_by: str
-    request: dict[str, Any]
-    response: dict[str, Any]
+    request: dict[str, Any] | None
+    response: dict[str, Any] | None
     output: list[dict[str, Any]] | None
     first_token: range | None
+    method: str
+    outcome: str | None
+    shown: list[str]
+    input_tokens: int | None
 
     @property
     def content_encoding(self) -> str | None:
@@ -62,15 +67,30 @@ def load(name: str) -> Golden:
         response_body=body(response["body"]),
         ended_by=response["ended_by"],
         request=expected["request"],
-        response={"cut": False, **expected["response"]},
+        response=None if expected["response"] is None else {"cut": False, **expected["response"]},
         output=expected["output"],
         first_token=_positions(expected["first_token_byte"]),
+        method=request["method"],
+        outcome=expected.get("outcome"),
+        shown=expected.get("shown", []),
+        input_tokens=expected.get("input_tokens"),
     )
 
 
 def names() -> list[str]:
     """The names of all fixtures."""
     return sorted(path.stem for path in FIXTURES.glob("*.json"))
+
+
+def field_names() -> list[str]:
+    """The names of those that show a fault seen in the field."""
+    return sorted(f"field/{path.stem}" for path in (FIXTURES / "field").glob("*.json"))
+
+
+def chunks(name: str) -> list[bytes]:
+    """The body of a fixture's response in the chunks in which the server sent it."""
+    spec = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))["response"]["body"]
+    return [piece for part in spec.get("parts", [spec]) if (piece := body(part))]
 
 
 def body(spec: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any
 from extproc.core import jsondoc, media
 from extproc.core.dialects import native
 from extproc.core.dialects.answer import MAX_CHOICES, mapping, objects, whole_number
-from extproc.core.dialects.content import calls_something, json_text, message_texts, places, texts
+from extproc.core.dialects.content import json_text, message_texts, places, shows_something, texts
 from extproc.core.dialects.merge import merge, settled
 from extproc.core.dialects.openai import TERMINAL
 from extproc.core.encoding import Decoder
@@ -80,7 +80,7 @@ class _Choices:
             return
         delta, message, text = mapping(choice.get("delta")), mapping(choice.get("message")), choice.get("text")
         self._merge(index, delta)
-        said = any(message_texts(delta)) or calls_something(delta)
+        said = any(message_texts(delta)) or shows_something(delta)
         if not said and message:
             self._state(index, message)
             return
@@ -138,7 +138,7 @@ def _message(choice: dict[str, Any]) -> dict[str, Any]:
     """What a choice says: the message of a chat, or the text of a completion."""
     named = [mapping(choice[name]) for name in ("delta", "message") if isinstance(choice.get(name), dict)]
     for message in named:
-        if any(message_texts(message)) or calls_something(message):
+        if any(message_texts(message)) or shows_something(message):
             return message
     if isinstance(choice.get("text"), str):
         return {"text": choice["text"]}

@@ -57,9 +57,13 @@ def places(choices: list[dict[str, Any]], *, whole: bool) -> list[int]:
     return list(range(len(choices))) if whole and len(set(found)) < len(found) else found
 
 
-def calls_something(message: Mapping[str, Any]) -> bool:
-    """Whether there is a call in it. Its name alone is output, though no characters."""
-    return bool(objects(message.get("tool_calls"))) or isinstance(message.get("function_call"), dict)
+def shows_something(message: Mapping[str, Any]) -> bool:
+    """Whether there is output in it that is no text: a call, of which the name is enough, an image, a sound."""
+    return (
+        bool(objects(message.get("tool_calls")) or objects(message.get("images")))
+        or isinstance(message.get("function_call"), dict)
+        or (isinstance(message.get("audio"), dict) and bool(message["audio"].get("data")))
+    )
 
 
 def arguments(call: Mapping[str, Any]) -> str:

@@ -4,8 +4,8 @@ Strings are joined, objects merged, lists of objects keyed by their `index`, and
 counts. What is a state and not an increment, an `id`, a `type`, a `format`, is not joined: of those the last counts;
 and a string of an unknown field that comes again as it was is one, too. Three members have rules of their own:
 
-* `content` may be a string, and later, or at first, a list of parts: then all of it is parts, and what goes on in the
-  last one is joined to it;
+* `content`, and `thinking` within it, may be a string, and later, or at first, a list of parts: then all of it is
+  parts, and what goes on in the last one is joined to it;
 * `tool_calls` belong together by index and id: another id under the same index is another call, if it names one;
 * `reasoning_details` all have the index 0: an entry goes on as long as its type stays.
 """
@@ -66,7 +66,7 @@ def merge(old: Any, new: Any, name: str = "", depth: int = 0) -> Any:
         for key, value in new.items():
             target[key] = merge(target.get(key), value, key, depth + 1)
         return target
-    if name == "content" and (isinstance(new, list) or isinstance(old, _Parts)):
+    if name in ("content", "thinking") and (isinstance(new, list) or isinstance(old, _Parts)):
         return _merge_content(old, new, depth)
     if isinstance(new, list):
         return _merge_list(old, new, name, depth)

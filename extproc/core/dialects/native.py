@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from extproc.core.dialects.answer import Answer, mapping, reason_of
-from extproc.core.dialects.content import calls_something, message_texts
+from extproc.core.dialects.content import message_texts, shows_something
 
 LLAMA_CPP = ("tokens_evaluated", "tokens_predicted")
 OLLAMA = ("prompt_eval_count", "eval_count")
@@ -55,7 +55,7 @@ def read(answer: Answer, body: Mapping[str, Any]) -> bool:
             answer.choice(0, reason_of(body.get("done_reason")) or "stop")
             answer.done = True
             answer.use_for_want(body, OLLAMA)
-        return answer.count(*message_texts(message)) | calls_something(message)
+        return answer.count(*message_texts(message)) | shows_something(message)
     return False
 
 

@@ -15,7 +15,7 @@ import msgspec
 from extproc.core import jsondoc
 from extproc.core.dialects import native
 from extproc.core.dialects.answer import Answer, mapping, objects, reason_of
-from extproc.core.dialects.content import calls_something, json_text, message_texts, places, texts
+from extproc.core.dialects.content import json_text, message_texts, places, shows_something, texts
 from extproc.core.dialects.errors import is_error_name, is_failure, says_something, told
 
 DONE = b"[DONE]"
@@ -196,7 +196,7 @@ def _read_choice(answer: Answer, choice: Mapping[str, Any], index: int) -> bool:
 
 
 def _count(answer: Answer, message: Mapping[str, Any]) -> bool:
-    return answer.count(*message_texts(message)) | calls_something(message)
+    return answer.count(*message_texts(message)) | shows_something(message)
 
 
 def _count_message(answer: Answer, index: int, message: Mapping[str, Any]) -> bool:
@@ -207,7 +207,7 @@ def _count_message(answer: Answer, index: int, message: Mapping[str, Any]) -> bo
         answer.stated[index] = said
     if before and said.startswith(before):
         return answer.count(said[len(before) :])
-    return answer.count(said) | calls_something(message)
+    return answer.count(said) | shows_something(message)
 
 
 class Embeddings:

@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 from support import golden
 from support.golden import Golden
 
+from extproc.core import llm
 from extproc.core.dialects import RequestReading, ResponseReading, api_of, assemble
 from extproc.core.encoding import Decoder
+from extproc.core.outcome import decide
+from extproc.core.record import body_field
 from extproc.core.sse import Parser, ServerSentEvent
+from extproc.telemetry import semconv
 
 SMALL = 20_000
 """Bytes up to which a body is cut at every offset; a longer one is cut at chosen ones."""
 
-ALL = [golden.load(name) for name in golden.names()]
+ALL = [golden.load(name) for name in (*golden.names(), *golden.field_names())]
 every_fixture = pytest.mark.parametrize("fixture", ALL, ids=[fixture.name for fixture in ALL])
 
 
@@ -77,13 +81,13 @@ def same(found: object, expected: object) -> bool:
 
 def test_there_are_fixtures() -> None:
     """The fixtures are where the tests look for them."""
-    assert len(ALL) >= 30
+    assert len(ALL) >= 55
 
 
 @every_fixture
 def test_a_path_names_its_api(fixture: Golden) -> None:
-    """The path of the request tells the API."""
-    assert api_of("POST", fixture.path) == fixture.api
+    """The method and the path of the request tell the API."""
+    assert api_of(fixture.method, fixture.path) == fixture.api
 
 
 @every_fixture
@@ -132,6 +136,36 @@ def test_events_at_every_cut(fixture: Golden) -> None:
     whole = events(fixture, [fixture.response_body])
     assert all(events(fixture, pieces) == whole for pieces in two_pieces(fixture.response_body))
     assert events(fixture, single_bytes(fixture.response_body)) == whole
+
+
+def half(fixture: Golden) -> dict[str, Any]:
+    """The direction's part of a response record."""
+    return {
+        "ended_by": fixture.ended_by,
+        "content_type": fixture.content_type,
+        "truncated": False,
+        "headers": fixture.response_headers,
+        "first_byte_ms": 1.0,
+        "body": body_field(fixture.response_body),
+    }
+
+
+@pytest.mark.parametrize("name", golden.field_names())
+def test_a_case_from_the_field(name: str) -> None:
+    """What went wrong on real servers gives the right outcome and the right tokens, read in passing or afterwards."""
+    fixture = golden.load(name)
+    record = {
+        "method": fixture.method,
+        "path": fixture.path,
+        "status": fixture.status,
+        "response_code_details": "via_upstream",
+        "response": half(fixture),
+    }
+    passing, _ = read_response(fixture, golden.chunks(name))
+    for found in (passing, llm.of_response({**record, "llm": None})):
+        assert decide({**record, "llm": found}, None) == fixture.outcome
+        if fixture.input_tokens is not None:
+            assert semconv.usage(found)["input"] == fixture.input_tokens
 
 
 @every_fixture
