@@ -217,6 +217,9 @@ def _tracing() -> dict[str, Any]:
         },
         # Requests that bring no decision of their own. One that says `not sampled` stays so.
         "random_sampling": {"value": 100},
+        # A span for each call of a backend, and its context in the `traceparent` that the backend gets: the spans of an
+        # engine hang under the attempt that they belong to.
+        "spawn_upstream_span": True,
         # In the place of Envoy's own, which hold host, path and query as they came, and whatever key is in them. The
         # recorder's span has the path, with marks. Envoy sets the latter two for gRPC; a tag cannot be taken away.
         "custom_tags": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,12 +15,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import yaml
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from support.jaeger import BUILD_SECONDS, Jaeger, Span, go
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
+from extproc.envoy import files
+
 INGRESS: Final = "ingress"
 EXT_PROC: Final = "async envoy.service.ext_proc.v3.ExternalProcessor.Process egress"
+UPSTREAM: Final = "router llm egress"
+SPANS: Final = 4
+"""Those of one exchange: three of Envoy's and ours."""
 SECRET: Final = "sk-canary-in-a-header"
 CANARY: Final = "canary in a prompt"
 
@@ -75,23 +87,123 @@ def recorded(stack: RunningStack, id: str) -> dict[str, Any]:
 
 
 def test_one_trace_holds_envoys_spans_and_ours(stack: RunningStack, jaeger: Jaeger) -> None:
-    """Envoy's server span, its client span for the ext_proc call, and beneath that one ours."""
+    """Envoy's server span, its client spans for the ext_proc call and for the backend's, and ours."""
     id = ask(stack, stream=True)
     record = recorded(stack, id)
-    spans = jaeger.trace(record["trace_id"], 3)
-    assert set(spans) == {INGRESS, EXT_PROC, "chat demo"}
+    spans = jaeger.trace(record["trace_id"], SPANS)
+    assert set(spans) == {INGRESS, EXT_PROC, UPSTREAM, "chat demo"}
     server, client, ours = spans[INGRESS], spans[EXT_PROC], spans["chat demo"]
     assert (server.parent, client.parent, ours.parent) == (None, server.span_id, client.span_id)
+    assert spans[UPSTREAM].parent == server.span_id
     assert (server.service, client.service, ours.service) == ("envoy", "envoy", "extproc")
     assert ours.span_id == record["span_id"]
     assert (server.tags["span.kind"], client.tags["span.kind"]) == ("server", "client")
+    assert spans[UPSTREAM].tags["span.kind"] == "client"
+
+
+def test_one_tree_from_the_client_to_the_engine(tmp_path: Path, jaeger: Jaeger) -> None:
+    """An engine that goes by its `traceparent` has its spans beneath Envoy's call of it, and nowhere else; a call that
+    failed and was tried again is a span of its own, and what the backend did about it hangs there."""
+    engine = Tracer("engine", jaeger)
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.finish(head)
+        with engine.span("generate", head.get("traceparent") or ""):
+            if head.get("x-envoy-attempt-count") == "1":
+                connection.reset()
+            else:
+                connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    client_tracer = Tracer("client", jaeger)
+    with (
+        RawBackend() as backend,
+        RunningStack(
+            tmp_path / "up",
+            *("--backend", backend.url, "--otlp", jaeger.otlp, "--envoy-concurrency", "1"),
+            *("--envoy-dir", _with_retries(tmp_path / "envoy")),
+        ) as stack,
+        Connection.to(stack.port) as client,
+    ):
+        path = backend.on(script, "/v1/chat/completions?api_key=sk-in-a-query&number=")
+        with client_tracer.span("ask", None) as header:
+            body = b'{"model":"m","messages":[]}'
+            head = f"POST {path} HTTP/1.1\r\nhost: a\r\ntraceparent: {header}\r\ncontent-length: {len(body)}\r\n\r\n"
+            client.send(head.encode() + body)
+            assert client.read_message().head.status == 200
+        engine.close()
+        client_tracer.close()
+        trace_id = header.split("-")[1]
+        spans = eventually(lambda: _all_of(jaeger, trace_id, 8), "all spans of the trace")
+    by_id = {span.span_id: span for span in spans}
+
+    def way(span: Span) -> list[str]:
+        above = by_id.get(span.parent or "")
+        return [*(way(above) if above is not None else []), span.name]
+
+    assert sorted(map(way, spans)) == sorted(
+        [
+            ["ask"],
+            ["ask", INGRESS],
+            ["ask", INGRESS, EXT_PROC],
+            ["ask", INGRESS, EXT_PROC, "chat m"],
+            *[["ask", INGRESS, UPSTREAM]] * 2,
+            *[["ask", INGRESS, UPSTREAM, "generate"]] * 2,
+        ]
+    )
+    assert len({span.parent for span in spans if span.name == "generate"}) == 2
+    assert {span.service for span in spans} == {"client", "envoy", "extproc", "engine"}
+    assert [span.text for span in spans if "sk-in-a-query" in span.text] == []
+
+
+def _with_retries(directory: Path) -> Path:
+    """An Envoy directory whose default route tries again, and says in a header which attempt it is."""
+    documents = files.read(None)
+    (host,) = documents[files.ROUTES]["resources"][0]["virtual_hosts"]
+    host["include_request_attempt_count"] = True
+    host["routes"][-1]["route"]["retry_policy"] = {"retry_on": "reset", "num_retries": 1}
+    directory.mkdir(parents=True)
+    (directory / files.ROUTES).write_text(yaml.safe_dump(documents[files.ROUTES], sort_keys=False))
+    return directory
+
+
+def _all_of(jaeger: Jaeger, trace_id: str, count: int) -> list[Span] | None:
+    found = {
+        span.span_id: span
+        for service in jaeger.services()
+        for span in jaeger.spans(service)
+        if span.trace_id == trace_id
+    }
+    return list(found.values()) if len(found) >= count else None
+
+
+class Tracer:
+    """OpenTelemetry's own SDK in another program of the trace."""
+
+    def __init__(self, service: str, jaeger: Jaeger) -> None:
+        self._provider = TracerProvider(resource=Resource({"service.name": service}))
+        self._provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(jaeger.otlp, insecure=True)))
+        self._tracer = self._provider.get_tracer(service)
+        self._propagator = TraceContextTextMapPropagator()
+
+    @contextlib.contextmanager
+    def span(self, name: str, parent: str | None) -> Iterator[str]:
+        """A span under this `traceparent`, or a root; gives the `traceparent` for what is under it."""
+        context = None if parent is None else self._propagator.extract({"traceparent": parent})
+        with self._tracer.start_as_current_span(name, context):
+            carrier: dict[str, str] = {}
+            self._propagator.inject(carrier)
+            yield carrier["traceparent"]
+
+    def close(self) -> None:
+        """Everything is exported."""
+        self._provider.shutdown()
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_attributes(stack: RunningStack, jaeger: Jaeger, stream: bool) -> None:
     """Each of them, as the conventions name it and the record has it."""
     id = ask(stack, stream=stream)
-    ours = jaeger.trace(recorded(stack, id)["trace_id"], 3)["chat demo"]
+    ours = jaeger.trace(recorded(stack, id)["trace_id"], SPANS)["chat demo"]
     exchange = eventually(
         lambda: next((each for each in stack.exchanges() if each["id"] == id and each["envoy"]), None), "its entry"
     )
@@ -145,7 +257,7 @@ def test_a_clients_own_trace_goes_on(stack: RunningStack, jaeger: Jaeger) -> Non
     trace_id = secrets.token_hex(16)
     header, span_id = traceparent(trace_id)
     ask(stack, stream=False, traceparent=header)
-    spans = jaeger.trace(trace_id, 3)
+    spans = jaeger.trace(trace_id, SPANS)
     assert spans[INGRESS].parent == span_id
     assert spans["chat demo"].parent == spans[EXT_PROC].span_id
 
@@ -205,7 +317,7 @@ def test_no_credential_is_in_any_span_of_any_service(
     with Connection.to(stack.port) as client:
         client.send("\r\n".join([*head, "", "{}"]).encode())
         client.read_head()
-    jaeger.trace(trace_id, 3)
+    jaeger.trace(trace_id, SPANS)
     services = jaeger.services()
     assert {"envoy", "extproc"} <= set(services)
     spans = [span for service in services for span in jaeger.spans(service)]
