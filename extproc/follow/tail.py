@@ -8,6 +8,7 @@ which `extproc follow --since` can still export.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 from extproc.follow.position import Place
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.lines import Line, Series
+from extproc.journal.lines import Line, Listing, Series
 from extproc.journal.segment import OPEN
 from extproc.journal.tail import Tail
 
@@ -28,6 +29,8 @@ class Tails:
 
     def __init__(self, directory: Path, kept: Mapping[str, tuple[int, int]] | None, *, history: bool = False) -> None:
         self._directory = directory
+        self._listing = Listing(directory)
+        self._listed: list[Series] | None = None
         self._history = history
         self._new = kept is None and not history
         self._positions: dict[str, tuple[int, int]] = dict(kept or {})
@@ -60,19 +63,22 @@ class Tails:
     def behind_bytes(self) -> int:
         """How many bytes of the journal were not read yet; compressed segments count as they are."""
         total = 0
-        for series in lines.series(self._directory):
+        for series in self._listing.series():
             number, offset = self._positions.get(_key(series), (0, 0))
-            for name in series.names:
-                if name.number >= number:
-                    try:
-                        size = (self._directory / SEGMENTS / str(name)).stat().st_size
-                    except FileNotFoundError:
-                        continue
-                    total += max(0, size - offset) if name.number == number else size
+            for name in series.names[bisect_left(series.names, number, key=lambda name: name.number) :]:
+                try:
+                    size = (self._directory / SEGMENTS / str(name)).stat().st_size
+                except FileNotFoundError:
+                    continue
+                total += max(0, size - offset) if name.number == number else size
         return total
 
     def _refresh(self) -> None:
-        everything = {_key(series): series for series in lines.series(self._directory)}
+        listed = self._listing.series()
+        if listed is self._listed:
+            return
+        self._listed = listed
+        everything = {_key(series): series for series in listed}
         for key in self._positions.keys() - everything.keys():
             self._open.pop(key, None)
             del self._positions[key]  # all its segments have been deleted

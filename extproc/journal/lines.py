@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -25,6 +26,8 @@ from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER: Final = 256 * 1024
+
+_TICK_NS: Final = 100_000_000
 
 CUT_OFF: Final = "the line is cut off"
 LOST_LINE_END: Final = "the end of a line is damaged"
@@ -65,6 +68,31 @@ def series(directory: Path) -> list[Series]:
     for name in names:
         found.setdefault(name.series, Series(directory, *name.series, [])).names.append(name)
     return list(found.values())
+
+
+class Listing:
+    """All series of a data directory for one who asks again and again: the directory is read when it has changed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._series: list[Series] = []
+        self._changed_at = -1
+        self._sure = False
+
+    def series(self) -> list[Series]:
+        """The same list as before as long as nothing was made, renamed or deleted."""
+        try:
+            changed_at = (self._directory / "segments").stat().st_mtime_ns
+        except FileNotFoundError:
+            changed_at = 0
+        if changed_at != self._changed_at or not self._sure:
+            # What changes within the same tick of the file system's clock leaves the same time behind.
+            self._sure = abs(time.time_ns() - changed_at) > _TICK_NS
+            self._changed_at = changed_at
+            listed = series(self._directory)
+            if listed != self._series:
+                self._series = listed
+        return self._series
 
 
 def open_segment(directory: Path, name: Name) -> BinaryIO:

@@ -322,10 +322,11 @@ def _follow(
 ) -> Iterator[Exchange]:
     tails: dict[tuple[Path, int, str], Tail] = {}
     sources: dict[tuple[Path, int, str], Iterator[Line | None]] = {}
+    listings = [(directory, lines.Listing(directory)) for directory in directories]
     while not stop():
         quiet = True
-        for directory in directories:
-            for series in lines.series(directory):
+        for directory, listing in listings:
+            for series in listing.series():
                 key = (directory, series.worker, series.boot_id)
                 if key not in tails:
                     tails[key] = Tail(series, _first_segment(series, since), follow=True)

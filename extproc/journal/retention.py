@@ -120,11 +120,12 @@ def apply(directory: Path, *, days: int, segments: int, bytes: int, now_ns: int)
 class _Segment:
     """One segment that is written no more."""
 
-    def __init__(self, series: Series, name: Name, head: Record, in_flight: frozenset[str], not_before: float) -> None:
+    def __init__(
+        self, series: Series, name: Name, kept: list[str], in_flight: frozenset[str], not_before: float
+    ) -> None:
         self.name = name
-        self.kept = [id for id, _ in head.get("kept") or ()]
+        self.kept = kept
         """The exchanges for which it was kept, of a segment that has been reduced to them."""
-        self._head = head
         self._series = series
         self._in_flight = in_flight
         self._segments = series.directory / SEGMENTS
@@ -146,10 +147,12 @@ class _Segment:
         The segment goes last: a body must not be left without a record of its exchange. And each is on disk before the
         next goes: a power cut must leave no hole in a series.
         """
+        needed = [] if self.kept else [line for line in self._raw() if type_and_id(line[1])[1] in self._in_flight]
+        if needed and not _head(self._series, self.name):
+            return 0  # damaged, and all that there is of an exchange in flight
         freed = sum(_delete(path) for path in self._bodies_that_end_here())
         if freed:
             sync(self._series.directory / BODIES)
-        needed = [] if self.kept else [line for line in self._raw() if type_and_id(line[1])[1] in self._in_flight]
         if needed:
             freed += sum(map(_size, self._paths))
             self._reduce(needed)
@@ -161,7 +164,7 @@ class _Segment:
 
     def _bodies_that_end_here(self) -> list[Path]:
         """Of the exchanges that this segment knows, those bodies after which nothing of them is to come."""
-        flight = Flight.restore(self._head.get("in_flight"))
+        flight = Flight.restore(_head(self._series, self.name).get("in_flight"))
         before = flight.snapshot()
         known = set(before)
         for _, raw in self._raw():
@@ -182,9 +185,10 @@ class _Segment:
         """Put a segment in its place that has only these lines, as they are, and says so."""
         raws = [raw for _, raw in needed]
         kept = [(type_and_id(raw)[1], offset) for offset, raw in needed]
-        fields = {name: value for name, value in self._head.items() if name not in _SEALED} | {"kept": kept}
-        seqs = [int(self._head["seq"]), _seq(raws[-1]) + 1]
-        end = {"type": "end", "at": self._head["at"], "records": len(raws) + 1, "recovered": False}
+        head = _head(self._series, self.name)
+        fields = {name: value for name, value in head.items() if name not in _SEALED} | {"kept": kept}
+        seqs = [int(head["seq"]), _seq(raws[-1]) + 1]
+        end = {"type": "end", "at": head["at"], "records": len(raws) + 1, "recovered": False}
         first, last = (
             seal(encode(each), *self.name.series, seq) for each, seq in zip((fields, end), seqs, strict=True)
         )
@@ -211,6 +215,10 @@ class _Segment:
                     offset += len(raw)
         except (DamagedLine, FileNotFoundError):
             return
+
+
+def _head(series: Series, name: Name) -> Record:
+    return lines.header(series.directory, name) or {}
 
 
 def _seq(raw: bytes) -> int:
@@ -247,15 +255,17 @@ def _deletable(directory: Path) -> Iterator[_Segment]:
         in_flight = _in_flight(series)
         if in_flight is None:
             continue
-        written_at = 0.0
+        written_at, reduced = 0.0, True
         for name in series.names:
             if name.moved:
                 continue  # no business of ours until it has its name again
             if name.state == OPEN and (name == series.names[-1] or is_live(directory / SEGMENTS / str(name))):
                 continue
             with contextlib.suppress(FileNotFoundError):
-                head = lines.header(directory, name) or {}
-                segment = _Segment(series, name, head, in_flight, written_at)
+                # Those that have been reduced are the oldest of their series, so that few heads have to be read.
+                kept = [id for id, _ in _head(series, name).get("kept") or ()] if reduced else []
+                reduced = bool(kept)
+                segment = _Segment(series, name, kept, in_flight, written_at)
                 written_at = segment.written_at
                 yield segment
 

@@ -143,7 +143,7 @@ def names(segments: Path | int) -> list[Name]:
             known = found.get(name.stem)
             if known is None or _preference(name) < _preference(known):
                 found[name.stem] = name
-    return sorted(found.values())
+    return sorted(found.values(), key=lambda name: (name.worker, name.boot_id, name.number))
 
 
 def misplaced(segments: Path) -> list[str]:

@@ -7,6 +7,7 @@ it has been closed or the series has a later one, since nothing but a footer is 
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,8 @@ class Tail:
     def __iter__(self) -> Iterator[Line | None]:
         last = self._start[0] - 1
         while True:
-            name = next((name for name in self._names if name.number > last), None)
+            position = bisect_right(self._names, last, key=_number)
+            name = self._names[position] if position < len(self._names) else None
             if name is not None:
                 last = name.number
                 yield from self._segment(name, self._start[1] if last == self._start[0] else 0)
@@ -106,9 +108,14 @@ class Tail:
 
     def _later(self, name: Name) -> tuple[list[Name], bool]:
         """The segments after this one, and whether this one grows no more."""
-        later = [other for other in self._names if other.number > name.number]
-        growing = any(other.number == name.number and other.state == OPEN for other in self._names)
-        return later, bool(later) or not growing
+        after = bisect_right(self._names, name.number, key=_number)
+        growing = after > 0 and self._names[after - 1].number == name.number and self._names[after - 1].state == OPEN
+        finished = after < len(self._names) or not growing
+        return self._names[after:] if name.state == OPEN else [], finished
+
+
+def _number(name: Name) -> int:
+    return name.number
 
 
 def _complete_lines(fd: int, offset: int) -> Iterator[bytes]:

@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from extproc import __version__
-from extproc.journal import directory, segment
+from extproc.journal import directory
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.segment import CLOSED, COMPRESSED, OPEN
+from extproc.journal.lines import Listing, Series
+from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 from extproc.journal.timing import BUCKETS
 from extproc.service.figures import Figures, Times
 from extproc.service.follower import FollowerProcess
@@ -33,6 +33,19 @@ class Exposition:
         self._follower = follower
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        self._listing = Listing(data_dir)
+        self._listed: list[Series] | None = None
+        self._sizes: dict[Name, int] = {}
+        """Of the segments that change no more, as long as the same are there."""
+
+    def _names(self) -> list[Name]:
+        try:
+            listed = self._listing.series()
+        except OSError:
+            return []
+        if listed is not self._listed:
+            self._listed, self._sizes = listed, {}
+        return [name for series in listed for name in series.names]
 
     async def text(self) -> bytes:
         """The follower's metrics and ours, in Prometheus's text format."""
@@ -85,11 +98,16 @@ class Exposition:
         )
 
     def _of_the_journal(self) -> Iterator[Metric]:
-        found: Counter[str] = Counter(dict.fromkeys(_STATES.values(), 0))
+        names = self._names()
+        found = dict.fromkeys(_STATES.values(), 0) | Counter(_STATES[name.state] for name in names)
         total = 0
-        for name in _names(self._data_dir):
-            found[_STATES[name.state]] += 1
-            total += _size(self._data_dir / SEGMENTS / str(name))
+        for name in names:
+            size = self._sizes.get(name)
+            if size is None:
+                size = _size(self._data_dir / SEGMENTS / str(name))
+                if name.state != OPEN:
+                    self._sizes[name] = size
+            total += size
         segments = GaugeMetricFamily("extproc_journal_segments", "Segments on disk.", labels=["state"])
         for state, count in found.items():
             segments.add_metric([state], count)
@@ -98,13 +116,6 @@ class Exposition:
         free, floor = directory.space(self._data_dir, self._floor_bytes)
         yield _gauge("extproc_journal_free_bytes", "Free bytes of the journal's file system.", free)
         yield _gauge("extproc_journal_free_floor_bytes", "With fewer the journal counts as full.", floor)
-
-
-def _names(data_dir: Path) -> list[Any]:
-    try:
-        return list(segment.names(data_dir / SEGMENTS))
-    except OSError:
-        return []
 
 
 def _size(path: Path) -> int:

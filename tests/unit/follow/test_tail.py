@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.journals import START_NS, abandon, append, id_of, journal, request, response, segments
+from support.journals import START_NS, Faults, abandon, append, id_of, journal, request, response, segments
 
 from extproc.follow.tail import Tails, record_at
 from extproc.journal import recovery, retention
@@ -171,3 +172,24 @@ def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
         assert found["id"] == id_of(2)
         assert record_at(data, places[id_of(1)]) is None
         append(writer, response(2))
+
+
+def test_waiting_costs_the_same_with_any_number_of_segments(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle follower neither reads the directory again nor opens anything; a record that comes is read at once."""
+    with journal(data, boot_id="before", segment_bytes=1) as writer:
+        append(writer, *(record for number in range(20) for record in (request(number), response(number))))
+    with journal(data) as writer:
+        tails = Tails(data, {})
+        assert len(read(tails)) == 40
+        os.utime(data / "segments", (1, 1))
+        read(tails)
+        calls = Faults(monkeypatch)
+        for name in ("open", "scandir"):
+            calls.fail(name, times=0)
+        for _ in range(100):
+            assert read(tails) == []
+            assert tails.behind_bytes() == 0
+        assert calls.calls == []
+        calls.heal()
+        append(writer, request(100), response(100))
+        assert read(tails) == [id_of(100)] * 2

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
-from support.journals import append, journal, request, response, segments
+from support.journals import Faults, append, journal, request, response, segments
 
 from extproc.core.record import encode, seal
 from extproc.journal import lines, retention
@@ -82,3 +83,41 @@ def test_garbage_without_an_end_is_read_in_pieces(data: Path, monkeypatch: pytes
     """A line longer than any record costs bounded memory."""
     monkeypatch.setattr(lines, "LONGEST_LINE", 1000)
     assert len(read(data, b"x" * 3500 + b"\n" + sealed(1))) == 5
+
+
+def test_a_directory_is_read_again_when_it_has_changed_only(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked for, and however many segments there are: what costs time is a change."""
+    with journal(data, segment_bytes=1) as writer:
+        append(writer, *(record for number in range(20) for record in (request(number), response(number))))
+    listing = lines.Listing(data)
+    reads = Faults(monkeypatch)
+    reads.fail("scandir", times=0)
+    os.utime(data / "segments", (1, 1))  # a change in this very moment could leave the same time behind
+    first = listing.series()
+    assert all(listing.series() is first for _ in range(100))
+    assert reads.calls == ["scandir"]
+    (data / "segments" / segments(data)[0]).unlink()
+    assert len(listing.series()[0].names) == len(first[0].names) - 1
+
+
+def test_a_directory_that_has_just_changed_is_read_again(data: Path) -> None:
+    """Two changes within one tick of the clock have one time: the second is seen all the same."""
+    with journal(data) as writer:
+        append(writer, request(1))
+        listing = lines.Listing(data)
+        for number in range(2, 50):
+            (data / "segments" / f"w0-b1-{number:06d}.jsonl").touch()
+            assert len(listing.series()[0].names) == number
+            assert listing.series() == lines.series(data)
+        for path in (data / "segments").glob("*.jsonl"):
+            path.unlink()
+        append(writer, response(1))
+
+
+def test_no_journal_has_no_series(tmp_path: Path) -> None:
+    """Until there is one."""
+    listing = lines.Listing(tmp_path)
+    assert listing.series() == []
+    with journal(tmp_path) as writer:
+        assert len(listing.series()) == 1
+        append(writer, request(1), response(1))
