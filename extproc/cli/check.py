@@ -42,10 +42,11 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
     if not report.errors:
         target = settings.data_dir / "run" / "envoy"
         documents = check.in_form(documents)
+        more = [*compose.findings(Path()), *files.strays(source)]
         deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target)
         try:
             asyncio.run(publish.put_in(deployment, documents))
-            report = check.check(documents, settings, [*compose.findings(Path()), *names.findings(documents)])
+            report = check.check(documents, settings, [*more, *names.findings(documents)])
         except publish.Refused as refused:
             report = refused.report
     for finding in report.findings:

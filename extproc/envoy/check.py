@@ -65,10 +65,11 @@ def in_form(documents: Documents) -> Documents:
     return made
 
 
-def misspelt(documents: Documents) -> Report:
-    """The names that no message has, and that look like one that is there."""
+def without_place(documents: Documents) -> Report:
+    """Why a setting has no place in documents: the names that no message has, and that look like one that is there;
+    else what was not made for the recorder at all."""
     near = [each for each in map(_uncertain, _types(documents)) if each.level is Level.ERROR]
-    return Report(_in_order(near), envoy_asked=False)
+    return Report(_in_order(near or reliance.missing(documents)), envoy_asked=False)
 
 
 def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
@@ -102,9 +103,9 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
     return Report(_in_order([refused, *unseen, *found]), envoy_asked=True)
 
 
-def check_shipped(documents: Documents, config: Config) -> Report:
+def check_shipped(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
     """Check the settings against documents that are known to be right: Envoy's message types take a second to load."""
-    return Report(_in_order(reliance.findings(documents, config)), envoy_asked=False)
+    return Report(_in_order([*more, *reliance.findings(documents, config)]), envoy_asked=False)
 
 
 def _in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -24,7 +24,8 @@ import yaml
 
 from extproc.config import FILE_NAME, host_and_port
 from extproc.envoy import overlay, source
-from extproc.envoy.source import Places, Source, SyntaxProblem, get
+from extproc.envoy.findings import Finding, Level
+from extproc.envoy.source import Place, Places, Source, SyntaxProblem, get
 from extproc.errors import ConfigError
 
 BOOTSTRAP: Final = "envoy.yaml"
@@ -125,6 +126,26 @@ def is_shipped(own: Mapping[str, bytes]) -> bool:
 def is_read(path: Path) -> bool:
     """Whether a file of this name belongs to the configuration: an editor's own files begin with a dot."""
     return path.suffix == ".yaml" and not path.name.startswith(".") and path.name != FILE_NAME
+
+
+_OTHER_SUFFIXES: Final = frozenset({".yml", ".yaml", ".json", ".pb", ".pb_text", ".textproto"})
+
+
+def strays(directory: Path | None) -> Iterator[Finding]:
+    """What stands in a directory as if it were read, and is not; and that nothing there is."""
+    if directory is None:
+        return
+    there = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+    read = [path.name for path in there if is_read(path)]
+    instead = ", ".join(name for name in NAMES if name not in read)
+    for path in there:
+        if path.suffix.lower() in _OTHER_SUFFIXES and not is_read(path) and path.name != FILE_NAME:
+            stands_in = f"; of the shipped files {instead} stand in" if instead and OVERLAY not in read else ""
+            text = f"it is not read: only files that end in .yaml are{stands_in}"
+            yield Finding(Level.WARNING, Place(str(path)), text)
+    if not read:
+        text = f"nothing here is read, only files that end in .yaml: the shipped {', '.join(NAMES)} stand in for all"
+        yield Finding(Level.WARNING, Place(str(directory)), text)
 
 
 # Changes ---------------------------------------------------------------------------------------------------

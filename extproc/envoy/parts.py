@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from extproc.envoy import source
 from extproc.envoy.files import BOOTSTRAP, MANAGER, Documents
@@ -121,13 +121,20 @@ def routes(documents: Documents) -> Iterator[Part]:
             yield from host.each("routes")
 
 
+RECORDER: Final = "envoy.filters.http.ext_proc"
+"""The usual name of the recorder's filter."""
+
+
+def ext_procs(manager: Part) -> Iterator[Part]:
+    """The ext_proc filters of a connection manager."""
+    for each in manager.each("http_filters"):
+        if str(get(each.value, "typed_config", "@type")).endswith(".ext_proc.v3.ExternalProcessor"):
+            yield each
+
+
 def recorder(manager: Part) -> Part | None:
     """The ext_proc filter of a connection manager that speaks to the cluster `extproc`; else its first one."""
-    filters = [
-        each
-        for each in manager.each("http_filters")
-        if str(get(each.value, "typed_config", "@type")).endswith(".ext_proc.v3.ExternalProcessor")
-    ]
+    filters = list(ext_procs(manager))
     ours = (each for each in filters if sidecar_of(each) == "extproc")
     return next(ours, filters[0] if filters else None)
 

@@ -89,13 +89,14 @@ def apply_common(
 
 
 async def put_in(settings: Settings, documents: Documents) -> None:
-    """Put settings into documents. Raises Refused where one has no place as a name is misspelt, else ConfigError."""
+    """Put settings into documents. Raises Refused where one has no place as a name is misspelt, or as what is there was
+    not made for the recorder, else ConfigError."""
     from extproc.envoy import check  # noqa: PLC0415 - as in `Publisher.files`
 
     try:
         await settings(documents)
     except ConfigError:
-        report = check.misspelt(documents)
+        report = check.without_place(documents)
         if report.errors:
             raise Refused(report) from None
         raise
@@ -150,7 +151,8 @@ class Publisher:
         documents = await self.files()
         shipped = files.is_shipped(self._seen)
         await put_in(self._settings, documents)
-        report = await asyncio.to_thread(check.check_shipped if shipped else check.check, documents, self._config)
+        check_it = check.check_shipped if shipped else check.check
+        report = await asyncio.to_thread(check_it, documents, self._config, list(files.strays(self._source)))
         if report.errors:
             raise Refused(report)
         warnings = [str(each) for each in report.warnings]

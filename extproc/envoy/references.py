@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from extproc.envoy import parts
+from extproc.envoy import parts, source
 from extproc.envoy.files import Documents
 from extproc.envoy.findings import Finding, Level, meant
 from extproc.envoy.parts import Part
@@ -22,7 +22,8 @@ def findings(documents: Documents) -> Iterator[Finding]:
     used = list(_cluster_references(documents))
     yield from _missing(used, {each.name for each in clusters})
     if not any(map(_by_request, parts.routes(documents))):
-        yield from _unused(clusters, {each.value for each in (*used, *_other_uses(documents))})
+        names = [each.name for each in clusters]
+        yield from _unused(clusters, {str(each.value) for each in used} | _other_uses(documents, names))
     yield from _twice(clusters, "cluster")
     yield from _twice(parts.listeners(documents), "listener")
     for configuration in parts.route_configurations(documents):
@@ -76,11 +77,25 @@ def _by_request(route: Part) -> bool:
     return any(get(route.value, "route", name) is not None for name in names)
 
 
-def _other_uses(documents: Documents) -> Iterator[Part]:
-    """What looks like the name of a cluster, in filters that we do not know."""
-    for whole in parts.everything(documents):
-        for each in whole.found("cluster"):
-            yield from _named(each)
+def _other_uses(documents: Documents, clusters: Iterable[str]) -> set[str]:
+    """The clusters whose names stand anywhere else as a value, or in quotes within one: tracers, sinks of statistics,
+    mirrors, scripts, filters that we do not know."""
+    texts = {
+        value
+        for whole in parts.everything(documents)
+        for path, value in source.scalars(whole.value)
+        if isinstance(value, str) and path[-1] not in _OWN_NAMES and not _OF_ENDPOINTS.intersection(path)
+    }
+    scripts = [text for text in texts if any(quote in text for quote in "\"'")]
+    return {
+        name
+        for name in clusters
+        if name in texts or any(f'"{name}"' in each or f"'{name}'" in each for each in scripts)
+    }
+
+
+_OWN_NAMES: Final = frozenset({"name", "stat_prefix", "alt_stat_name", "hostname", "@type"})
+_OF_ENDPOINTS: Final = frozenset({"load_assignment", "eds_cluster_config"})
 
 
 def _unused(clusters: Iterable[Part], used: set[str]) -> Iterator[Finding]:
@@ -147,11 +162,11 @@ def _filter_names(documents: Documents) -> Iterator[Finding]:
 
 def _watched_files(documents: Documents) -> Iterator[Finding]:
     for whole in parts.everything(documents):
-        for source in whole.found("path_config_source"):
-            path = get(source.value, "path")
+        for watched in whole.found("path_config_source"):
+            path = get(watched.value, "path")
             if isinstance(path, str) and Path(path).name not in documents and not Path(path).is_file():
                 text = f"there is no file {path}, neither here nor beside {whole.file}"
-                yield Finding(Level.ERROR, source.at("path").place, text, source.path)
+                yield Finding(Level.ERROR, watched.at("path").place, text, watched.path)
 
 
 def _secrets(documents: Documents) -> Iterator[Finding]:

@@ -49,6 +49,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
     """All of them, file by file."""
     yield from _admin(documents)
     recorded = False
+    unrecorded = []
     for listener in parts.listeners(documents):
         for manager in parts.managers(listener):
             recorder = parts.recorder(manager)
@@ -57,14 +58,42 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
                 yield from _recorder(recorder.at("typed_config"), config)
                 yield from _limits(listener, manager, recorder, config)
                 yield from _access_log(manager)
-                yield from _order(manager)
+                yield from _order(recorder, manager)
+                yield from _one_recorder(manager)
+            else:
+                unrecorded.append(manager.at("http_filters"))
     if not recorded:
-        bootstrap = parts.document(documents, BOOTSTRAP)
-        text = "no listener has the filter envoy.filters.http.ext_proc: nothing would be recorded"
-        yield bootstrap.at("static_resources", "listeners").warning(text)
+        listeners = parts.document(documents, BOOTSTRAP).at("static_resources", "listeners")
+        text = f"no listener has the filter {parts.RECORDER}: nothing would be recorded; {_FILTER_PLACE}"
+        yield (unrecorded or [listeners])[0].warning(text)
     yield from _sidecar(documents)
     yield from _routes(documents)
     yield from _asked_headers(documents)
+
+
+_FILTER_PLACE: Final = (
+    "as in the shipped envoy.yaml it would stand here, before the router, between extproc.outer and extproc.inner "
+    "(`extproc init DIR` writes it out)"
+)
+
+
+def missing(documents: Documents) -> Iterator[Finding]:
+    """Of a configuration that was not made for the recorder: what it lacks, each with the place where it would be."""
+    clusters = parts.document(documents, BOOTSTRAP).at("static_resources", "clusters")
+    if all(each.name != "extproc" for each in parts.clusters(documents)):
+        yield clusters.error(
+            "there is no cluster extproc, the recorder's address; as in the shipped envoy.yaml it would stand here "
+            "(`extproc init DIR` writes it out)"
+        )
+    managers = [manager for listener in parts.listeners(documents) for manager in parts.managers(listener)]
+    if not managers and any(parts.listeners(documents)):
+        text = "no listener has an HTTP connection manager, into which the recorder's filter would go"
+        yield parts.document(documents, BOOTSTRAP).at("static_resources", "listeners").error(text)
+    for manager in managers:
+        if parts.recorder(manager) is None:
+            text = f"there is no filter {parts.RECORDER}: nothing would be recorded; {_FILTER_PLACE}"
+            yield manager.at("http_filters").error(text)
+        yield from _access_log(manager)
 
 
 def _admin(documents: Documents) -> Iterator[Finding]:
@@ -99,10 +128,6 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
             "would be right"
         )
         yield ext_proc.at("metadata_options").warning(text)
-    timeout = ext_proc.at("grpc_service", "timeout")
-    if (_seconds(timeout.value) or 0) > 0:
-        text = f"a timeout of {timeout.value} for the call ends every exchange that lasts longer; none would be right"
-        yield timeout.error(text)
 
 
 def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
@@ -179,18 +204,32 @@ def _access_log(manager: Part) -> Iterator[Finding]:
     yield manager.at("access_log").warning(text)
 
 
-def _order(manager: Part) -> Iterator[Finding]:
+def _order(recorder: Part, manager: Part) -> Iterator[Finding]:
     """`content-length` survives ext_proc only between the two filters that carry it around."""
     names = [each.name for each in manager.each("http_filters")]
-    recorder = parts.recorder(manager)
-    assert recorder is not None
-    at = names.index(recorder.name)
+    at = int(recorder.path[-1])
     if "extproc.outer" not in names[:at] or "extproc.inner" not in names[at:]:
         text = (
             "ext_proc drops content-length: extproc.outer before it and extproc.inner behind it, as in the shipped "
             "envoy.yaml, would keep it"
         )
         yield recorder.warning(text)
+
+
+def _one_recorder(manager: Part) -> Iterator[Finding]:
+    """Each gives Envoy the id of its own exchange under the same name, and the last one's would stand for both."""
+    first, *others = [each for each in parts.ext_procs(manager) if _is_recorder(each)] or [manager]
+    for other in others:
+        text = (
+            f"a second recorder in this chain; the first is at {first.place}. They overwrite each other's exchange id: "
+            "one of them, with several endpoints in its cluster, would be right"
+        )
+        yield other.error(text)
+
+
+def _is_recorder(ext_proc: Part) -> bool:
+    namespaces = ext_proc.each("typed_config", "metadata_options", "receiving_namespaces", "untyped")
+    return parts.sidecar_of(ext_proc) == "extproc" or any(each.value == "extproc" for each in namespaces)
 
 
 def _sidecar(documents: Documents) -> Iterator[Finding]:

@@ -96,7 +96,11 @@ def test_files_of_any_shape(directory: Path, old: str, new: str) -> None:
     ("old", "new", "said"),
     [
         ("  listeners:\n", "  others:\n", "no listener; static_resources.listeners with one named ingress would be"),
-        ("  - name: extproc\n", "  - name: other\n", "no cluster extproc in static_resources; the shipped file has it"),
+        (
+            "  - name: extproc\n",
+            "  - name: other\n",
+            "there is no cluster extproc, the recorder's address; as in the shipped",
+        ),
     ],
 )
 def test_what_the_settings_need_is_not_there(directory: Path, old: str, new: str, said: str) -> None:
@@ -173,3 +177,64 @@ def test_a_misspelt_part_that_settings_need(tmp_path: Path) -> None:
     done = invoke("check", "--envoy-dir", directory)
     assert done.exit_code == 1
     assert "error: BootstrapStaticResources has no listners; did you mean listeners?" in done.stdout
+
+
+STATIC = """\
+static_resources:
+  listeners:
+  - name: web
+    address: {socket_address: {address: 127.0.0.1, port_value: 8080}}
+    filter_chains:
+      filters:
+        name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: web
+          route_config:
+            virtual_hosts: {name: all, domains: "*", routes: {match: {prefix: /}, route: {cluster: gpu, timeout: 0s}}}
+          http_filters:
+            name: envoy.filters.http.router
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+  clusters:
+  - name: gpu
+    load_assignment:
+      cluster_name: gpu
+      endpoints: {lb_endpoints: {endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 8001}}}}}
+"""
+
+
+def test_a_configuration_without_the_recorder(directory: Path) -> None:
+    """Each thing that is missing is an error or a warning of its own, with the place where it would be."""
+    (directory / "envoy.yaml").write_text(STATIC)
+    result = invoke("check")
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [(line.split(" ")[0], line.split(" ")[1], line.split("; ")[0].split(" ", 2)[2]) for line in lines] == [
+        (
+            "envoy/envoy.yaml:9:11:",
+            "warning:",
+            "without Envoy's gRPC access log to the cluster extproc nobody can say why an exchange was cut off",
+        ),
+        (
+            "envoy/envoy.yaml:14:13:",
+            "error:",
+            "there is no filter envoy.filters.http.ext_proc: nothing would be recorded",
+        ),
+        ("envoy/envoy.yaml:17:3:", "error:", "there is no cluster extproc, the recorder's address"),
+    ]
+
+
+def test_files_that_are_not_read(directory: Path) -> None:
+    """They are named, with what stands in for them; so is a directory in which nothing is read."""
+    (directory / "clusters.yaml").rename(directory / "clusters.yml")
+    (directory / "more.json").write_text("{}")
+    result = invoke("check")
+    text = "warning: it is not read: only files that end in .yaml are; of the shipped files clusters.yaml stand in"
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [f"envoy/{name}:1:1: {text}" for name in ("clusters.yml", "more.json")]
+    for path in directory.iterdir():
+        path.unlink()
+    result = invoke("check")
+    assert result.stdout.startswith(
+        "envoy:1:1: warning: nothing here is read, only files that end in .yaml: the shipped"
+    )

@@ -155,10 +155,14 @@ def test_a_route_uses_a_cluster(action: str) -> None:
     [
         (BOOTSTRAP.replace("{name: router}", "{name: authz, server_uri: {uri: a, cluster: other}}"), ROUTES),
         (BOOTSTRAP, route("cluster_header: x-model")),
+        (BOOTSTRAP.replace("{name: router}", "{name: x, typed_config: {collector_cluster: other}}"), ROUTES),
+        (BOOTSTRAP + "stats_sinks: [{name: x, typed_config: {tcp_cluster_name: other}}]\n", ROUTES),
+        (BOOTSTRAP, ROUTES + "    request_mirror_policies: [{cluster: other}]\n"),
+        (BOOTSTRAP.replace("{name: router}", "{name: lua, x: 'h:httpCall(\"other\", {})'}"), ROUTES),
     ],
 )
 def test_what_may_use_a_cluster(bootstrap: str, routes: str) -> None:
-    """A filter that we know nothing of, or a route that takes the name from the request."""
+    """A filter that we know nothing of, a route that takes the name from the request, a tracer, a sink, a mirror."""
     assert found(bootstrap, routes, cluster("other")) == []
 
 

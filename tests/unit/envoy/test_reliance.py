@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -61,9 +62,6 @@ EDITS = [
      "warning: failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"),
     (BOOTSTRAP, "metadata_options: {receiving_namespaces: {untyped: [extproc]}}", "metadata_options: {}", "{}",
      "warning: the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "),
-    (BOOTSTRAP, "envoy_grpc: {cluster_name: extproc}\n                # While",
-     "timeout: 30s\n                envoy_grpc: {cluster_name: extproc}\n                # While", "30s",
-     "error: a timeout of 30s for the call ends every exchange that lasts longer; none would be right"),
     (BOOTSTRAP, "message_timeout: 10s", "message_timeout: 8s", "8s",
      "error: message_timeout is 8 s, and the recorder waits for its disk for up to 8 s (gate_timeout_seconds); more "),
     (BOOTSTRAP, "allow_mode_override: true", "allow_mode_override: false", "false",
@@ -127,7 +125,7 @@ def test_an_edit(  # noqa: PLR0917 - a table of them
             with_value(True, BOOTSTRAP, *EXT_PROC, "send_body_without_waiting_for_header_response"),
             ["warning: requests are not held back"],
         ),
-        (with_value("0s", BOOTSTRAP, *EXT_PROC, "grpc_service", "timeout"), []),
+        (with_value("10s", BOOTSTRAP, *EXT_PROC, "grpc_service", "timeout"), []),
         (
             without(BOOTSTRAP, *MANAGER, "access_log"),
             ["warning: without Envoy's gRPC access log"],
@@ -233,3 +231,37 @@ def test_a_second_listener_without_a_recorder() -> None:
     listeners = SHIPPED[BOOTSTRAP]["static_resources"]["listeners"]
     documents = altered(SHIPPED, BOOTSTRAP, ("static_resources", "listeners"), [*listeners, {"name": "other"}])
     assert found(documents) == []
+
+
+def with_filters(change: str, *, at: int) -> Documents:
+    """The shipped documents with a second ext_proc in the chain, made from ours."""
+    documents = files.read(None)
+    way = way_to(documents, BOOTSTRAP, *MANAGER, "http_filters")
+    chain = documents[BOOTSTRAP]
+    for step in way:
+        chain = chain[step]
+    (ours,) = (each for each in chain if each["name"] == "envoy.filters.http.ext_proc")
+    second = copy.deepcopy(ours)
+    if change == "another cluster":
+        second["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = "llm"
+    elif change == "another cluster and namespace":
+        second["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = "llm"
+        del second["typed_config"]["metadata_options"]
+    elif change == "another name":
+        second["name"] = "envoy.filters.http.ext_proc/2"
+    chain.insert(at, second)
+    return documents
+
+
+@pytest.mark.parametrize("change", ["another cluster", "another name", "no other at all"])
+@pytest.mark.parametrize("at", [2, -1])
+def test_two_recorders_in_a_chain(change: str, at: int) -> None:
+    """Each would write its exchange's id over the other's, whatever they are called and wherever they lead."""
+    errors = [line for line in found(with_filters(change, at=at)) if line.startswith("error: a second recorder")]
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, -1])
+def test_another_ext_proc_is_no_recorder(at: int) -> None:
+    """Also under the usual name, before ours or behind it: ours stands between its two filters."""
+    assert found(with_filters("another cluster and namespace", at=at)) == []
