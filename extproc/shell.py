@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -48,3 +50,18 @@ def path(path: Path) -> str:
         raw = b"./" + raw
     plain = raw.decode("ascii", "replace")
     return plain if _PLAIN.fullmatch(plain) else quote(raw)
+
+
+def command(*words: str | Path) -> str:
+    """A command of ours in a hint, named as this process was started: what was typed once can be typed again."""
+    return " ".join([_program(), *(path(word) if isinstance(word, Path) else word for word in words)])
+
+
+def _program() -> str:
+    started = Path(sys.argv[0])
+    if started.parts[-2:] == ("extproc", "__main__.py"):
+        return f"{path(Path(sys.orig_argv[0]))} -m extproc"
+    found = shutil.which("extproc")
+    if started.name != "extproc" or (found and os.path.realpath(found) == os.path.realpath(started)):
+        return "extproc"
+    return path(started)

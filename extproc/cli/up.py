@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from extproc import config, logs, signals
+from extproc import config, logs, shell, signals
 from extproc.cli import options, output
 from extproc.config import Config
 from extproc.envoy.stack import Stack
@@ -63,8 +63,8 @@ async def _work(stack: Stack, settings: Config) -> None:
         output.announce(f"try   curl -N {stack.url}/v1/chat/completions {content_type} -d '{_HELLO}'")
     else:
         output.announce(f"try   curl {stack.url}/v1/models")
-    data_dir = "" if settings.data_dir == Config().data_dir else f" --data-dir {settings.data_dir}"
-    output.announce(f"then  extproc log{data_dir}")
+    elsewhere: list[str | Path] = [] if settings.data_dir == Config().data_dir else ["--data-dir", settings.data_dir]
+    output.announce(f"then  {shell.command('log', *elsewhere)}")
     if stack.open_to:
         keep = "the address of the listener in envoy.yaml can keep it to this one"
         output.announce(f"open  to other machines too, on {stack.open_to}; {keep}")

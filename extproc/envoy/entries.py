@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from extproc import shell
 from extproc.core.record import moment_text
 
 JSON_FORMAT: Final[Mapping[str, str]] = {
@@ -138,7 +139,7 @@ def _of_line(text: bytes, place: str) -> Entry:
         raise ValueError(f"it is no JSON object: {error}") from error
     missing = [key for key in REQUIRED if key not in fields]
     if missing:
-        raise ValueError(f"it lacks {', '.join(missing)}; `extproc reconcile --help` has the json_format")
+        raise ValueError(f"it lacks {', '.join(missing)}; `{shell.command('reconcile', '--help')}` has the json_format")
     return Entry(
         started_at=_moment(fields["start_time"]),
         duration_ms=_number(fields.get("duration")),

@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from extproc import shell
 from extproc.config import Config
 from extproc.envoy import changes, files, names
 from extproc.envoy.files import BOOTSTRAP, Documents
@@ -61,7 +62,9 @@ def directory(config: Config) -> Path | None:
         return config.envoy_dir
     if config.envoy_dir == Config().envoy_dir:
         return None
-    raise ConfigError(f"{config.envoy_dir}: there is no such directory; `extproc init .` writes ./envoy for editing")
+    raise ConfigError(
+        f"{config.envoy_dir}: there is no such directory; `{shell.command('init', '.')}` writes ./envoy for editing"
+    )
 
 
 def settings_of(config: Config, collector: str | None, target: Path, sidecars: Sequence[str] = ()) -> Settings:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Final
 
+from extproc import shell
 from extproc.config import Config, size_text
 from extproc.core import routing
 from extproc.envoy import parts
@@ -119,7 +120,7 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
     else:
         yield from _gates(ext_proc, config)
     if get(ext_proc.value, "failure_mode_allow") is True:
-        text = "failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"
+        text = f"failure_mode_allow: what cannot be recorded passes; `{shell.command('reconcile')}` lists it"
         yield ext_proc.at("failure_mode_allow").warning(text)
     namespaces = ext_proc.each("metadata_options", "receiving_namespaces", "untyped")
     if all(each.value != "extproc" for each in namespaces):

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from extproc import shell
 from extproc.errors import JournalError
 
 SEGMENTS = "segments"
@@ -53,7 +54,7 @@ def open_directory(path: Path) -> int:
     mode = stat.S_IMODE(os.fstat(fd).st_mode)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(fd)
-        raise JournalError(f"{path}: others may write to it (mode {mode:04o}); run: chmod go-w {path}")
+        raise JournalError(f"{path}: others may write to it (mode {mode:04o}); run: chmod go-w {shell.path(path)}")
     return fd
 
 

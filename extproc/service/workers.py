@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from extproc import errors
+from extproc import errors, shell
 from extproc.config import Config
 from extproc.errors import ExtprocError, JournalError, StackError
 from extproc.journal import directory, lines, recovery, retention, segment
@@ -252,7 +252,9 @@ class Workers:
                 if changed != seen:
                     self._misplaced, seen = segment.misplaced(path) + lines.missing(self._config.data_dir), changed
                     for name in self._misplaced:
-                        self._say(f"{path / name} was renamed or removed by another program: see `extproc verify`")
+                        self._say(
+                            f"{path / name} was renamed or removed by another program: see `{shell.command('verify')}`"
+                        )
 
     def _too_often(self) -> bool:
         now = asyncio.get_running_loop().time()

@@ -65,7 +65,7 @@ def test_the_curl_line_works(tmp_path: Path) -> None:
         curl, log = (stack.process.stdout.readline().split(None, 1)[1].strip() for _ in range(2))
         answer = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=50)
         assert answer.stdout.endswith(b"data: [DONE]\n\n")
-        shown = run(*log.split()[1:], "--json", cwd=tmp_path)
+        shown = subprocess.run(f"{log} --json", shell=True, cwd=tmp_path, capture_output=True, check=True, timeout=50)
         (exchange,) = (json.loads(line) for line in shown.stdout.splitlines())
         assert (exchange["outcome"], exchange["llm"]["stream"]) == ("ok", True)
 
@@ -99,6 +99,19 @@ def test_what_it_prints_works(tmp_path: Path, listens: str, reached: str, is_ope
             process.terminate()
         said = process.stdout.read()
     assert ("open  to other machines too, on " in said) == is_open
+
+
+def test_the_log_line_works(tmp_path: Path) -> None:
+    """It names the command as it was started, and the directory so that a shell takes it for one word."""
+    with RunningStack(tmp_path / "my stack", *FAST) as stack:
+        urllib.request.urlopen(f"{stack.url}/v1/models").read()
+        eventually(stack.exchanges, "the exchange")
+        assert stack.process.stdout is not None
+        line = next(line for line in stack.process.stdout if line.startswith("then "))
+        shown = subprocess.run(
+            ["/bin/sh", "-e"], input=line.removeprefix("then "), cwd="/", capture_output=True, text=True, check=True
+        )
+    assert "/v1/models" in shown.stdout
 
 
 def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import shell
+from extproc.errors import JournalError
+from extproc.journal.directory import open_directory
 
 HOSTILE = [
     *(b"'", b'"', b"`id`", b"$(id)", b"${HOME}", b"$HOME", b"\\", b"\n", b"\r", b"\t", b";", b"|", b"&", b"#", b"!"),
@@ -89,3 +92,53 @@ def test_a_literal_is_the_text_itself(text: str, tmp_path_factory: pytest.TempPa
 def test_a_path_of_a_hint(path: str, shown: str) -> None:
     """As it is where that is safe, quoted elsewhere, and never an option."""
     assert shell.path(Path(path)) == shown
+
+
+# Hints -----------------------------------------------------------------------------------------------------
+
+
+def hint(*arguments: str | Path, cwd: Path, path: str = "/usr/bin:/bin") -> str:
+    """The command that a message of the program names."""
+    done = subprocess.run(
+        [*map(str, arguments), "publish", "--envoy-dir", "nowhere", "--to", "x"],
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        check=False,
+    )
+    return done.stderr.decode().split("`")[1]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A directory whose name a shell would cut in two, with the command in it as pip installs it."""
+    directory = tmp_path / "my venv"
+    directory.mkdir()
+    script = directory / "extproc"
+    script.write_text(f"#!{sys.executable}\nfrom extproc.cli.main import main\nmain()\n")
+    script.chmod(0o755)
+    return directory
+
+
+def test_a_hint_names_the_command_as_it_was_started(installed: Path, tmp_path: Path) -> None:
+    """By its path, by its name, or as a module: each can be typed again as it is."""
+    assert hint("my venv/extproc", cwd=tmp_path) == "'my venv/extproc' init ."
+    assert hint("extproc", cwd=tmp_path, path=f"{installed}:/usr/bin:/bin") == "extproc init ."
+    assert hint(sys.executable, "-m", "extproc", cwd=tmp_path) == f"{sys.executable} -m extproc init ."
+
+
+def test_a_hint_that_names_a_path(tmp_path: Path) -> None:
+    """The path is quoted, so that the command does what it says."""
+    directory = tmp_path / "a b;reboot"
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(JournalError) as raised:
+        open_directory(directory)
+    command = str(raised.value).partition("run: ")[2]
+    subprocess.run(["/bin/sh", "-e"], input=command.encode(), check=True)
+    assert directory.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_command_with_a_path() -> None:
+    """Words stay as they are, paths are quoted."""
+    assert shell.command("log", "--data-dir", Path("my data")) == "extproc log --data-dir 'my data'"
