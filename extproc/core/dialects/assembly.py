@@ -236,6 +236,7 @@ def _responses_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
     """
     items: dict[int, Any] = {}
     ids: dict[int, Any] = {}
+    places = _Places()
     output: list[dict[str, Any]] = []
     for name, event in events:
         kind = event.get("type", name)
@@ -244,7 +245,7 @@ def _responses_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
         if kind in TERMINAL or event.get("object") == "response":
             output = objects(mapping(event.get("response", event)).get("output"))
         elif kind.startswith("response."):
-            index = _index(event.get("output_index", 0))
+            index = places.of(event)
             if index is not None:
                 item = _item(items.get(index), kind, event)
                 if item is not None:
@@ -261,6 +262,23 @@ def _responses_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
     # An item that was announced and is missing in the end is one that the server forgot.
     found += [(index, item) for index, item in items.items() if "type" in item]
     return [item for _, item in sorted(found, key=lambda pair: pair[0])]
+
+
+class _Places:
+    """Where an event's item stands in the output: by its index, or, for a server that gives none, by the item's id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, int] = {}
+        self._last = 0
+
+    def of(self, event: dict[str, Any]) -> int | None:
+        """The index; None for one that is none. An event without index and id belongs to the item before it."""
+        if "output_index" in event:
+            return _index(event["output_index"])
+        id = event.get("item_id") or mapping(event.get("item")).get("id")
+        if isinstance(id, str):
+            self._last = self._by_id.setdefault(id, len(self._by_id))
+        return self._last
 
 
 def _same_item(item: dict[str, Any], position: int, items: dict[int, Any], ids: dict[int, Any]) -> int | None:

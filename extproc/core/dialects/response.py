@@ -25,6 +25,8 @@ DIALECTS: dict[str, Dialect] = {
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
+_NOTHING = (b"", b"null")
+"""Data that says nothing. llama.cpp begins the stream of several prompts with `null`."""
 _BAD_STATUS = 400
 _LAST_BYTES = 64
 
@@ -165,7 +167,7 @@ class ResponseReading:
         if event.event != "message" and is_error_name(event.event):
             self._answer.fail(_decoded(event))
             return False
-        if not event.data.strip():
+        if event.data.strip() in _NOTHING:
             return False
         if event.outside:
             return self._outside(event)

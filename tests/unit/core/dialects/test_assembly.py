@@ -106,6 +106,31 @@ def test_responses_items_that_are_done() -> None:
     ]
 
 
+def test_responses_items_without_an_index() -> None:
+    """llama.cpp gives none: an item is known by its id, whatever comes between its events."""
+    thought, text = ({"type": "reasoning", "id": "rs"}, {"type": "message", "id": "msg"})
+    events = [
+        {"type": "response.output_item.added", "item": {**thought, "content": []}},
+        {"type": "response.reasoning_text.delta", "item_id": "rs", "delta": "h"},
+        {"type": "response.reasoning_text.delta", "delta": "m"},
+        {"type": "response.output_item.added", "item": {**text, "content": []}},
+        {"type": "response.output_text.delta", "item_id": "msg", "delta": "the"},
+        {
+            "type": "response.output_item.done",
+            "item": {**thought, "content": [{"type": "reasoning_text", "text": "hm"}]},
+        },
+        {"type": "response.output_text.delta", "item_id": "msg", "delta": " wind"},
+    ]
+    body = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    whole = [
+        {**thought, "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {**text, "content": [{"type": "output_text", "text": "the wind"}]},
+    ]
+    assert assemble("responses", None, None, body) == whole
+    last = {"type": "response.completed", "response": {"output": whole}}
+    assert assemble("responses", None, None, body + b"data: " + json.dumps(last).encode() + b"\n\n") == whole
+
+
 @pytest.mark.parametrize(
     ("api", "body"),
     [

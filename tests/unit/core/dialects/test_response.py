@@ -158,6 +158,17 @@ def test_odd_events_are_noted_by_number() -> None:
     assert (found["output_chars"], found["done"]) == (2, True)
 
 
+@pytest.mark.parametrize("api", ["chat.completions", "completions", "responses", "messages"])
+def test_an_event_that_is_null_says_nothing(api: str) -> None:
+    """llama.cpp begins so: it is no error, and nothing that cannot be read."""
+    reading = ResponseReading(api, "text/event-stream", None, 200)
+    reading.feed(b"data: null\n\ndata: null\n\n" + token(content="a"), 1)
+    found = reading.finish(complete=True)
+    assert found is not None
+    assert found["error"] is None
+    assert "parse_error" not in found
+
+
 def test_done_twice_and_data_after_done() -> None:
     """[DONE] ends nothing by itself."""
     done = b"data: [DONE]\n\n"
