@@ -34,7 +34,7 @@ def test_an_index_that_is_no_number(index: Any) -> None:
     assert answer.finish_reasons == [None, "stop"]
 
 
-@pytest.mark.parametrize("index", [1, 1.0, "1"])
+@pytest.mark.parametrize("index", [1, 1.0, "1"], ids=repr)
 def test_an_index_in_any_form(index: Any) -> None:
     """Servers send it as a number, and as a text."""
     assert Answer().choice(index) == 1
