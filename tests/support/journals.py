@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -199,3 +199,29 @@ class Faults:
             return real(*args, **kwargs)
 
         self._patch.setattr(os, name, call)
+
+
+class Trace:
+    """The calls that bring things to disk or take them away, in their order: `sync NAME`, `rename OLD NEW`, ...
+
+    Writes through Python's own files are not among them.
+    """
+
+    _CALLS: Final = ("write", "fsync", "fdatasync", "ftruncate", "rename", "unlink")
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        for name in self._CALLS:
+            patch.setattr(os, name, self._traced(name, getattr(os, name)))
+
+    def _traced(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(target: Any, *rest: Any, **more: Any) -> Any:
+            files = [_file_name(target)] + ([_file_name(rest[0])] if name == "rename" else [])
+            self.calls.append(" ".join(["sync" if "sync" in name else name, *files]))
+            return real(target, *rest, **more)
+
+        return call
+
+
+def _file_name(target: int | str | Path) -> str:
+    return (Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else Path(target)).name

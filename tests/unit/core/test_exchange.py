@@ -202,6 +202,27 @@ def test_a_close_ends_what_is_unfinished_and_says_why(reason: CloseReason) -> No
     assert (in_answer[1]["response"]["truncated"], in_answer[1]["closed"]) == (True, reason.value)
 
 
+@pytest.mark.parametrize("reason", CloseReason)
+@pytest.mark.parametrize("direction", [REQUEST, RESPONSE])
+def test_a_close_spools_the_last_bytes_too(direction: Direction, reason: CloseReason) -> None:
+    """What had been gathered for the next batch belongs to a body that is cut off as well: none that came is lost."""
+    target = exchange()
+    if direction is RESPONSE:
+        play([GET, ANSWER[0]], target)
+    else:
+        target.receive(headers(REQUEST))
+    pieces = [b"a" * 1500, b"b" * 700, b"c"]
+    effects = play([body(direction, piece) for piece in pieces], target)
+    effects += target.close(reason, START)
+    spooled = b"".join(piece for effect in effects if isinstance(effect, Spool) for piece in effect.data)
+    assert spooled == b"".join(pieces)
+    kinds = [type(effect) for effect in effects if not isinstance(effect, Append)]
+    assert kinds == [Spool, Spool, SpoolEnd]
+    part = next(record for record in records(effects) if record["type"] == direction.value)[direction.value]
+    assert (part["bytes"], part["sha256"]) == (len(spooled), hashlib.sha256(spooled).hexdigest())
+    assert part["ended_by"] == reason.value
+
+
 def test_a_stream_without_a_message_leaves_nothing() -> None:
     """A probe of the port is not an exchange."""
     assert exchange().close(CloseReason.CANCELLED, START) == []

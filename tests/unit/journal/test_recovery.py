@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support.journals import (
     Faults,
+    Trace,
     abandon,
     access,
     append,
@@ -64,6 +65,31 @@ def test_nothing_to_do(data: Path) -> None:
     before = (data / "segments" / segments(data)[0]).read_bytes()
     assert recover(data) == Recovered()
     assert (data / "segments" / segments(data)[0]).read_bytes() == before
+
+
+def test_each_step_is_on_disk_before_the_next(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy of the torn end before that is cut off, what recovery writes before the segment has its closed name."""
+    path = killed(data, request(1))
+    with path.open("ab") as file:
+        file.write(b'{"half a line')
+    trace = Trace(monkeypatch)
+    recover(data)
+    monkeypatch.undo()
+    assert trace.calls == [
+        f"unlink {FIRST}.torn.tmp",  # of an earlier attempt
+        f"sync {FIRST}.torn.tmp",
+        f"rename {FIRST}.torn.tmp {FIRST}.torn",
+        "sync segments",
+        f"ftruncate {FIRST}.jsonl.open",
+        f"sync {FIRST}.jsonl.open",
+        f"write {FIRST}.jsonl.open",  # the orphans
+        f"sync {FIRST}.jsonl.open",
+        f"write {FIRST}.jsonl.open",  # the footer
+        f"sync {FIRST}.jsonl.open",
+        f"rename {FIRST}.jsonl.open {FIRST}.jsonl",
+        "sync segments",
+    ]
+    assert findings(data) == []
 
 
 def test_open_exchanges_become_orphans(data: Path) -> None:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.journals import Faults, abandon, append, id_of, journal, records, request, response, segments, write
+from support.journals import Faults, Trace, abandon, append, id_of, journal, records, request, response, segments, write
 
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
@@ -65,6 +65,40 @@ def test_compression_keeps_every_byte(data: Path) -> None:
     assert {stat.S_IMODE((data / "segments" / name).stat().st_mode) for name in segments(data)} == {0o600}
     assert retention.compress(data) == []
     assert findings(data) == []
+
+
+def test_the_original_goes_when_its_compressed_form_is_on_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, then its name in the directory, and only then the segment that it stands for."""
+    (name, *_) = aged(data, 1)
+    trace = Trace(monkeypatch)
+    retention.compress(data)
+    assert trace.calls[:4] == [
+        f"sync {name}.zst.tmp",
+        f"rename {name}.zst.tmp {name}.zst",
+        "sync segments",
+        f"unlink {name}",
+    ]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_segment_is_reduced_when_what_stays_is_on_disk(
+    data: Path, monkeypatch: pytest.MonkeyPatch, compressed: bool
+) -> None:
+    """Its lines go when those that are needed are there, under a name that is; and before the next segment does."""
+    with journal(data, segment_bytes=1500) as writer:
+        append(writer, request(1))
+        append(writer, *(record for number in range(2, 9) for record in (request(number), response(number))))
+    if compressed:
+        retention.compress(data)
+    first, second = segments(data)[:2]
+    trace = Trace(monkeypatch)
+    retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
+    monkeypatch.undo()
+    stem = "w0-b1-000001.jsonl"
+    there = [f"sync {stem}.zst.tmp", f"rename {stem}.zst.tmp {stem}.zst", "sync segments"]
+    assert trace.calls[:5] == [*there, f"unlink {stem}", "sync segments"]
+    assert f"unlink {second}" in trace.calls
+    assert (data / "segments" / first).exists() == compressed
 
 
 def test_an_open_segment_is_left_alone(data: Path) -> None:

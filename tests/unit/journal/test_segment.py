@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.journals import Trace
 
 from extproc.journal import segment
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name, Segment
@@ -119,3 +120,17 @@ def test_what_is_ours_or_nobodys_is_not_misplaced(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         assert segment.misplaced(tmp_path) == [name]
         (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_closed_segment_has_its_name_on_disk(directory: int, monkeypatch: pytest.MonkeyPatch, sync: bool) -> None:
+    """The footer, then the name: before the close returns both are on disk, where that was asked for."""
+    opened = Segment.create(directory, Name(0, "b", 1, OPEN), b"header\n", sync=sync)
+    path = Path(f"/proc/self/fd/{directory}").readlink()
+    trace = Trace(monkeypatch)
+    opened.close(b"footer\n", sync=sync)
+    calls = ["write w0-b-000001.jsonl.open", "rename w0-b-000001.jsonl.open w0-b-000001.jsonl"]
+    if sync:
+        calls[1:1] = ["sync w0-b-000001.jsonl.open"]
+        calls.append(f"sync {path.name}")
+    assert trace.calls == calls
