@@ -450,6 +450,14 @@ def _parse_list(setting: Setting, text: str, place: str) -> tuple[Any, ...]:
     return tuple(_parse(setting, part, place) for part in text.split(",") if part.strip())
 
 
+def _with_schemes(setting: Setting, text: str) -> str:
+    """In a variable a backend may be HOST:PORT, as compose files and shells have it."""
+    if setting.name != "backends":
+        return text
+    parts = (part.strip() for part in text.split(","))
+    return ",".join(part if "://" in part or not part else f"http://{part}" for part in parts)
+
+
 def _seen(text: str) -> str:
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
@@ -472,7 +480,7 @@ def _from_environ(environ: Mapping[str, str]) -> dict[str, _Given]:
                 raise ConfigError(f"{variable}: there is no such setting; did you mean {close[0]}?")
             continue
         if setting.kind.many:
-            given[setting.name] = _Given(_parse_list(setting, text, variable), variable)
+            given[setting.name] = _Given(_parse_list(setting, _with_schemes(setting, text), variable), variable)
         elif setting.kind.optional and not text.strip():
             given[setting.name] = _Given(None, variable)
         else:

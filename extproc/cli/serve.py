@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ async def run(settings: Config) -> None:
             for address in sidecar.workers.addresses:
                 output.announce(f"ready {address}")
             log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
+            log.info("times of day without an offset are in %s", time.strftime("%Z (UTC%z)"))
             await ended.unless(sidecar.wait())
     finally:
         await sidecar.stop()

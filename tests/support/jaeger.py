@@ -63,13 +63,15 @@ def _build(program: Path) -> None:
     command = go()
     assert command is not None
     unfinished = program.with_suffix(".unfinished")
-    subprocess.run(
-        [command, "build", "-mod=readonly", "-o", str(unfinished), COMMAND],
-        cwd=MODULE,
-        env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "auto"},
-        check=True,
-        timeout=BUILD_SECONDS,
-    )
+    build = [command, "build", "-mod=readonly", "-o", str(unfinished), COMMAND]
+    environ = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "auto"}
+    try:
+        subprocess.run(build, cwd=MODULE, env=environ, check=True, timeout=BUILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(
+            f"Jaeger could not be built within {BUILD_SECONDS} s, as happens on a busy machine. Go keeps what it has "
+            f"compiled, so that another run goes on from there; or build it alone: cd {MODULE} && {' '.join(build)}"
+        ) from None
     unfinished.rename(program)
 
 

@@ -128,6 +128,12 @@ def test_values_from_the_file(text: str, name: str, value: object) -> None:
     [
         ("EXTPROC_DURABILITY", "off", "durability", "off"),
         ("EXTPROC_BACKENDS", "http://a:1,http://b:2", "backends", ("http://a:1", "http://b:2")),
+        (
+            "EXTPROC_BACKENDS",
+            "gpu7:8000,https://b,[::1]:1",
+            "backends",
+            ("http://gpu7:8000", "https://b", "http://[::1]:1"),
+        ),
         ("EXTPROC_BACKENDS", "", "backends", ()),
         ("EXTPROC_OTLP", "", "otlp", None),
         ("EXTPROC_HOLD_REQUEST_BYTES", "1 KiB", "hold_request_bytes", 1024),
