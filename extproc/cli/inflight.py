@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ import click
 
 from extproc.cli import filters, listing, options, output, view
 from extproc.core.outcome import Outcome
+from extproc.history import now
 from extproc.history.filters import Filters
 from extproc.history.grep import Grep
 from extproc.journal import lines, reader, segment
@@ -28,7 +29,7 @@ def at_crash(directories: Sequence[Path]) -> list[Exchange]:
     """
     orphans: list[Exchange] = []
     abandoned: list[Exchange] = []
-    live = _live_series(directories)
+    live = now.live_series(directories)
     for exchange in output.chosen(reader.exchanges(directories), _hit):
         if not exchange.in_flight:
             orphans = _latest([*orphans, exchange])
@@ -48,16 +49,6 @@ def _latest(orphans: list[Exchange]) -> list[Exchange]:
     found = [(view.moment(exchange["ended_at"]), exchange) for exchange in orphans]
     last = max(at for at, _ in found if at is not None)
     return [exchange for at, exchange in found if at is not None and at >= last - TOGETHER]
-
-
-def _live_series(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
-    return {
-        (directory, series.worker, series.boot_id)
-        for directory in directories
-        for series in lines.series(directory)
-        for name in series.names
-        if name.state == segment.OPEN and segment.is_live(directory / "segments" / str(name))
-    }
 
 
 def _nothing_after(directories: Sequence[Path], orphans: Sequence[Exchange]) -> bool:
@@ -128,26 +119,18 @@ def command(
         return filters.matches(exchange) and (searched is None or searched.finds(exchange))
 
     found = output.chosen(_asked_for(directories, filters, crash=crash), matches)
-    if not listing.print_all(found, form, columns):
-        click.echo("nothing was in flight" if crash or filters.between else "nothing is in flight", err=True)
+    past = crash or filters.between is not None
+    if not listing.print_all(found, form, columns, default=view.LISTED if past else view.RUNNING):
+        click.echo("nothing was in flight" if past else "nothing is in flight", err=True)
 
 
 def _asked_for(directories: Sequence[Path], filters: Filters, *, crash: bool) -> Iterable[Exchange]:
     if crash:
         return at_crash(directories)
     if filters.between is None:
-        return now(directories)
+        return now.exchanges(directories)
     first, last = map(datetime.fromisoformat, filters.between)
     click.echo(
         f"in flight between {view.local_time(filters.between[0])} and {view.local_time(filters.between[1])}:", err=True
     )
     return reader.in_flight(directories, first, last)
-
-
-def now(directories: Sequence[Path]) -> Iterator[Exchange]:
-    """What has not ended, of the workers that live; oldest first."""
-    live = _live_series(directories)
-    moment = datetime.now(UTC)
-    for exchange in reader.in_flight(directories, moment):
-        if exchange.in_flight and (exchange.directory, exchange["worker"], exchange["boot_id"]) in live:
-            yield exchange

@@ -52,12 +52,17 @@ def form_of(form: str | None, as_json: bool) -> str:
 
 
 def print_all(
-    exchanges: Iterable[view.Exchange], form: str, columns: Sequence[str] | None = None, *, at_once: bool = False
+    exchanges: Iterable[view.Exchange],
+    form: str,
+    columns: Sequence[str] | None = None,
+    *,
+    default: Sequence[str] = view.LISTED,
+    at_once: bool = False,
 ) -> int:
     """Print exchanges as they come; their number. A long table on a terminal goes through the pager."""
     if form == "json":
         return print_lines(map(output.json_line, exchanges), at_once=at_once)
-    names = tuple(columns or view.COLUMNS)
+    names = tuple(columns or default)
     if form == "csv":
         return _print_csv(exchanges, names, at_once=at_once)
     local = output.is_terminal()

@@ -93,6 +93,7 @@ def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
     yield "started", f"{view.local_time(started)} ({started})"
     yield "took", _times(exchange)
     yield "silent", _silence(exchange)
+    yield "so far", _progress(exchange)
     yield "client", exchange.get("client")
     yield "authority", exchange.get("authority")
     yield "scheme", exchange.get("scheme")
@@ -162,6 +163,21 @@ def _error(error: Any) -> str | None:
         return None
     named = " ".join(str(error[name]) for name in ("type", "code") if error.get(name) is not None)
     return ": ".join(part for part in (named, error.get("message")) if part) or "without a reason"
+
+
+def _progress(exchange: view.Exchange) -> str | None:
+    """How far one had come that has not ended, or was cut off by the recorder's own death."""
+    progress = exchange.get("progress")
+    if not progress:
+        return None
+    got = f"{progress['response_bytes']} bytes of the answer in {progress['response_chunks']} chunks"
+    token, last = progress["first_token_ms"], progress["last_chunk_at"]
+    parts = [f"{progress['request_bytes']} bytes of the request", got]
+    if token is not None:
+        parts.append(f"first token after {view.duration(token)}")
+    if last is not None:
+        parts.append(f"the last bytes at {view.local_time(last)}")
+    return ", ".join(parts)
 
 
 def _pairs(pairs: Any) -> Iterator[str]:

@@ -130,11 +130,24 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "took": Column("took", 8, right=True, worth=4),
     "tokens": Column("tokens", 7, right=True, worth=6),
     "id": Column("id", 12, fixed=True),
+    "state": Column("state", 9, fixed=True),
+    "silent": Column("silent", 8, right=True, fixed=True),
+    "received": Column("received", 9, right=True, worth=4),
+    "cluster": Column("cluster", 8, worth=5),
+    "route": Column("route", 8, worth=6),
+    "client": Column("client", 14, worth=6),
+    "key": Column("key", 12, worth=6),
+    "api": Column("api", 8, worth=6),
 }
 """The columns of a list by their names; those of no worth are never left out."""
 
+LISTED: Final = ("started", "outcome", "status", "method", "path", "model", "upstream", "took", "tokens", "id")
+"""What `log` shows."""
+RUNNING: Final = ("started", "state", "silent", "upstream", "cluster", "model", "path", "received", "id")
+"""What `inflight` shows of what is in flight now."""
 
-def row(exchange: Exchange, names: Iterable[str] = COLUMNS, *, local: bool, short: bool = False) -> Row:
+
+def row(exchange: Exchange, names: Iterable[str] = LISTED, *, local: bool, short: bool = False) -> Row:
     """One exchange as a line of a table. `local`: times on the reader's clock and with units, for a person; `short`:
     the end of its id."""
     return [_CELLS[name](exchange, local, short) for name in names]
@@ -142,6 +155,20 @@ def row(exchange: Exchange, names: Iterable[str] = COLUMNS, *, local: bool, shor
 
 def _started(exchange: Exchange, local: bool, _: bool) -> str:
     return short_time(exchange.get("started_at")) if local else _text(exchange.get("started_at"))
+
+
+def _silent(exchange: Exchange, local: bool, _: bool) -> str:
+    silent = exchange.get("silent_ms")
+    return duration(silent) if local else _text(silent)
+
+
+def _state(exchange: Exchange, *_: bool) -> Cell:
+    state = _text(exchange.get("state"))
+    return Cell(state, {"silent": "red", "waiting": "yellow"}.get(state, ""))
+
+
+def _plain(name: str) -> Callable[[Exchange, bool, bool], str]:
+    return lambda exchange, *_: _text(exchange.get(name))
 
 
 def _took(exchange: Exchange, local: bool, _: bool) -> str:
@@ -152,11 +179,12 @@ def _took(exchange: Exchange, local: bool, _: bool) -> str:
 _CELLS: Final[Mapping[str, Callable[[Exchange, bool, bool], Cell | str]]] = {
     "started": _started,
     "outcome": lambda exchange, *_: Cell(outcome(exchange), colour(exchange)),
-    "status": lambda exchange, *_: _text(exchange.get("status")),
-    "method": lambda exchange, *_: _text(exchange.get("method")),
-    "path": lambda exchange, *_: _text(exchange.get("path")),
+    **{name: _plain(name) for name in ("status", "method", "path", "upstream", "cluster", "route", "client", "key")},
     "model": lambda exchange, *_: filters.model(exchange),
-    "upstream": lambda exchange, *_: _text(exchange.get("upstream")),
+    "api": lambda exchange, *_: _text((exchange.get("llm") or {}).get("api")),
+    "state": _state,
+    "silent": _silent,
+    "received": lambda exchange, *_: _text(exchange.get("response_bytes")),
     "took": _took,
     "tokens": lambda exchange, *_: tokens(exchange),
     "id": lambda exchange, _, short: short_id(str(exchange.get("id"))) if short else str(exchange.get("id")),

@@ -198,6 +198,45 @@ class Exchange:
         """The request's `content-length`."""
         return self._request.head.content_length
 
+    def progress(self) -> tuple[int, ...]:
+        """How far it has come. Nanoseconds from the start to the last chunk, the first byte and the first token of the
+        answer, -1 for none; bytes of the request and of the response, chunks likewise; status, 0 for none; flags: 1 the
+        request is over, 2 the response has begun, 4 it is over; 0. In the order of `extproc.journal.live.HOT`.
+        """
+        request, response, started = self._request, self._response, self._started_at
+        last = response.last_at if response.body.chunks else request.last_at if request.body.chunks else 0
+        first, token = (
+            response.first_at,
+            None if self._response_reader is None else self._response_reader.first_token_at,
+        )
+        return (
+            last - started if last else -1,
+            first - started if first else -1,
+            -1 if token is None else token - started,
+            request.body.length,
+            response.body.length,
+            request.body.chunks,
+            response.body.chunks,
+            response.head.status or 0,
+            request.stream.over | response.stream.began << 1 | response.stream.over << 2,
+            0,
+        )
+
+    @property
+    def upstream(self) -> str | None:
+        """The backend's address, once it has answered."""
+        return _text(self._attributes.get("upstream.address"))
+
+    @property
+    def cluster(self) -> str | None:
+        """Envoy's cluster, once it is known."""
+        return _text(self._attributes.get("xds.cluster_name"))
+
+    @property
+    def started_ns(self) -> int:
+        """When it began, by the wall clock."""
+        return self._started_ns
+
     def log_fields(self) -> dict[str, str]:
         """What names this exchange in the operators' log."""
         return {"exchange_id": self.id, "trace_id": self._trace.trace_id, "span_id": self._trace.span_id}
@@ -466,3 +505,7 @@ class Exchange:
 
     def _ms(self, at: int) -> float:
         return (at - self._started_at) // 1000 / 1000
+
+
+def _text(value: str | int | None) -> str | None:
+    return None if value is None else str(value)

@@ -65,7 +65,7 @@ class Exchange(dict[str, Any]):
 class Parts:
     """The records of one exchange that were met so far."""
 
-    __slots__ = ("access", "directory", "id", "late", "opened", "orphan", "protocol", "request", "response")
+    __slots__ = ("access", "directory", "id", "late", "opened", "orphan", "protocol", "request", "response", "seen")
 
     def __init__(self, id: str, directory: Path) -> None:
         self.id = id
@@ -77,6 +77,8 @@ class Parts:
         self.late: Record | None = None
         self.access: Record | None = None
         self.protocol: Record | None = None
+        self.seen: Mapping[str, Any] | None = None
+        """What the table of exchanges in flight says of it: `LiveExchange.fields`."""
 
     def add(self, record: Record) -> bool:
         """Take a record in. True when it is the one that ends the exchange."""
@@ -149,6 +151,7 @@ class Parts:
         access = self.access or {}
         first = begun or response or orphan or access
         seen = begun or {name: access.get(name) or None for name in _REQUEST_LINE}
+        known = orphan or self.seen or {}
         llm = of_request(self.request or self.opened), of_response(self.response)
         if self.response is not None:
             response = {**self.response, "llm": llm[1]}
@@ -173,9 +176,9 @@ class Parts:
             "authority": seen.get("authority"),
             "scheme": seen.get("scheme"),
             "client": seen.get("client"),
-            "status": response.get("status", access.get("status") if self.is_alone else None),
-            "upstream": access.get("upstream") or response.get("upstream"),
-            "cluster": access.get("cluster") or response.get("cluster"),
+            "status": response.get("status", access.get("status") if self.is_alone else known.get("status")),
+            "upstream": access.get("upstream") or response.get("upstream") or known.get("upstream"),
+            "cluster": access.get("cluster") or response.get("cluster") or known.get("cluster"),
             "route": access.get("route") or response.get("route"),
             "response_flags": access.get("response_flags", response.get("response_flags")),
             "response_code_details": access.get("response_code_details") or response.get("response_code_details"),
@@ -199,6 +202,7 @@ class Parts:
             "access_log": self._access_log(ended_at, now),
             "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
             "integrity": _integrity(request, answer, access),
+            "progress": known.get("progress"),
             "key": credential((request or {}).get("headers") or ()),
         }
         fields["class"] = class_of(fields) if self.over else None

@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol
 
 from extproc.core.record import DamagedLine, moment_text, timestamp
 from extproc.errors import JournalError
-from extproc.journal import alone, lines
+from extproc.journal import alone, lines, live
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.flight import type_and_id
 from extproc.journal.identifier import Identifier
@@ -174,6 +174,7 @@ class _Window:
         self._gone: dict[str, None] = {}
         self._by_request_id: dict[str, str] = {}
         """Which of those in memory Envoy knows by this id, for entries that name none of ours."""
+        self._tables: dict[Path, Mapping[str, Mapping[str, Any]]] = {}
         self._now = ""
         """The time of the latest record of an exchange: how late it is in the journal."""
 
@@ -278,7 +279,15 @@ class _Window:
         if len(self._gone) > _REMEMBERED:
             del self._gone[next(iter(self._gone))]
         if self._wanted(parts.started_at):
+            if not parts.over:
+                parts.seen = self._live(parts.directory).get(id)
             yield parts.exchange(timestamp(time.time_ns()))
+
+    def _live(self, directory: Path) -> Mapping[str, Mapping[str, Any]]:
+        """What the tables of a directory say of its exchanges in flight, by id. Read once."""
+        if directory not in self._tables:
+            self._tables[directory] = {seen.id: seen.fields() for seen in live.read(directory)}
+        return self._tables[directory]
 
 
 class Source(Protocol):

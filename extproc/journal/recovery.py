@@ -5,7 +5,8 @@ For each series of the worker that has an `.open` segment, oldest first:
 1. What follows the last good line is copied to `<segment>.torn`, synced, and cut off. What stands before that
    line is never touched. A segment without a good line is removed, unless it is the last and has to take orphans.
 2. Each exchange without a terminal record gets an `orphan` record, in the series that it belongs to. Which those
-   are stands at the head of the last segment and in its lines, so nothing else has to be read.
+   are stands at the head of the last segment and in its lines, so nothing else has to be read. How far each had
+   come, and at which backend, is taken from the table of what was in flight (`live.py`), where it was left behind.
 3. The segment gets its footer, marked `recovered`, and its closed name.
 
 Each step is on disk before the next begins and finds its own work done when it is done again, so recovery may be
@@ -26,7 +27,7 @@ from typing import Any, Final
 
 from extproc.core.record import encode, seal, timestamp
 from extproc.errors import JournalError
-from extproc.journal import lines, segment
+from extproc.journal import lines, live, segment
 from extproc.journal.directory import SEGMENTS, open_directory, reason
 from extproc.journal.flight import Flight
 from extproc.journal.lines import Series
@@ -70,6 +71,7 @@ def recover(
                 continue
             if any(name.state == OPEN for name in series.names):
                 _Recovery(series, fd, clock, recovered).run(wait)
+            live.remove(directory, series.worker, series.boot_id)
     except OSError as error:
         raise JournalError(f"{directory / SEGMENTS}: recovery failed: {reason(error)}") from error
     finally:
@@ -153,9 +155,11 @@ class _Recovery:
         return _End(lines=1, seq=seq + 1)
 
     def _orphans(self) -> list[dict[str, Any]]:
-        common = {"at": self._now(), "of_boot": self._series.boot_id, "of_worker": self._series.worker}
+        series = self._series
+        common = {"at": self._now(), "of_boot": series.boot_id, "of_worker": series.worker}
+        seen = {each.id: each.fields() for each in live.read(series.directory, series.worker, series.boot_id)}
         had = self._in_flight().had
-        return [{"type": "orphan", "id": id, "had": type} | common for id, type in had.items()]
+        return [{"type": "orphan", "id": id, "had": type} | common | seen.get(id, {}) for id, type in had.items()]
 
     def _in_flight(self) -> Flight:
         """From the last segment whose head is whole; from the start of the series when none is."""

@@ -25,12 +25,15 @@ from extproc.core.exchange import Exchange, Settings
 from extproc.core.redact import Redactor
 from extproc.core.routing import Asked
 from extproc.errors import JournalError, Postponed
+from extproc.journal.live import LiveTable, Slot
 from extproc.journal.timing import Times
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
 from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
+
+_HEADERS = frozenset({Kind.REQUEST_HEADERS, Kind.RESPONSE_HEADERS})
 
 
 class Journal(Protocol):
@@ -47,8 +50,9 @@ class Journal(Protocol):
 class Recorder:
     """What the streams of one worker share. All methods are for the transport's loop thread, but where noted."""
 
-    def __init__(self, config: Config, journal: Journal, redaction_key: bytes) -> None:
+    def __init__(self, config: Config, journal: Journal, redaction_key: bytes, live: LiveTable | None = None) -> None:
         self.journal = journal
+        self.live = live
         self.deny = config.on_audit_failure == "deny"
         self.in_flight = 0
         """Exchanges that have begun and not ended."""
@@ -250,7 +254,7 @@ class _Gate:
 class Processor:
     """One stream. `receive` and `closed` are called by the stream's owner, `settle` by the gate's."""
 
-    __slots__ = ("_asked", "_exchange", "_held", "_modes", "_parent", "_recorder", "_send")
+    __slots__ = ("_asked", "_exchange", "_held", "_modes", "_parent", "_recorder", "_send", "_slot")
 
     def __init__(
         self, recorder: Recorder, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]
@@ -261,6 +265,7 @@ class Processor:
         self._exchange: Exchange | None = None
         self._modes: Modes | None = None
         self._held = 0
+        self._slot: Slot | None = None
 
     def receive(self, data: bytes) -> bytes | None:
         """The reply to send now; None: `send` is called once, later; b"": no reply, read on.
@@ -274,6 +279,8 @@ class Processor:
         late = exchange.late_count
         headers = self._headers(exchange, message) if self._asked is not None else None
         effects = exchange.receive(message.event)
+        if self._slot is not None:
+            self._show(self._slot, exchange, message.kind)
         reply = wire.routed(headers) if headers else self._reply(exchange, message, late=exchange.late_count > late)
         if self._held and message.kind is Kind.REQUEST_BODY:
             self._release(exchange)
@@ -287,6 +294,8 @@ class Processor:
             self._recorder.release(self._held)
             self._recorder.end(self._exchange, reason)
             self._exchange = None
+            if self._slot is not None:
+                self._slot.free()
 
     def settle(self, gate: _Gate, error: JournalError | None) -> None:
         """The gate opens, or the policy applies. Called once for each gate, by whoever claimed it."""
@@ -304,7 +313,16 @@ class Processor:
         self._modes = modes = message.modes or wire.SHIPPED
         exchange = self._exchange = self._recorder.begin(self._parent, message.event.at)
         exchange.best_effort = modes.observability
+        if self._recorder.live is not None:
+            self._slot = self._recorder.live.take(exchange.id, exchange.started_ns)
         return exchange
+
+    def _show(self, slot: Slot, exchange: Exchange, kind: Kind) -> None:
+        """Let those who look see how far it has come."""
+        slot.advance(exchange.progress())
+        if kind in _HEADERS:
+            head = exchange.request_head
+            slot.describe(exchange.started_ns, exchange.id, head.method, head.path, exchange.upstream, exchange.cluster)
 
     def _reply(self, exchange: Exchange, message: Message, *, late: bool) -> bytes:
         assert self._modes is not None

@@ -24,6 +24,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.harden import harden
 from extproc.journal import recovery
+from extproc.journal.live import LiveTable
 from extproc.journal.writer import Journal
 from extproc.service import figures, ids, redaction_key, server
 from extproc.service.figures import Figures
@@ -102,9 +104,10 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
         recover=lambda: recovery.recover(config.data_dir, worker=index),
     )
     journal.start(patient=again)
-    recorder = None
+    recorder = live = None
     try:
-        recorder = Recorder(config, journal, redaction_key.load(config.data_dir))
+        live = _live_table(config.data_dir, index, boot_id)
+        recorder = Recorder(config, journal, redaction_key.load(config.data_dir), live)
         health = Health({"journal": lambda: journal.failure is None})
         transport, address = server.start(config, index, recorder.processor, recorder, health)
         _stop_on_signals(transport, config.drain_seconds)
@@ -117,8 +120,19 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
         done.set()
     finally:
         journal.close(JOURNAL_SECONDS)
+        if live is not None:
+            live.close()
         if recorder is not None:
             supervisor.tell("figures", figures.of(recorder, journal).to_json())
+
+
+def _live_table(directory: Path, worker: int, boot_id: str) -> LiveTable | None:
+    """Where one can see what is in flight. The recorder does without it where the disk is full."""
+    try:
+        return LiveTable.create(directory, worker, boot_id)
+    except OSError as error:
+        log.warning("no table of what is in flight: %s: %s", directory, error.strerror)
+        return None
 
 
 def _stop_on_signals(transport: Server, grace: float) -> None:

@@ -19,7 +19,7 @@ FIELDS = {
     "id started_at ended_at duration_ms outcome method path authority client status upstream cluster route",
     "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol",
     "grpc_status parent_span_id held best_effort routing attempts failed_attempts access_log envoy integrity key class",
-    "scheme",
+    "scheme progress",
 }
 
 

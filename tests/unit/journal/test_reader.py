@@ -39,7 +39,8 @@ START = datetime.fromtimestamp(START_NS // SECOND, UTC)
 FIELDS = (
     "id started_at ended_at duration_ms outcome method path authority scheme client status upstream cluster route "
     "response_flags response_code_details request_id trace_id span_id worker boot_id seq request response llm protocol "
-    "grpc_status parent_span_id held best_effort routing attempts failed_attempts access_log envoy integrity key class"
+    "grpc_status parent_span_id held best_effort routing attempts failed_attempts access_log envoy integrity "
+    "progress key class"
 )
 
 
