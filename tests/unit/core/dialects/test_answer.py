@@ -40,7 +40,7 @@ def test_an_index_in_any_form(index: Any) -> None:
     assert Answer().choice(index) == 1
 
 
-@pytest.mark.parametrize("reason", ["", " ", "null", "None", "undefined", None, 7, [], {}])
+@pytest.mark.parametrize("reason", ["", " ", "null", "None", "undefined", None, 7, [], {}], ids=repr)
 def test_what_is_no_finish_reason(reason: Any) -> None:
     """An empty reason is none, and replaces none."""
     answer = Answer()
