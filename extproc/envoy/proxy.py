@@ -67,7 +67,9 @@ class Envoy:
         return f"http://{in_url(host)}:{port}"
 
     async def start(self) -> None:
+        # Envoy writes into a file that is there, and would make one that everybody can read.
         self._address_file.unlink(missing_ok=True)
+        self._address_file.touch(0o600)
         command = [
             str(binary.find()),
             *("-c", str(self._directory / BOOTSTRAP)),
@@ -161,6 +163,8 @@ class Envoy:
     def _ask(self, path: str, method: str) -> bytes:
         if self._admin is None:
             text = self._address_file.read_text()
+            if not text:
+                raise ConnectionRefusedError("Envoy has not said yet where its admin listens")
             host, _, port = text.strip().rpartition(":")
             self._admin = (near_host(host.strip("[]")), int(port))
         connection = http.client.HTTPConnection(*self._admin, timeout=_ADMIN_SECONDS)

@@ -5,7 +5,7 @@
     <data>/bodies/     0700, bodies too large for a record (`spool.py`)
 
 Everything is opened relative to a directory's handle and never through a symbolic link, so that nobody who can
-write elsewhere can move the journal. A directory that others may write to is refused.
+write elsewhere can move the journal. A directory that others own or may write to is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import pwd
 import stat
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ def lacks_room(error: BaseException | None) -> bool:
 
 
 def open_directory(path: Path) -> int:
-    """A handle on a directory that only its owner can write to. Raises JournalError for any other."""
+    """A handle on a directory of ours that only we can write to. Raises JournalError for any other."""
     try:
         fd = os.open(path, _DIRECTORY)
     except FileNotFoundError:
@@ -51,11 +52,23 @@ def open_directory(path: Path) -> int:
         if path.is_symlink():
             raise JournalError(f"{path}: is a symbolic link; name the directory itself") from error
         raise JournalError(f"{path}: {reason(error)}") from error
-    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    status = os.fstat(fd)
+    # Root can write where it likes, whoever owns it.
+    if status.st_uid not in (os.geteuid(), 0):
+        os.close(fd)
+        raise JournalError(f"{path}: belongs to another user ({_user(status.st_uid)}), who could change what is in it")
+    mode = stat.S_IMODE(status.st_mode)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         os.close(fd)
         raise JournalError(f"{path}: others may write to it (mode {mode:04o}); run: chmod go-w {shell.path(path)}")
     return fd
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
 
 
 def make(path: Path) -> None:
@@ -64,7 +77,7 @@ def make(path: Path) -> None:
     Its own entry is on disk then, whoever made it: what is acknowledged in it later must not go with it.
     """
     missing = [each for each in path.parents if not each.exists()]
-    path.mkdir(0o750, parents=True, exist_ok=True)
+    path.mkdir(0o700, parents=True, exist_ok=True)
     for each in [path, *missing]:
         # One that we may not read was not made by us.
         with contextlib.suppress(PermissionError):

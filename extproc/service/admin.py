@@ -5,15 +5,19 @@
     GET /metrics   everything in Prometheus's text format, all workers as one
 
 Nothing else is served: 404 for other paths, 405 for other methods, 400 for what is no HTTP. Requests are
-bounded in size, time and number, and no text of a client comes back in an answer.
+bounded in size, time and number, and no text of a client comes back in an answer. Of more connections than
+MAX_CONNECTIONS the one that has been silent longest is closed, so that silent ones keep nobody out. On loopback only
+requests for loopback are answered, 421 else: a web page whose name leads to 127.0.0.1 is told nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import os
+import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -44,6 +48,8 @@ class Admin:
         self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._connections = 0
+        self._silent: dict[asyncio.StreamWriter, None] = {}
+        """Those whose request has not come yet, the oldest first."""
 
     async def start(self) -> int:
         try:
@@ -60,29 +66,41 @@ class Admin:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
+        self._silent[writer] = None
         try:
-            if self._connections <= MAX_CONNECTIONS:
+            if self._connections <= MAX_CONNECTIONS or self._close_a_silent_one(writer):
                 with contextlib.suppress(TimeoutError, OSError):
                     async with asyncio.timeout(SECONDS):
-                        writer.write(await self._exchange(reader))
+                        writer.write(await self._exchange(reader, writer))
                         await writer.drain()
         finally:
             self._connections -= 1
+            self._silent.pop(writer, None)
             writer.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader) -> bytes:
+    def _close_a_silent_one(self, new: asyncio.StreamWriter) -> bool:
+        """Whether there is room for the new one."""
+        oldest = next(iter(self._silent))
+        del self._silent[oldest]
+        oldest.transport.abort()
+        return oldest is not new
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             return _response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         except asyncio.IncompleteReadError as error:
             return _response(HTTPStatus.BAD_REQUEST) if error.partial else b""
+        self._silent.pop(writer, None)
         return await self._answer(head)
 
     async def _answer(self, head: bytes) -> bytes:
         words = head.partition(b"\r\n")[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
             return _response(HTTPStatus.BAD_REQUEST)
+        if _is_loopback(self._host) and not all(map(_is_loopback, _hosts(head))):
+            return _response(HTTPStatus.MISDIRECTED_REQUEST)
         method, target, _ = words
         path = target.partition(b"?")[0]
         if path not in (b"/healthz", b"/readyz", b"/metrics"):
@@ -95,6 +113,19 @@ class Admin:
             return _whole(HTTPStatus.OK, TEXT_FORMAT, await self._metrics())
         ready, parts = self._readiness()
         return _response(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, {"ready": ready} | parts)
+
+
+def _hosts(head: bytes) -> list[str]:
+    """The hosts that a request is for, without their ports."""
+    found = re.findall(rb"(?im)^host:[ \t]*([^\r\n]*?)[ \t]*\r?$", head)
+    return [re.sub(r":[0-9]*$", "", each.decode("latin-1")).strip("[]") for each in found]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def _response(status: HTTPStatus, body: dict[str, Any] | None = None, extra: str = "") -> bytes:

@@ -62,7 +62,7 @@ def _transport(name: str) -> Callable[[Endpoint, NewProcessor, Timers, Health], 
 
 def _make_room(path: Path) -> None:
     try:
-        path.parent.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # the user's, or another worker's of ours
             path.parent.mkdir(0o750)
             path.parent.chmod(0o750)  # whatever the umask took away

@@ -51,6 +51,8 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
         assert get(f"{stack.admin}/readyz")[0] == 200
         assert get(f"{stack.envoy_admin}/ready")[0] == 200
         assert stack.exchanges() == []
+        for file in (stack.data_dir, stack.data_dir / "run" / "envoy" / "admin-address"):
+            assert file.stat().st_mode & 0o077 == 0, f"others can read {file}"
         assert stack.stop(number) == 0
     assert [pid for pid in processes if is_running(pid)] == []
     assert list((stack.data_dir / "segments").glob("*.open")) == []

@@ -35,6 +35,18 @@ def test_others_may_not_write(tmp_path: Path, name: str, mode: int) -> None:
         DataDirectory(data)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize("name", ["", "segments", "bodies"])
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, name: str) -> None:
+    """Its owner could change what is in it, whatever its mode."""
+    data = tmp_path / "data"
+    (data / name).mkdir(parents=True, mode=0o700)
+    data.chmod(0o700)
+    os.chown(data / name, 64_123, -1)
+    with pytest.raises(JournalError, match=f"{data / name}: belongs to another user.*64123"):
+        DataDirectory(data)
+
+
 @pytest.mark.parametrize("name", ["", "segments", "bodies"])
 def test_links_are_not_followed(tmp_path: Path, name: str) -> None:
     """A symbolic link in the place of a directory is refused, and nothing appears where it points."""
@@ -63,6 +75,19 @@ def test_made_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     synced.clear()
     make(tmp_path / "var" / "lib" / "data")
     assert synced == [tmp_path / "var" / "lib"]
+
+
+def test_made_for_its_owner_alone(tmp_path: Path) -> None:
+    """Whatever the umask; one that is there stays as it is."""
+    old = os.umask(0)
+    try:
+        make(tmp_path / "data")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+    (tmp_path / "data").chmod(0o750)
+    make(tmp_path / "data")
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o750
 
 
 def test_free_space(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def ask(request: bytes, readiness: Any = WELL) -> tuple[int, dict[str, str], byt
 
 def test_healthz() -> None:
     """The process runs."""
-    status, headers, body = ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n", ILL)
+    status, headers, body = ask(b"GET /healthz HTTP/1.1\r\nhost: localhost:9464\r\n\r\n", ILL)
     assert (status, json.loads(body)) == (200, {"ok": True})
     assert headers["content-type"] == "application/json"
     assert int(headers["content-length"]) == len(body)
@@ -96,33 +96,65 @@ def test_everything_else_is_refused(request_: bytes, status: int) -> None:
     assert ("allow" in headers) == (status == 405)
 
 
-def test_connections_are_bounded() -> None:
-    """Beyond the limit they are closed; when the idle ones go, there is room again."""
+@pytest.mark.parametrize("silent", [b"", b"GET /readyz HTTP/1.1\r\nx: y"], ids=["nothing", "half a head"])
+def test_silent_connections_keep_nobody_out(silent: bytes) -> None:
+    """Beyond the limit the oldest of them is closed, and the new one is answered."""
 
     async def story(port: int) -> None:
-        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        assert await reader.read() == b""
-        writer.close()
-        for _, each in idle:
-            each.close()
-        for reader, _ in idle:
-            await reader.read()
-        while not (await _closed_or_answer(port)):
-            pass
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS + 10)]
+        for _, writer in idle:
+            writer.write(silent)
+        assert await _until_closed(idle[0][0]) == b""
+        for _ in range(3):
+            status, _, _ = await _ask(port, b"GET /readyz HTTP/1.1\r\n\r\n")
+            assert status == 200
+        idle[-1][1].write(b"GET /healthz HTTP/1.1\r\n\r\n" if not silent else b"\r\n\r\n")
+        assert (await idle[-1][0].read()).startswith(b"HTTP/1.1 200 OK\r\n")
+        for _, writer in idle:
+            writer.close()
 
     with_admin(story)
 
 
-async def _closed_or_answer(port: int) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+async def _until_closed(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.read()
-    except ConnectionError:
+    except ConnectionResetError:
         return b""
-    finally:
-        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.8.9.1:9464", 200),
+        ("[::1]:9464", 200),
+        ("localhost", 200),
+        ("x.localhost:1", 200),
+        ("evil.example", 421),
+        ("evil.example:9464", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("", 421),
+        ("localhost\r\nHOST: evil.example", 421),
+    ],
+)
+def test_only_requests_for_loopback_are_answered_there(host: str, status: int) -> None:
+    """A web page can give its own name the address 127.0.0.1, and would read what it likes."""
+    assert ask(f"GET /readyz HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())[0] == status
+
+
+def test_elsewhere_every_host_is_answered() -> None:
+    """Others reach it by whatever name they have for it."""
+
+    async def run() -> int:
+        server = Admin("0.0.0.0", 0, lambda: WELL, _metrics)
+        port = await server.start()
+        try:
+            return (await _ask(port, b"GET /readyz HTTP/1.1\r\nhost: extproc:9464\r\n\r\n"))[0]
+        finally:
+            await server.stop()
+
+    assert asyncio.run(run()) == 200
 
 
 def test_a_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +197,7 @@ def test_a_port_in_use() -> None:
 
 def test_metrics() -> None:
     """As they are, in Prometheus's format."""
-    status, headers, body = ask(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+    status, headers, body = ask(b"GET /metrics HTTP/1.1\r\nhost: [::1]\r\n\r\n")
     assert (status, body) == (200, b"# HELP x X.\nx 1.0\n")
     assert headers["content-type"].startswith("text/plain; version=")
-    assert ask(b"POST /metrics HTTP/1.1\r\nhost: x\r\n\r\n")[0] == 405
+    assert ask(b"POST /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")[0] == 405
