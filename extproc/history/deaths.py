@@ -1,0 +1,100 @@
+"""When a sidecar died, and what was in flight then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from extproc.core.outcome import Outcome
+from extproc.history import now
+from extproc.journal import lines, reader, segment
+from extproc.journal.directory import SEGMENTS
+from extproc.journal.join import Exchange
+
+Progress = Callable[[Iterable[Exchange]], Iterator[Exchange]]
+
+TOGETHER: Final = timedelta(seconds=10)
+"""Workers that are found dead within this time died of the same thing."""
+
+
+def at_crash(directories: Sequence[Path], progress: Progress = iter) -> list[Exchange]:
+    """What was in flight when the sidecar last died, oldest first.
+
+    Nobody writes at the moment of death. It is seen afterwards: by recovery, which gives each exchange that it finds
+    an `orphan` record, or, while no sidecar has started again, by a segment that nobody is writing. `progress` sees
+    all that is read pass.
+    """
+    orphans: list[Exchange] = []
+    abandoned: list[Exchange] = []
+    live = now.live_series(directories)
+    for exchange in filter(_hit, progress(reader.exchanges(directories))):
+        if not exchange.in_flight:
+            orphans = _latest([*orphans, exchange])
+        elif (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
+            abandoned.append(exchange)
+    if abandoned:
+        return abandoned
+    return orphans if _nothing_after(directories, orphans) else []
+
+
+def _hit(exchange: Exchange) -> bool:
+    return exchange.in_flight or exchange["outcome"] == Outcome.SIDECAR_RESTART_ORPHAN
+
+
+def _latest(orphans: list[Exchange]) -> list[Exchange]:
+    """Those that were found together with the last one."""
+    found = [(_moment(exchange["ended_at"]), exchange) for exchange in orphans]
+    last = max(at for at, _ in found if at is not None)
+    return [exchange for at, exchange in found if at is not None and at >= last - TOGETHER]
+
+
+def _nothing_after(directories: Sequence[Path], orphans: Sequence[Exchange]) -> bool:
+    """Whether no death was found after these orphans: one that hit nothing would have left none."""
+    last = max((at for each in orphans if (at := _moment(each["ended_at"]))), default=None)
+    if last is None:
+        return True
+    return not any(at > last + TOGETHER for at in _deaths(directories, last.timestamp()))
+
+
+def _deaths(directories: Sequence[Path], after: float) -> Iterator[datetime]:
+    """When recovery closed a series that had no end of its own, for series touched after this time."""
+    for directory in directories:
+        for series in lines.series(directory):
+            name = series.names[-1]
+            try:
+                touched = (directory / SEGMENTS / str(name)).stat().st_mtime
+            except FileNotFoundError:
+                continue
+            if touched >= after and (at := _recovered_at(directory, name)):
+                yield at
+
+
+def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
+    last = None
+    for line in lines.read_lines(directory, name):
+        last = line
+    if last is None or last.record.get("type") != "end" or not last.record.get("recovered"):
+        return None
+    return _moment(last.record.get("at"))
+
+
+def last(directories: Sequence[Path]) -> datetime | None:
+    """When the last death was found: by recovery, or now, by a segment that nobody is writing."""
+    found = max(_deaths(directories, 0.0), default=None)
+    live = now.live_series(directories)
+    for directory in directories:
+        for series in lines.series(directory):
+            if series.names[-1].state == segment.OPEN and (directory, series.worker, series.boot_id) not in live:
+                touched = (directory / SEGMENTS / str(series.names[-1])).stat().st_mtime
+                at = datetime.fromtimestamp(touched).astimezone()
+                found = at if found is None else max(found, at)
+    return found
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
