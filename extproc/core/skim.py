@@ -115,7 +115,7 @@ class Skimmer:
     def _begin(self, token: int) -> None:
         if self._left_out:
             self._left_out += 1
-        elif len(self._open) == _MAX_DEPTH:
+        elif len(self._open) == _MAX_DEPTH or len(self._out) >= MAX_BYTES:
             self._full = True
         else:
             self._open.append(len(self._out))
@@ -128,3 +128,5 @@ class Skimmer:
             self._out.append(token)
             if self._open:
                 self._open.pop()
+            else:
+                self._full = True  # it is no JSON

@@ -1,0 +1,55 @@
+"""Whether a body is a stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from extproc.core.media import is_json_type, is_stream, is_stream_type, media_type
+
+
+@pytest.mark.parametrize(
+    ("header", "kind"),
+    [
+        ("text/event-stream", "text/event-stream"),
+        (" Text/Event-Stream ; Charset=UTF-8", "text/event-stream"),
+        ("text/event-stream;charset=utf-8", "text/event-stream"),
+        ("text/event-stream, text/event-stream", "text/event-stream"),
+        ("", ""),
+        (None, ""),
+        (";", ""),
+    ],
+)
+def test_a_media_type(header: str | None, kind: str) -> None:
+    """The type has no case, and its parameters are none of it."""
+    assert media_type(header) == kind
+
+
+def test_types() -> None:
+    """Lookalikes are none."""
+    assert is_stream_type("Application/X-NDJSON")
+    assert not any(map(is_stream_type, ("text/event-streaming", "text/plain", "application/json", None, "")))
+    assert all(map(is_json_type, ("application/json", "Application/Problem+JSON; a=b", None, "")))
+    assert not any(map(is_json_type, ("text/plain", "text/event-stream", "application/x-ndjson")))
+
+
+@pytest.mark.parametrize("head", [b"data: {", b"data:", b"event: x", b"id: 1", b"retry: 9", b": ping", b":"])
+@pytest.mark.parametrize("before", [b"", b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \r\n"])
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/json"])
+def test_a_stream_by_its_first_bytes(head: bytes, before: bytes, content_type: str | None) -> None:
+    """A field or a comment begins a stream under any type; until it is there, nothing is said."""
+    body = before + head
+    whole = len(before) + head.index(b":") + 1
+    assert [is_stream(content_type, body[:at]) for at in range(whole, len(body) + 1)] == [True] * (
+        len(body) + 1 - whole
+    )
+    assert [is_stream(content_type, body[:at]) for at in range(whole)] == [None] * whole
+
+
+@pytest.mark.parametrize(
+    "head", [b"{", b"[1]", b"<html>", b"internal error", b"date: x", b"evening", b"\x1f\x8b", b"dataset"]
+)
+def test_other_bodies(head: bytes) -> None:
+    """Text that begins with the letters of a field is none; under the type of a stream all is one."""
+    assert is_stream("text/plain", head) is False
+    assert is_stream("text/event-stream", head) is True
+    assert is_stream(None, b" " * 2000) is False
