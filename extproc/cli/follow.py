@@ -93,8 +93,8 @@ def _served(settings: Config, port: int, metrics: Metrics) -> Iterator[None]:
     """/metrics, by a loop in a thread of its own."""
     from extproc.service.admin import Admin
 
-    async def text() -> bytes:
-        return await asyncio.to_thread(metrics.text)
+    async def text(*, open_metrics: bool = False) -> bytes:
+        return await asyncio.to_thread(metrics.text, open_metrics=open_metrics)
 
     loop = asyncio.new_event_loop()
     admin = Admin(settings.admin_host, port, lambda: (True, {}), text)

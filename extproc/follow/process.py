@@ -2,11 +2,12 @@
 
 They talk over pipes:
 
-    stdin    one line, the configuration as JSON; then commands, one a line: `metrics`. Its end: the supervisor is gone.
+    stdin    one line, the configuration as JSON; then commands, one a line: `metrics`,
+             or `openmetrics`. Its end: the supervisor is gone.
     stdout   `failed KIND TEXT`   it could not start; KIND is the name of an exception of `errors.py`
              `ready`
              `state JSON`         once a second: `lag_seconds`, `behind_bytes`, `exchanges`, `given_up`, and the spans
-             `metrics N`          the answer to the command: N bytes follow, in Prometheus's text format
+             `metrics N`          the answer to the command: N bytes follow, in the format asked for
     stderr   the log
 
 SIGTERM or SIGHUP ends it within `STOP_SECONDS`, when what it has read has been exported.
@@ -142,8 +143,8 @@ class _Out:
 
 def _listen(metrics: Metrics, out: _Out, stopping: threading.Event) -> None:
     for command in sys.stdin.buffer:
-        if command.strip() == b"metrics":
-            text = metrics.text()
+        if command.strip() in (b"metrics", b"openmetrics"):
+            text = metrics.text(open_metrics=command.strip() == b"openmetrics")
             out.line(f"metrics {len(text)}", text)
     stopping.set()
 

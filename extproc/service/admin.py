@@ -2,7 +2,7 @@
 
     GET /healthz   200 as long as this process runs
     GET /readyz    200 when every part of every worker is well, else 503; the JSON body names the parts
-    GET /metrics   everything in Prometheus's text format, all workers as one
+    GET /metrics   all workers as one, in Prometheus's text format, or in OpenMetrics' for those who accept it
 
 Nothing else is served: 404 for other paths, 405 for other methods, 400 for what is no HTTP. Requests are
 bounded in size, time and number, and no text of a client comes back in an answer. Of more connections than
@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Protocol
 
 from extproc.errors import StackError
 
@@ -32,10 +32,17 @@ Readiness = Callable[[], tuple[bool, dict[str, Any]]]
 """Whether all is well, and the parts to show."""
 
 
-Metrics = Callable[[], Awaitable[bytes]]
+class Metrics(Protocol):
+    """Everything there is to scrape, in one of the two formats."""
+
+    def __call__(self, *, open_metrics: bool = False) -> Awaitable[bytes]: ...
+
 
 TEXT_FORMAT = "text/plain; version=1.0.0; charset=utf-8"
 """Prometheus's exposition format, which is what prometheus_client writes."""
+
+OPEN_METRICS = "application/openmetrics-text"
+"""The format that has exemplars, for those who say in `accept` that they read it: Prometheus does."""
 
 
 class Admin:
@@ -110,7 +117,10 @@ class Admin:
         if path == b"/healthz":
             return _response(HTTPStatus.OK, {"ok": True})
         if path == b"/metrics":
-            return _whole(HTTPStatus.OK, TEXT_FORMAT, await self._metrics())
+            if not _reads_open_metrics(head):
+                return _whole(HTTPStatus.OK, TEXT_FORMAT, await self._metrics())
+            content_type = f"{OPEN_METRICS}; version=1.0.0; charset=utf-8"
+            return _whole(HTTPStatus.OK, content_type, await self._metrics(open_metrics=True))
         ready, parts = self._readiness()
         return _response(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, {"ready": ready} | parts)
 
@@ -126,6 +136,17 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def _reads_open_metrics(head: bytes) -> bool:
+    """Whether the format stands in `accept`, with a weight that is not 0."""
+    lines = (line.partition(b":") for line in head.lower().split(b"\r\n")[1:])
+    accepted = b",".join(value for name, _, value in lines if name == b"accept").split(b",")
+    kinds = ([part.strip() for part in each.split(b";")] for each in accepted)
+    return any(kind == OPEN_METRICS.encode() and not _NEVER.intersection(rest) for kind, *rest in kinds)
+
+
+_NEVER = frozenset({b"q=0", b"q=0.0", b"q=0.00", b"q=0.000"})
 
 
 def _response(status: HTTPStatus, body: dict[str, Any] | None = None, extra: str = "") -> bytes:

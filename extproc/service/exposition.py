@@ -19,6 +19,7 @@ from extproc.journal.timing import BUCKETS
 from extproc.service.figures import Figures, Times
 from extproc.service.follower import FollowerProcess
 from extproc.service.workers import Workers
+from extproc.telemetry import openmetrics
 
 _STATES = {OPEN: "open", CLOSED: "closed", COMPRESSED: "compressed"}
 
@@ -47,9 +48,12 @@ class Exposition:
             self._listed, self._sizes = listed, {}
         return [name for series in listed for name in series.names]
 
-    async def text(self) -> bytes:
-        """The follower's metrics and ours, in Prometheus's text format."""
-        return await self._follower.metrics() + generate_latest(self._registry)
+    async def text(self, *, open_metrics: bool = False) -> bytes:
+        """The follower's metrics and ours, in Prometheus's text format or OpenMetrics'."""
+        followers = await self._follower.metrics(open_metrics=open_metrics)
+        if open_metrics:
+            return openmetrics.joined(followers, openmetrics.text(self._registry))
+        return followers + generate_latest(self._registry)
 
     def describe(self) -> list[Metric]:
         """Nothing: registering must not ask anybody."""

@@ -95,15 +95,15 @@ class FollowerProcess:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
-    async def metrics(self) -> bytes:
-        """Its metrics in Prometheus's text format; empty while it is down or does not answer in time."""
+    async def metrics(self, *, open_metrics: bool = False) -> bytes:
+        """Its metrics in Prometheus's format or OpenMetrics'; empty while it is down or does not answer in time."""
         process = self._process
         if not self.up or process is None or process.stdin is None:
             return b""
         async with self._asking:
             self._answer = asyncio.get_running_loop().create_future()
             try:
-                process.stdin.write(b"metrics\n")
+                process.stdin.write(b"openmetrics\n" if open_metrics else b"metrics\n")
                 async with asyncio.timeout(METRICS_SECONDS):
                     return await self._answer
             except (TimeoutError, OSError):

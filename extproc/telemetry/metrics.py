@@ -19,10 +19,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
 from extproc.journal import alone
 from extproc.journal.join import Exchange
-from extproc.telemetry import kinds, semconv
+from extproc.telemetry import kinds, openmetrics, semconv
 from extproc.telemetry.kinds import OTHER
 
 Record = Mapping[str, Any]
+Exemplar = dict[str, str] | None
 
 MAX_MODELS: Final = 50
 MAX_UPSTREAMS: Final = 200
@@ -34,6 +35,7 @@ LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
 DIRECTIONS: Final = ("request", "response")
 UNMATCHED: Final = ("bypass", "refused", "malformed", "local", "unrecorded")
 
+_HEX: Final = frozenset("0123456789abcdef")
 _NO_STATUS: Final = "none"
 _BEFORE_THE_FILTERS: Final = (
     "http1.",
@@ -117,9 +119,9 @@ class Metrics:
         self._define_genai()
         self._registry.register(_SpanFigures(spans))
 
-    def text(self) -> bytes:
-        """Everything in Prometheus's text format."""
-        return generate_latest(self._registry)
+    def text(self, *, open_metrics: bool = False) -> bytes:
+        """Everything in Prometheus's text format, or in OpenMetrics', which alone has the exemplars."""
+        return openmetrics.text(self._registry) if open_metrics else generate_latest(self._registry)
 
     # -- a consumer -------------------------------------------------------------------------------------------------
 
@@ -127,24 +129,27 @@ class Metrics:
         """Count a final exchange."""
         outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
         kind = class_of(exchange)
+        shown = exemplar(exchange)
         self._exchanges.labels(outcome).inc()
-        self._results.labels(kind, outcome, _status_class(exchange.get("status"))).inc()
+        self._results.labels(kind, outcome, _status_class(exchange.get("status"))).inc(1, shown)
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
             cluster = self._clusters.label(exchange.get("cluster"))
             self._upstream_exchanges.labels(upstream, cluster, kind).inc()
-            self._failed_attempts.labels(upstream, cluster)  # there from now on, so that its first is an increase
+            # There from now on, so that the first of each is an increase.
+            self._upstream_exchanges.labels(upstream, cluster, "upstream")
+            self._failed_attempts.labels(upstream, cluster)
         for attempt in exchange.get("failed_attempts") or ():
             self._failed_attempts.labels(
                 self._upstreams.label(attempt.get("upstream")), self._clusters.label(attempt.get("cluster"))
             ).inc()
         self._count_bodies(exchange)
         self._count_protocol(exchange)
-        self._observe_lifecycle(exchange, kind)
+        self._observe_lifecycle(exchange, kind, shown)
         self._observe_envoy(exchange)
         llm = exchange.get("llm")
         if llm:
-            self._observe_genai(exchange, llm, outcome, kind)
+            self._observe_genai(exchange, llm, outcome, kind, shown)
 
     def record(self, record: Record) -> None:
         """Count what belongs to no exchange."""
@@ -261,14 +266,14 @@ class Metrics:
         if exchange.get("access_log") == "missing":
             self._missing.labels().inc()
 
-    def _observe_lifecycle(self, exchange: Exchange, kind: str) -> None:
+    def _observe_lifecycle(self, exchange: Exchange, kind: str, shown: Exemplar) -> None:
         response = exchange.get("response") or {}
         first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
         _observe(self._request_end, kind, _request_end_ms(exchange))
-        _observe(self._first_byte, kind, first)
-        _observe(self._first_token, kind, _positive((exchange.get("llm") or {}).get("ttft_ms")))
+        _observe(self._first_byte, kind, first, shown)
+        _observe(self._first_token, kind, _positive((exchange.get("llm") or {}).get("ttft_ms")), shown)
         _observe(self._chunk_interval, kind, _interval(first, last, _positive(response.get("chunks"))))
-        _observe(self._duration, kind, _positive(exchange.get("duration_ms")))
+        _observe(self._duration, kind, _positive(exchange.get("duration_ms")), shown)
 
     def _observe_envoy(self, exchange: Exchange) -> None:
         times = (exchange.get("envoy") or {}).get("times_ms") or {}
@@ -338,7 +343,9 @@ class Metrics:
 
         self._usage = use
 
-    def _observe_genai(self, exchange: Exchange, llm: Mapping[str, Any], outcome: str, kind: str) -> None:
+    def _observe_genai(
+        self, exchange: Exchange, llm: Mapping[str, Any], outcome: str, kind: str, shown: Exemplar
+    ) -> None:
         operation = semconv.OPERATIONS.get(str(llm.get("api")))
         if operation is None:
             return
@@ -352,11 +359,11 @@ class Metrics:
         duration = _positive(exchange.get("duration_ms"))
         histogram = self._embeddings_duration if operation == "embeddings" else self._genai_duration
         if duration is not None:
-            histogram.labels(*values, "" if kind == "ok" else outcome).observe(duration / 1000)
+            histogram.labels(*values, "" if kind == "ok" else outcome).observe(duration / 1000, shown)
         if llm.get("stream"):
             response = exchange.get("response") or {}
             first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
-            _observe_with(self._genai_first, values, first)
+            _observe_with(self._genai_first, values, first, shown)
             _observe_with(self._genai_chunk, values, _interval(first, last, _positive(response.get("chunks"))))
         tokens = semconv.usage(llm)
         for type in ("input", "output"):
@@ -407,6 +414,19 @@ class _SpanFigures:
         return [results, queue, enabled]
 
 
+def exemplar(exchange: Exchange) -> Exemplar:
+    """What leads from a figure to this exchange: its trace, where that is sampled, and its id."""
+    record = exchange.records.get("request") or exchange.records.get("open") or {}
+    flags, trace_id, span_id = record.get("trace_flags"), exchange.get("trace_id"), exchange.get("span_id")
+    if not isinstance(flags, int) or not flags & 1 or not _is_hex(trace_id, 32) or not _is_hex(span_id, 16):
+        return None
+    return {"trace_id": str(trace_id), "span_id": str(span_id), "exchange_id": str(exchange.get("id"))[:36]}
+
+
+def _is_hex(text: object, length: int) -> bool:
+    return isinstance(text, str) and len(text) == length and _HEX.issuperset(text)
+
+
 def unmatched(record: Record) -> str:
     """Why an access entry has no exchange: `bypass` by a route's rule, `refused` by us, `malformed` before any filter
     saw it, `local` where Envoy ended it for another reason and no backend had it, else `unrecorded`, which should not
@@ -438,13 +458,15 @@ def _positive(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _observe(histogram: _Family[Histogram], label: str, milliseconds: float | None) -> None:
-    _observe_with(histogram, (label,), milliseconds)
+def _observe(histogram: _Family[Histogram], label: str, milliseconds: float | None, shown: Exemplar = None) -> None:
+    _observe_with(histogram, (label,), milliseconds, shown)
 
 
-def _observe_with(histogram: _Family[Histogram], labels: tuple[str, ...], milliseconds: float | None) -> None:
+def _observe_with(
+    histogram: _Family[Histogram], labels: tuple[str, ...], milliseconds: float | None, shown: Exemplar = None
+) -> None:
     if milliseconds is not None:
-        histogram.labels(*labels).observe(milliseconds / 1000)
+        histogram.labels(*labels).observe(milliseconds / 1000, shown)
 
 
 def _interval(first: float | None, last: float | None, chunks: float | None) -> float | None:

@@ -89,7 +89,10 @@ def queries() -> list[str]:
     """Every query of the dashboard, its variables filled in."""
     dashboard: dict[str, Any] = json.loads((DEPLOY / "grafana" / "extproc.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    return list(dict.fromkeys(query.replace("$__rate_interval", "1m") for query in found))
+    variables = {"__rate_interval": "1m"} | {
+        each["name"]: each["allValue"] for each in dashboard["templating"]["list"] if each["type"] == "query"
+    }
+    return list(dict.fromkeys(re.sub(r"\$(\w+)", lambda match: variables[match[1]], query) for query in found))
 
 
 @pytest.mark.parametrize("query", queries())
@@ -97,6 +100,16 @@ def test_every_query_of_the_dashboard_has_an_answer(prometheus: Prometheus, quer
     """None is empty, and none is about a metric that does not exist."""
     values = [each["value"][1] for each in prometheus.query(query)]
     assert [each for each in values if each != "NaN"] != []
+
+
+@pytest.mark.parametrize("metric", ["extproc_exchange_duration_seconds_bucket", "extproc_exchange_results_total"])
+def test_a_figure_leads_to_an_exchange_and_its_trace(stack: RunningStack, prometheus: Prometheus, metric: str) -> None:
+    """Prometheus has asked for exemplars and got them; their ids are those of recorded exchanges."""
+    found = eventually(lambda: prometheus.exemplars(metric), "an exemplar")
+    recorded = {each["trace_id"]: each for each in stack.exchanges()}
+    for labels in found:
+        exchange = recorded[labels["trace_id"]]
+        assert (exchange["id"], exchange["span_id"]) == (labels["exchange_id"], labels["span_id"])
 
 
 def test_every_alert_is_evaluated(prometheus: Prometheus) -> None:

@@ -49,6 +49,7 @@ class Prometheus:
                     f"--config.file={self._directory / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self._directory / 'tsdb'}",
                     f"--web.listen-address={self.url.removeprefix('http://')}",
+                    "--enable-feature=exemplar-storage",
                 ],
                 stdout=log,
                 stderr=log,
@@ -72,6 +73,13 @@ class Prometheus:
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{query}: {error.read().decode()}") from None
         return result
+
+    def exemplars(self, query: str) -> list[dict[str, str]]:
+        """The labels of the exemplars of these series."""
+        url = f"{self.url}/api/v1/query_exemplars?" + urllib.parse.urlencode({"query": query})
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            series = json.load(answer)["data"]
+        return [each["labels"] for one in series for each in one["exemplars"]]
 
     def rules(self) -> dict[str, str]:
         """The health of each alert: `ok` once it has been evaluated."""

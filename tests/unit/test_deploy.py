@@ -87,6 +87,47 @@ def test_the_dashboard_is_tidy(dashboard: dict[str, Any]) -> None:
     assert rows == ["Overview", "Latency", "Tokens", "Backends", "Integrity", "Journal"]
 
 
+def test_model_and_backend_can_be_chosen(dashboard: dict[str, Any]) -> None:
+    """Each variable offers the values of a label that is there, all of them at first, and the queries go by it."""
+    families = set(re.findall(r"(?m)^# TYPE (\w+) ", Metrics((), {}).text().decode()))
+    queries = {each["name"]: each for each in dashboard["templating"]["list"] if each["type"] == "query"}
+    assert set(queries) == {"model", "backend"}
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    for name, variable in queries.items():
+        match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+        assert match is not None
+        assert match[1] in families or match[1].removesuffix("_count") in families
+        assert (variable["multi"], variable["includeAll"], variable["allValue"]) == (True, True, ".*")
+        assert any(f'{match[2]}=~"${name}"' in expression for expression in asked)
+    for expression in asked:
+        for metric, selector in re.findall(r"\b(gen_ai_\w+|extproc_upstream_\w+)(\{[^}]*\})?\[", expression):
+            assert ("$model" if metric.startswith("gen_ai") else "$backend") in selector, expression
+
+
+def test_there_is_a_way_from_a_metric_to_a_trace(dashboard: dict[str, Any], compose: dict[str, Any]) -> None:
+    """Exemplars are kept, asked for and lead to Jaeger; an outcome leads to its traces there."""
+    sources = {
+        each["uid"]: each
+        for file in (ROOT / "deploy" / "grafana" / "provisioning" / "datasources").iterdir()
+        for each in yaml.safe_load(file.read_text())["datasources"]
+    }
+    (destination,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == "trace_id"
+    assert sources[destination["datasourceUid"]]["type"] == "jaeger"
+    assert "--enable-feature=exemplar-storage" in compose["services"]["prometheus"]["command"]
+    shown = [target for panel in dashboard["panels"] for target in panel.get("targets", ()) if target.get("exemplar")]
+    assert {"extproc_exchange_duration_seconds_bucket", "extproc_first_token_seconds_bucket"} <= {
+        name for target in shown for name in re.findall(r"\b\w+_bucket\b", target["expr"])
+    }
+    (link,) = next(panel for panel in dashboard["panels"] if panel["title"] == "Outcomes")["fieldConfig"]["defaults"][
+        "links"
+    ]
+    panes = json.loads(link["url"].partition("panes=")[2])
+    assert panes["j"]["datasource"] == "${jaeger}"
+    assert panes["j"]["queries"][0]["tags"] == "extproc.outcome=${__field.labels.outcome}"
+    assert "jaeger" in {each["name"] for each in dashboard["templating"]["list"]}
+
+
 def test_metrics_are_asked_for_by_their_names(dashboard: dict[str, Any]) -> None:
     """Whatever the dashboard and the rules name and the follower counts, it counts under that name."""
     text = Metrics((), {}).text().decode()

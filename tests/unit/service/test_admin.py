@@ -16,8 +16,8 @@ WELL = (True, {"workers": [{"worker": 0, "journal": True}]})
 ILL = (False, {"workers": [{"worker": 0, "journal": False}]})
 
 
-async def _metrics() -> bytes:
-    return b"# HELP x X.\nx 1.0\n"
+async def _metrics(*, open_metrics: bool = False) -> bytes:
+    return b"# HELP x X.\nx 1.0\n# EOF\n" if open_metrics else b"# HELP x X.\nx 1.0\n"
 
 
 async def _ask(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -201,3 +201,22 @@ def test_metrics() -> None:
     assert (status, body) == (200, b"# HELP x X.\nx 1.0\n")
     assert headers["content-type"].startswith("text/plain; version=")
     assert ask(b"POST /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1", True),
+        ("text/plain, Application/OpenMetrics-Text", True),
+        ("application/openmetrics-text;q=0,text/plain", False),
+        ("text/plain;version=0.0.4", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_the_format_of_metrics_is_what_is_asked_for(accept: str, expected: bool) -> None:
+    """OpenMetrics for those who say that they read it, as Prometheus does; the plain text for everybody else."""
+    status, headers, body = ask(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nAccept: %b\r\n\r\n" % accept.encode())
+    assert status == 200
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0") is expected
+    assert body.endswith(b"# EOF\n") is expected

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from extproc.core.outcome import Outcome
 from extproc.journal.join import Exchange
@@ -102,6 +103,52 @@ def test_attempts_that_another_one_followed() -> None:
     assert found['extproc_upstream_exchanges_total{class="ok",cluster="llm",upstream="10.0.0.7:8000"}'] == 2
 
 
+def exemplars(*exchanges: Exchange) -> dict[str, set[str]]:
+    """The trace ids that lead on from each metric, after these exchanges."""
+    metrics = Metrics((), {})
+    for each in exchanges:
+        metrics.exchange(each)
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(metrics.text(open_metrics=True).decode()):  # type: ignore[no-untyped-call]
+        for sample in family.samples:
+            if sample.exemplar is not None:
+                assert sum(len(key) + len(value) for key, value in sample.exemplar.labels.items()) <= 128
+                found.setdefault(family.name, set()).add(sample.exemplar.labels["trace_id"])
+    return found
+
+
+def traced(number: int, *, flags: int = 1, **more: Any) -> Exchange:
+    """An exchange with a trace."""
+    fields = {"id": f"01a1fbeb-d42c-7169-a8c4-{number:012x}", "trace_id": f"{number:032x}", "span_id": f"{number:016x}"}
+    made = exchange(**(fields | more))
+    made.records = {**made.records, "request": {**made.records["request"], "trace_flags": flags}}
+    return made
+
+
+def test_figures_lead_to_traces() -> None:
+    """With OpenMetrics: the times and the results have the last trace that fell there; the plain text has none."""
+    found = exemplars(traced(1), traced(2, duration_ms=60_000.0, outcome="upstream_timeout"))
+    one, two = f"{1:032x}", f"{2:032x}"
+    for name in ("extproc_exchange_duration_seconds", "extproc_exchange_results"):
+        assert found[name] == {one, two}, name
+    for name in ("extproc_first_byte_seconds", "extproc_first_token_seconds"):
+        assert found[name] == {one, two}, name
+    assert {"gen_ai_client_operation_duration_seconds", "gen_ai_client_operation_time_to_first_chunk_seconds"} <= set(
+        found
+    )
+    metrics = Metrics((), {})
+    metrics.exchange(traced(1))
+    assert one not in metrics.text().decode()
+
+
+@pytest.mark.parametrize(
+    "odd", [traced(1, flags=0), traced(1, trace_id=None), traced(1, trace_id='"x"'), traced(1, span_id="b"), exchange()]
+)
+def test_what_has_no_trace_leads_nowhere(odd: Exchange) -> None:
+    """Not sampled, or never traced: a link would find nothing."""
+    assert exemplars(odd) == {}
+
+
 def test_the_conventions_metrics() -> None:
     """With version 1.41's names by default."""
     found = counted(exchange())
@@ -109,6 +156,13 @@ def test_the_conventions_metrics() -> None:
     assert found[f"gen_ai_client_operation_time_to_first_chunk_seconds_sum{{{GENAI}{SERVER}}}"] == 0.1
     token = f'gen_ai_client_token_usage_sum{{{GENAI}gen_ai_token_type="output",{SERVER}}}'
     assert found[token] == 4
+
+
+def test_a_backends_first_failure_is_an_increase() -> None:
+    """Its failures are there at 0 with the first exchange that it gets."""
+    found = counted(exchange())
+    assert found['extproc_upstream_exchanges_total{class="upstream",cluster="llm",upstream="10.0.0.7:8000"}'] == 0
+    assert found['extproc_failed_attempts_total{cluster="llm",upstream="10.0.0.7:8000"}'] == 0
 
 
 def test_the_newest_names() -> None:
