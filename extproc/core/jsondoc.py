@@ -29,6 +29,7 @@ MEMBER_BYTES = 64 * 1024
 """A larger member is given as size and digest."""
 
 MAX_MEMBERS = 1000
+"""Those of keys that stand twice counted, too: each costs time."""
 MAX_DEPTH = 200
 """Deeper members are given as size and digest: the record's encoder and its readers need not recurse."""
 
@@ -240,7 +241,11 @@ def _at_once(document: bytes, content: frozenset[str]) -> Summary | None:
                 return None
             summary.raw[key] = raw
     if _may_repeat_keys(document, length, len(members)):
-        summary.duplicate_keys = _repeats_keys(document)
+        scanner = Scanner(frozenset())
+        scanner.feed(document)
+        if scanner.failed:
+            return None
+        summary.duplicate_keys = scanner.finish().duplicate_keys
     return summary
 
 
@@ -249,12 +254,6 @@ def _may_repeat_keys(document: bytes, length: int, members: int) -> bool:
     punctuation = len(document.strip()) - length
     compact = 4 * members + 1
     return members > 0 and punctuation not in (compact, compact + 2 * members - 1)
-
-
-def _repeats_keys(document: bytes) -> bool:
-    scanner = Scanner(frozenset())
-    scanner.feed(document)
-    return scanner.finish().duplicate_keys
 
 
 def _count(member: msgspec.Raw, view: memoryview) -> int:
@@ -283,6 +282,7 @@ class Scanner:
         self._summary = Summary({}, {})
         self._kept = 0
         self._steps = 0
+        self._members = 0
         self._next: Callable[[bytes, int], int] | None = self._begin
         self._key = b""
         self._name = ""
@@ -548,12 +548,13 @@ class Scanner:
     def _end_value(self) -> None:
         self._next = self._after_value
         name, summary = self._name, self._summary
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            self._fail("too many members", self._value_start)
+            return
         if name in summary.values:
             summary.duplicate_keys = True
             self._kept -= len(summary.raw.pop(name, b""))
-        elif len(summary.values) >= MAX_MEMBERS:
-            self._fail("too many members", self._value_start)
-            return
         if name in self._content:
             count = (self._commas + 1 if self._array else 1) if self._elements else 0
             summary.values[name] = Size(count, self._value_size)
