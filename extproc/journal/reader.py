@@ -392,13 +392,13 @@ def _begun_before(series: Series, at: str) -> int:
 
 
 def _written_until(directory: Path, name: Name) -> float:
-    """When a segment was written last; now for one that has been renamed or may be growing."""
+    """When a segment was written last; no end for one that has been renamed or may be growing."""
     if name.state == OPEN:
-        return time.time()
+        return math.inf
     try:
         return (directory / SEGMENTS / str(name)).stat().st_mtime
     except FileNotFoundError:
-        return time.time()
+        return math.inf
 
 
 def _joined(everything: Sequence[Series], wanted: _Wanted, times: tuple[float, float]) -> list[Exchange]:

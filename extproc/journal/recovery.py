@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,6 +88,8 @@ class _End:
     seq: int = 0
     lines: int = 0
     footer: bool = False
+    latest: str = ""
+    """The time of the latest record."""
 
 
 class _Recovery:
@@ -124,7 +127,9 @@ class _Recovery:
         limit, end = lines.void_from(self._series.directory, later), _End()
         for line in lines.read_lines(self._series.directory, name):
             if line.damage is None and not lines.is_void(line.record, limit):
-                end = _End(line.end, line.record.get("seq", 0), line.number, line.record.get("type") == "end")
+                latest = max(end.latest, str(line.record.get("at", "")))
+                is_footer = line.record.get("type") == "end"
+                end = _End(line.end, line.record.get("seq", 0), line.number, is_footer, latest)
         return end
 
     def _cut(self, fd: int, name: Name, end: _End) -> None:
@@ -141,6 +146,7 @@ class _Recovery:
             fields = {"type": "end", "at": self._now(), "records": end.lines + len(orphans), "recovered": True}
             self._append(fd, [fields], seq)
             self._recovered.orphans += [orphan["id"] for orphan in orphans]
+        segment.touch(fd, _nanoseconds(end.latest))
         os.rename(str(name), name.stem + CLOSED, src_dir_fd=self._segments, dst_dir_fd=self._segments)
         os.fsync(self._segments)
         self._recovered.segments += 1
@@ -190,6 +196,13 @@ class _Recovery:
 
     def _now(self) -> str:
         return timestamp(self._clock())
+
+
+def _nanoseconds(at: str) -> int:
+    try:
+        return int(datetime.fromisoformat(at).timestamp()) * 1_000_000_000
+    except ValueError:
+        return 0
 
 
 def _lock(fd: int, name: Name, wait: float) -> None:

@@ -96,7 +96,7 @@ def apply(directory: Path, *, days: int, segments: int, bytes: int, now_ns: int)
     done = Done()
     if not (directory / SEGMENTS).is_dir():
         return done
-    everything = list(_deletable(directory))
+    everything = list(_deletable(directory, now_ns / 1e9))
     for reduced in everything:
         if reduced.kept and not reduced.is_needed():
             reduced.delete()
@@ -121,7 +121,14 @@ class _Segment:
     """One segment that is written no more."""
 
     def __init__(
-        self, series: Series, name: Name, kept: list[str], in_flight: frozenset[str], not_before: float
+        self,
+        series: Series,
+        name: Name,
+        kept: list[str],
+        in_flight: frozenset[str],
+        *,
+        not_before: float,
+        now: float,
     ) -> None:
         self.name = name
         self.kept = kept
@@ -131,7 +138,10 @@ class _Segment:
         self._segments = series.directory / SEGMENTS
         self._stat = (self._segments / str(name)).stat()
         # A clock that was set back must not make a later segment of a series older than an earlier one.
-        self.written_at = max(self._stat.st_mtime, not_before)
+        # One that was ahead for a while must not keep all that follows: what seems to come from the future is as old
+        # as its file.
+        written_at = self._stat.st_mtime if self._stat.st_mtime <= now else self._stat.st_ctime
+        self.written_at = max(written_at, not_before)
         # There are two where a compression was cut short before the old one went.
         states = {name.state, CLOSED, COMPRESSED}
         self._paths = [self._segments / f"{name.stem}{state}" for state in sorted(states)]
@@ -249,7 +259,7 @@ def _size_of_files(directory: Path) -> int:
     return total
 
 
-def _deletable(directory: Path) -> Iterator[_Segment]:
+def _deletable(directory: Path, now: float) -> Iterator[_Segment]:
     """The segments that nobody writes any more, of series of which we know what is in flight."""
     for series in lines.series(directory):
         in_flight = _in_flight(series)
@@ -265,7 +275,7 @@ def _deletable(directory: Path) -> Iterator[_Segment]:
                 # Those that have been reduced are the oldest of their series, so that few heads have to be read.
                 kept = [id for id, _ in _head(series, name).get("kept") or ()] if reduced else []
                 reduced = bool(kept)
-                segment = _Segment(series, name, kept, in_flight, written_at)
+                segment = _Segment(series, name, kept, in_flight, not_before=written_at, now=now)
                 written_at = segment.written_at
                 yield segment
 

@@ -42,6 +42,9 @@ acknowledged go to the next segment. One number is left free for the footer that
 
 Limits. A record has at most 32 MiB, and a longer one is refused: no reader takes more for a line.
 
+Times. A segment that is closed was last changed at the time of its latest record or later, also when the clock was
+set back.
+
 Damage. Nothing before the last whole line of an `.open` segment is ever touched. Recovery copies what follows it
 to `.torn` and truncates. In a closed segment a damaged line is reported by `extproc verify` and skipped by readers.
 """
@@ -220,9 +223,13 @@ class Segment:
         self.acknowledged = self.size
         self.lines += lines
 
-    def close(self, footer: bytes, *, sync: bool) -> None:
-        """Finish the segment with its last line and give it its final name."""
+    def close(self, footer: bytes, *, sync: bool, latest_ns: int = 0) -> None:
+        """Finish the segment with its last line and give it its final name.
+
+        `latest_ns`: the latest time of its records, should the clock have been set back since.
+        """
         self.append(footer)
+        touch(self._fd, latest_ns)
         if sync:
             self.sync()
         self.acknowledge(1)
@@ -241,6 +248,14 @@ class Segment:
                 os.unlink(str(self.name), dir_fd=self._directory)
         with contextlib.suppress(OSError):
             os.close(self._fd)
+
+
+def touch(fd: int, latest_ns: int) -> None:
+    """Make the file no older than its latest record: by its age readers and retention pass it over."""
+    status = os.fstat(fd)
+    if status.st_mtime_ns < latest_ns:
+        with contextlib.suppress(OSError):
+            os.utime(fd, ns=(status.st_atime_ns, latest_ns))
 
 
 def is_live(path: Path) -> bool:

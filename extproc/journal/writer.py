@@ -91,6 +91,8 @@ class Journal:
         self._number = 0
         self._seq = 0
         self._day = 0
+        self._latest = 0
+        """The latest time at which something was written to the segment."""
         self._retry_at = 0.0
         self._look_at = 0.0
         self._closing = False
@@ -345,7 +347,7 @@ class Journal:
             if self._directory.has_segment(str(name)):
                 self._number = name.number  # it could not even be removed again: its name is used up
             raise
-        self._number, self._seq, self._day = name.number, first, now // _DAY
+        self._number, self._seq, self._day, self._latest = name.number, first, now // _DAY, now
         return segment
 
     def _keep_house(self) -> None:
@@ -358,7 +360,9 @@ class Journal:
             segment = self._segment
         if segment is None or segment.lines == 1:
             return  # a segment without records is not worth ending
-        if segment.size >= self._segment_bytes or self._clock() // _DAY != self._day:
+        now = self._clock()
+        self._latest = max(self._latest, now)
+        if segment.size >= self._segment_bytes or now // _DAY != self._day:
             self._rotate(segment)
 
     def _look_after(self, segment: Segment) -> None:
@@ -377,19 +381,20 @@ class Journal:
         """Begin the next segment, then end the old one, which stays `.open` for recovery when that fails."""
         if time.monotonic() < self._retry_at:
             return
-        footer = self._seq + 1
+        footer, latest = self._seq + 1, self._latest
         try:
             self._segment = self._open_segment()
         except OSError as error:
             _log.warning("the next segment cannot be opened yet: %s", reason(error))
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             return
-        self._end(old, footer)
+        self._end(old, footer, latest)
 
-    def _end(self, segment: Segment, seq: int) -> None:
+    def _end(self, segment: Segment, seq: int, latest: int) -> None:
         fields = {"type": "end", "at": self._now(), "records": segment.lines, "recovered": False}
         try:
-            segment.close(seal(encode(fields), self._worker, self._boot_id, seq), sync=self._sync)
+            footer = seal(encode(fields), self._worker, self._boot_id, seq)
+            segment.close(footer, sync=self._sync, latest_ns=latest)
         except OSError as error:
             _log.warning("%s is left to recovery: %s", segment.name, reason(error))
             segment.set_aside()
@@ -407,7 +412,7 @@ class Journal:
         if self._flight.had:
             segment.set_aside()
         else:
-            self._end(segment, self._seq + 1)
+            self._end(segment, self._seq + 1, self._latest)
 
     def _set_aside(self) -> None:
         if self._segment is not None:

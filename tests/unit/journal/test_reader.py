@@ -652,3 +652,23 @@ def test_ten_thousand_of_them(data: Path) -> None:
     found = read(data)
     assert len({exchange["id"] for exchange in found}) == 10_000
     assert [exchange["started_at"] for exchange in found] == sorted(exchange["started_at"] for exchange in found)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("minutes", [5, 50])
+def test_a_clock_that_was_set_back_hides_nothing(data: Path, killed: bool, minutes: int) -> None:
+    """What was recorded before is found by the time that it has, in an open segment, a closed and a recovered one."""
+    now = time.time_ns()
+    hour = 3_600_000_000_000
+    clock = now + 2 * hour
+    since = datetime.fromtimestamp((clock - minutes * 60_000_000_000) / 1e9, UTC)
+    with journal(data, clock=lambda: clock) as writer:
+        append(writer, request(1, at=clock), response(1, at=clock))
+        clock = now
+        append(writer, request(2, at=clock), response(2, at=clock))
+        assert [each["id"] for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]
+        if killed:
+            abandon(writer)
+    if killed:
+        recovery.recover(data)
+    assert [each["id"] for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]
