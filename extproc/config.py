@@ -302,7 +302,12 @@ class Config:
         _path(optional=True),
         "PEM certificates that may sign Envoy's client certificate; then one is required",
     )
-    max_connections: int = _setting(1024, _integer(1, 1_000_000), "gRPC connections at once, for each worker")
+    max_connections: int = _setting(
+        4096,
+        _integer(1, 1_000_000),
+        "gRPC connections at once, for each worker; fewer where open files (`ulimit -Hn`) are few. Beyond it new ones "
+        "are refused, Envoy's too: let nobody but Envoy connect",
+    )
     max_streams: int = _setting(100_000, _integer(1, 10_000_000), "Exchanges at once, for each worker")
     port: int = _setting(8000, _integer(0, 65535), "`up`: port of Envoy's listener. 0: any free one")
     admin_port: int = _setting(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import socket
 import ssl
 import stat
@@ -41,12 +42,18 @@ def start(config: Config, worker: int, processors: NewProcessor, timers: Timers,
                 f"listen: {address} is not on loopback, and prompts would cross the network in the clear; "
                 "127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right"
             )
-    endpoint = Endpoint(address, credentials, config.max_connections, config.max_streams)
+    endpoint = Endpoint(address, credentials, _connections(config.max_connections), config.max_streams)
     server = _transport(config.transport)(endpoint, processors, timers, health)
     bound = server.start()
     if path is not None:
         path.chmod(0o660)  # until here it was narrower: workers run with umask 077
     return server, bound
+
+
+def _connections(wanted: int) -> int:
+    """At most half of the files that may be open: the other half is the journal's, and what is spooled."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files // 2))
 
 
 def _transport(name: str) -> Callable[[Endpoint, NewProcessor, Timers, Health], Server]:

@@ -102,7 +102,7 @@ class Endpoint:
 
     address: str
     credentials: grpc.ServerCredentials | None = None
-    max_connections: int = 1024
+    max_connections: int = 4096
     max_streams: int = 100_000
 
     def bound(self, port: int) -> str:

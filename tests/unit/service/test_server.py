@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import resource
 import socket
 import stat
 from collections.abc import Iterator
@@ -253,6 +254,18 @@ def test_the_fallback_is_taken_with_a_warning(
         assert isinstance(one.server, aio.Server)
     assert "Call.gone" in caplog.text
     assert "aio" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "files", "got"),
+    [(4096, 20_000, 4096), (4096, 4096, 2048), (4096, 1024, 512), (10, 1024, 10), (4096, -1, 4096), (4096, 1, 1)],
+)
+def test_connections_leave_files_for_the_journal(
+    monkeypatch: pytest.MonkeyPatch, wanted: int, files: int, got: int
+) -> None:
+    """Half of the files that the process may open are not for connections."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert server._connections(wanted) == got
 
 
 def test_the_limits_come_from_the_settings(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

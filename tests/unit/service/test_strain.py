@@ -9,6 +9,7 @@ stream that is reset, also with the smallest handler there is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
@@ -54,6 +55,30 @@ def echo(request: pytest.FixtureRequest) -> Iterator[EchoServer]:
     server.process.terminate()
     assert server.process.wait(30) == 0
     server.process.communicate()
+
+
+IDLE = 1100
+
+
+@pytest.mark.parametrize("words", [b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"], ids=["silent", "http2"])
+def test_idle_connections_keep_nobody_out(echo: EchoServer, words: bytes) -> None:
+    """Eleven hundred of them, silent or not, and the next one is served."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2 * IDLE:
+        pytest.skip(f"only {hard} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    host, _, port = echo.address.rpartition(":")
+    try:
+        with contextlib.ExitStack() as idle:
+            for _ in range(IDLE):
+                client = idle.enter_context(socket.create_connection((host, int(port)), SECONDS))
+                client.sendall(words)
+            with connected(echo.address) as channel:
+                talk = Talk(channel)
+                assert talk.ask(b"hello") == b"hello"
+                talk.half_close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def _cancel_in_mid_upload(channel: Any, number: int) -> None:
