@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import codecs
 import json
+import re
+import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +17,6 @@ import click
 from extproc.cli import options, output, view
 from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
-from extproc.core.record import body_field
 from extproc.errors import ExtprocError, JournalError
 from extproc.journal import reader
 from extproc.journal.join import Exchange
@@ -28,14 +31,59 @@ _READ_BYTES: Final = 1024 * 1024
 """JSON longer than this is not laid out, only shown."""
 
 
-def complete(exchange: view.Exchange) -> dict[str, Any]:
-    """The exchange with its bodies and the assembled answer."""
+def json_text(exchange: Exchange) -> Iterator[str]:
+    """The exchange with its bodies and the assembled answer, as one line of JSON in pieces: a body may be large."""
+    mark = secrets.token_hex(16)
+    stand_ins = {name: None if exchange.body(name) is None else f"{mark}.{name}" for name in ("request", "response")}
+    text = output.json_line(_complete(exchange, stand_ins))
+    is_text = {
+        name: _is_text(reader.body_pieces(exchange, name)) for name in stand_ins
+    }  # before the first piece is out
+    pieces = re.split(rf'"{mark}\.(request|response)"', text)
+    for position, piece in enumerate(pieces):
+        if position % 2:
+            yield from _body_json(reader.body_pieces(exchange, piece), is_text=is_text[piece])
+        else:
+            yield piece
+
+
+def _body_json(pieces: Iterator[bytes], *, is_text: bool) -> Iterator[str]:
+    """A body as `record.body_field` has it."""
+    if is_text:
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        yield '{"text":"'
+        for data in pieces:
+            yield output.json_line(decoder.decode(data))[1:-1]
+        yield '"}'
+        return
+    yield '{"base64":"'
+    rest = b""
+    for data in pieces:
+        data = rest + data  # noqa: PLW2901 - three bytes are four characters
+        whole = len(data) // 3 * 3
+        yield base64.b64encode(data[:whole]).decode("ascii")
+        rest = data[whole:]
+    yield base64.b64encode(rest).decode("ascii") + '"}'
+
+
+def _is_text(pieces: Iterator[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for data in pieces:
+            decoder.decode(data)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _complete(exchange: view.Exchange, bodies: Mapping[str, Any]) -> dict[str, Any]:
+    """The exchange with these bodies and the assembled answer."""
     whole = dict(exchange)
     for direction in ("request", "response"):
         part = exchange.get(direction)
         if part is not None:
-            body = reader.body(exchange, direction)
-            whole[direction] = {**part, "body": None if body is None else body_field(body)}
+            whole[direction] = {**part, "body": bodies[direction]}
     answer = assembled(exchange)
     if answer is not None:
         whole["llm"] = {**(exchange.get("llm") or {}), "output": answer}
@@ -287,7 +335,8 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()
     elif as_json:
-        click.echo(output.json_line(complete(exchange)))
+        sys.stdout.writelines(json_text(exchange))
+        sys.stdout.write("\n")
     else:
         for line in describe(exchange, options.jaeger_url(config_path)):
             sys.stdout.write(line + "\n")

@@ -37,6 +37,7 @@ from extproc.journal.tail import Tail
 _WINDOW: Final = 1000
 _LIMIT: Final = 4 * _WINDOW
 _REMEMBERED: Final = 10_000
+_PIECE_BYTES: Final = 1024 * 1024
 _POLL_SECONDS: Final = 0.2
 _PATIENCE_SECONDS: Final = 1.5
 """How long an exchange that has ended is held back, when following, for a request record or an access entry."""
@@ -146,6 +147,24 @@ def body_bytes(field: Mapping[str, Any], directory: Path) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with os.fdopen(fd, "rb") as file:
             return file.read()
+    except OSError as error:
+        raise JournalError(f"{path}: {reason(error)}") from error
+
+
+def body_pieces(exchange: Exchange, direction: str) -> Iterator[bytes]:
+    """The same in pieces, for bodies that are large; none where it was not recorded. Raises JournalError likewise."""
+    field = exchange.body(direction)
+    if field is None:
+        return
+    if "file" not in field:
+        yield body_bytes(field, exchange.directory)
+        return
+    path = body_path(field, exchange.directory)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                yield piece
     except OSError as error:
         raise JournalError(f"{path}: {reason(error)}") from error
 

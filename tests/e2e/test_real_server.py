@@ -101,7 +101,7 @@ def recorded(stack: RunningStack, seen: Seen) -> Exchange:
 
 def said(exchange: Exchange) -> Got:
     """What the record says of the answer."""
-    llm = show.complete(exchange)["llm"]
+    llm = json.loads("".join(show.json_text(exchange)))["llm"]
     assert "parse_error" not in llm
     assert "error" not in llm
     texts, thoughts, calls = _read(llm["output"] or [])

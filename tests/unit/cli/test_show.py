@@ -12,6 +12,9 @@ import pytest
 from support.commands import invoke, on_terminal, run
 from support.recorded import ANSWER, CHAT, ESCAPE, Recording, as_a_crash_leaves_it
 
+from extproc.cli import show
+from extproc.core import record
+from extproc.journal import reader
 from extproc.journal.recovery import recover
 
 STREAM = (
@@ -343,3 +346,14 @@ def test_the_scheme_that_was_used(data: Path, scheme: str) -> None:
     assert f"scheme         {scheme}\n" in shown(data, id)
     assert json.loads(invoke("show", id, "--json", "--data-dir", data).stdout)["scheme"] == scheme
     assert f"--url '{scheme}://" in invoke("replay", id, "--curl", "--data-dir", data).stdout
+
+
+@pytest.mark.parametrize("unit", [b"a", "\u20ac".encode(), b'\x00\x7f"', b"\xff\xfe"])
+def test_json_of_a_large_body_is_written_in_pieces(data: Path, unit: bytes) -> None:
+    """Characters, escapes and groups of bytes are not torn where a piece ends, and no piece grows with the body."""
+    sent = unit * (3_500_000 // len(unit))
+    with Recording(data) as recording:
+        id = recording.add(sent, path="/upload")
+    assert json.loads(shown(data, id, "--json"))["request"]["body"] == record.body_field(sent)
+    (exchange,) = reader.find([data], id)
+    assert max(map(len, show.json_text(exchange))) <= 6 * 1024 * 1024
