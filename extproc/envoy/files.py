@@ -168,6 +168,27 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
     address |= {"address": address.get("address") or "127.0.0.1", "port_value": admin_port}
 
 
+def guard_admin(documents: Documents, word: str) -> None:
+    """Let Envoy's admin interface be read by everybody who reaches it, and stopped by those who know the word.
+
+    A web page in a browser on this machine reaches it too, and may send a POST wherever it likes. A list of the user's
+    own stays.
+    """
+    admin = _member(documents[BOOTSTRAP], "admin", {})
+    if not admin.get("allow_paths"):
+        ours = [{"exact": f"{path}?{word}"} for path in ADMIN_STOPS]
+        admin["allow_paths"] = [{"safe_regex": {"regex": _ADMIN_READS}}, *ours]
+
+
+ADMIN_STOPS: Final = ("/healthcheck/fail", "/drain_listeners")
+"""What a stop asks Envoy for."""
+
+_ADMIN_READS: Final = (
+    r"/(certs|clusters|config_dump|contention|help|hot_restart_version|init_dump|listeners|memory|ready|reopen_logs"
+    r"|runtime|server_info|stats|stats/prometheus|stats/recentlookups)?(\?.*)?"
+)
+
+
 def listener_host(documents: Documents) -> str:
     """The address on which the listener of `set_ports` listens."""
     address = get(_listener(documents[BOOTSTRAP]), "address", "socket_address", "address")

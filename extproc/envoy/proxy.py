@@ -16,6 +16,7 @@ import http.client
 import json
 import os
 import re
+import secrets
 import time
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,7 +24,7 @@ from typing import IO, Any, Final
 from extproc.config import in_url, near_host
 from extproc.envoy import binary, process
 from extproc.envoy.backends import Host, address
-from extproc.envoy.files import BOOTSTRAP
+from extproc.envoy.files import ADMIN_STOPS, BOOTSTRAP
 
 _ADMIN_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5.0
@@ -52,6 +53,8 @@ class Envoy:
         self._directory = directory
         self._log = log
         self._concurrency = concurrency
+        self.word = secrets.token_urlsafe(16)
+        """What `files.guard_admin` has to be told, so that this Envoy can be asked to stop by us alone."""
         self._process: asyncio.subprocess.Process | None = None
         self._address_file = directory / "admin-address"
         self._admin: tuple[str, int] | None = None
@@ -104,8 +107,8 @@ class Envoy:
         if self._process is None:
             return  # the address that stands in the file is another Envoy's
         with contextlib.suppress(OSError, http.client.HTTPException):
-            await self.ask("/healthcheck/fail", "POST")
-            await self.ask("/drain_listeners", "POST")
+            for path in ADMIN_STOPS:
+                await self.ask(f"{path}?{self.word}", "POST")
 
     async def state(self) -> State | None:
         """What Envoy serves now; None while it does not answer."""

@@ -208,6 +208,7 @@ class Stack:
             files.set_demo_ports(documents, {port: backend.port for port, backend in self._backends.items()})
         addresses = self._sidecar.workers.addresses
         publish.apply_common(documents, self._config, addresses, self.collector, self.run_dir / "envoy")
+        files.guard_admin(documents, self._envoy.word)
 
     async def _start_backends(self, ports: Iterable[int]) -> None:
         new = {port: DemoBackend() for port in ports if port not in self._backends and not _is_taken(port)}

@@ -116,6 +116,21 @@ def test_the_log_line_works(tmp_path: Path) -> None:
     assert "/v1/models" in shown.stdout
 
 
+def test_a_web_page_cannot_stop_envoy(tmp_path: Path) -> None:
+    """What it sends to the admin port from a browser on this machine changes nothing; what is only read is answered."""
+    with RunningStack(tmp_path, *FAST) as stack:
+        for path in ("quitquitquit", "drain_listeners", "healthcheck/fail", "drain_listeners?x", "logging?level=trace"):
+            request = urllib.request.Request(f"{stack.envoy_admin}/{path}", b"", {"origin": "https://evil.example"})
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request)
+            with refused.value:
+                assert refused.value.code == 403
+        for path in ("ready", "stats?filter=x", "stats/prometheus", "clusters?format=json", "config_dump", ""):
+            assert get(f"{stack.envoy_admin}/{path}")[0] == 200
+        assert get(f"{stack.url}/v1/models")[0] == 200
+        assert stack.stop() == 0
+
+
 def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:
     """After a signal the exchange that runs goes on to its end; the stack refuses new connections meanwhile."""
     with RawBackend() as backend, RunningStack(tmp_path, "--backend", backend.url, *FAST) as stack:
