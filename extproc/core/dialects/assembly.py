@@ -72,42 +72,51 @@ class _Choices:
     def __init__(self) -> None:
         self._messages: dict[int, Any] = {}
         self._spoken: set[int] = set()
-        self._stated: dict[int, str] = {}
+        self._stated: dict[int, list[dict[str, Any]]] = {}
+        """Whole messages, as long as nothing comes in parts: the last one may be repeated, with more."""
 
     def add(self, index: int, choice: dict[str, Any]) -> None:
         """What a choice of one chunk says."""
         if not 0 <= index < MAX_CHOICES:
             return
         delta, message, text = mapping(choice.get("delta")), mapping(choice.get("message")), choice.get("text")
-        self._merge(index, delta)
         said = any(message_texts(delta)) or shows_something(delta)
         if not said and message:
+            self._merge(index, delta)
             self._state(index, message)
             return
         if not said and isinstance(text, str):
             said = bool(text)
-            self._merge(index, {"text": text})
+            delta = {**delta, "text": text}
         if said:
+            self._end_statements(index)
             self._spoken.add(index)
+        self._merge(index, delta)
 
     def by_index(self) -> list[dict[str, Any]]:
         """Those that came, and empty ones for those between."""
+        for index in list(self._stated):
+            self._end_statements(index)
         count = max(self._messages, default=-1) + 1
         return [settled(self._messages.get(index, {})) for index in range(count)]
 
     def _merge(self, index: int, message: dict[str, Any]) -> None:
         self._messages[index] = merge(self._messages.get(index, {}), message)
 
+    def _end_statements(self, index: int) -> None:
+        for message in self._stated.pop(index, ()):
+            self._merge(index, message)
+
     def _state(self, index: int, message: dict[str, Any]) -> None:
         """A message in place of a delta: the whole of what came in parts, or all so far, or the next part."""
         if index in self._spoken:
             return
-        said, before = "".join(message_texts(message)), self._stated.get(index, "")
-        self._stated[index] = said
-        if before and said.startswith(before):
-            self._messages[index] = merge({}, message)
+        stated = self._stated.setdefault(index, [])
+        before = "".join(message_texts(stated[-1])) if stated else ""
+        if before and "".join(message_texts(message)).startswith(before):
+            stated[-1] = message
         else:
-            self._merge(index, message)
+            stated.append(message)
 
 
 def _chat_stream(events: Iterator[Event]) -> list[dict[str, Any]]:
