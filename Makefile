@@ -6,6 +6,8 @@
 PYTHON ?= python3
 UV ?= uv
 ARGS ?=
+# Processes that run tests: one more than two cores, as many a test waits for processes that it has started.
+JOBS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +40,8 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
 	@echo 'make test      everything that CI runs; ARGS="-k journal" is passed on to pytest'
+	@echo 'make unit      the unit tests of the checkout, but for the slow ones: under two minutes'
+	@echo 'make mutations seeded faults, each of which some test must catch; ARGS="--sample 8" as in CI'
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
@@ -54,7 +58,14 @@ up: $(PACKAGE)
 # The safe path keeps the checkout off sys.path, here and in every process that a test starts: what is tested is
 # the installed wheel.
 test: lint $(PACKAGE)
-	PYTHONSAFEPATH=1 $(BIN)/python -m pytest $(ARGS)
+	PYTHONSAFEPATH=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# The checkout itself, without what takes long: for a quick look while you write.
+unit: $(DEVELOPMENT)
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m 'not slow' tests/unit tests/protocol $(ARGS)
+
+mutations: $(DEVELOPMENT)
+	$(BIN)/python tests/mutations/run.py $(ARGS)
 
 install: $(PACKAGE)
 	@echo '$(BIN)/extproc is ready.'

@@ -7,6 +7,7 @@ in each one the start after it must go well. EXTPROC_TEST_POWER_CUTS says how ma
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import random
 import shutil
@@ -63,7 +64,7 @@ def test_a_power_cut_during_recovery(disk: Path) -> None:
     for name in ("rotating", "spooling", "failing", "housekeeping"):
         for state in sampled(distinct(ran(disk, name, disk / name)), 8):
             root = disk / f"again-{len(before)}"
-            before[root] = state
+            before[root] = dataclasses.replace(state, said=(*state.said, *torn(disk, state)))
             state.write(root)
     events = syscalls.trace([sys.executable, str(SCENARIOS), "recovering", *map(str, before)], disk / "trace")
     states = [
@@ -73,6 +74,15 @@ def test_a_power_cut_during_recovery(disk: Path) -> None:
     ]
     assert len(states) >= min(STATES, LEAST)
     judge(disk, sampled(states, STATES))
+
+
+def torn(disk: Path, state: State) -> list[list[str]]:
+    """What recovery sets aside in this state: that is not to be lost either, wherever it is cut off."""
+    root = state.write(disk / "torn")
+    recovery.recover(root / "data")
+    found = [["torn", path.name, path.read_bytes().hex()] for path in (root / "data" / "segments").glob("*.torn")]
+    shutil.rmtree(root)
+    return found
 
 
 def after(first: State, second: State) -> State:
@@ -138,13 +148,15 @@ class _Start:
         promised = self.said["done"]
         if not self.data.exists():
             return ["there is no data directory"] if promised else []
+        problems = list(self.open_again())
         damaged = dict(self.damaged())
         recovery.recover(self.data)
         again = recovery.recover(self.data)
-        problems = [f"recovery had more to do: {again}"] if again.segments or again.torn else []
+        problems += [f"recovery had more to do: {again}"] if again.segments or again.torn else []
         if self.goes_on:
             self.go_on()
         problems += self.missing(promised)
+        problems += self.torn_ends_that_are_gone()
         problems += [str(each) for each in self.findings() if not self.is_legal(each, damaged)]
         if promised and redaction_key.load(self.data).hex() != self.said["key"][0][0]:
             problems.append("the key of the redaction marks is another one")
@@ -180,6 +192,19 @@ class _Start:
         for type, id in promised:
             if type != "nothing" and there[type, id] != 1 and not (id in gone and there[type, id] == 0):
                 yield f"{there[type, id]} {type} records of {id}"
+
+    def open_again(self) -> Iterator[str]:
+        """Segments that a journal had closed."""
+        closed = {boot_id for (boot_id,) in self.said["closed"]}
+        for series in lines.series(self.data):
+            yield from (f"{name} was closed" for name in series.names if name.state == OPEN and name.boot_id in closed)
+
+    def torn_ends_that_are_gone(self) -> Iterator[str]:
+        """What an earlier recovery cut off must be somewhere."""
+        for name, data in self.said["torn"]:
+            path = self.data / "segments" / name
+            if not path.exists() or path.read_bytes().hex() != data:
+                yield f"{name} is gone"
 
     def records(self) -> Iterator[Mapping[str, Any]]:
         """All good ones."""

@@ -111,6 +111,19 @@ def test_an_open_segment_is_left_alone(data: Path) -> None:
     assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2).deleted == []
 
 
+def test_an_open_segment_is_left_alone_beside_newer_ones(data: Path) -> None:
+    """One that waits for its recovery is no closed one either, though others have been closed since."""
+    with journal(data, boot_id="b0") as writer:
+        append(writer, request(90), response(90))
+        abandon(writer)
+    os.utime(data / "segments" / "w0-b0-000001.jsonl.open", (1, 1))
+    names = aged(data)
+    assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW).deleted
+    assert retention.compress(data)
+    assert names[0] in segments(data)
+    assert names[0] == "w0-b0-000001.jsonl.open"
+
+
 @pytest.mark.parametrize("call", ["open", "fsync", "rename", "unlink", "utime"])
 def test_compression_cut_short_is_done_again(data: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """At every step: no line is lost or doubled meanwhile, and the next round ends it."""
