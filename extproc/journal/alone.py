@@ -49,9 +49,9 @@ def is_of(entry: Record, request: Record) -> bool:
 
 
 def _stands_alone(record: Record) -> bool:
-    details = str(record.get("response_code_details") or "")
-    if record.get("type") != "access" or record.get("id") is not None or record.get("bypass"):
+    if record.get("id") is not None or record.get("type") != "access" or record.get("bypass"):
         return False
+    details = str(record.get("response_code_details") or "")
     ended_by_envoy = bool(details) and details != _FROM_UPSTREAM and REFUSED_DETAILS not in details
     return ended_by_envoy and not record.get("upstream") and not record.get("failed_open")
 
