@@ -422,7 +422,7 @@ def test_the_sidecar_dies(tmp_path: Path, backend: RawBackend) -> None:
             with pytest.raises(Closed):
                 client.read_chunk()
         exchange = stack.exchange_of(path)
-        assert (exchange["outcome"], exchange["status"]) == ("sidecar_restart_orphan", None)
+        assert (exchange["outcome"], exchange["class"]) == ("sidecar_restart_orphan", "sidecar")
 
 
 def _impatient(documents: files.Documents) -> None:
