@@ -59,6 +59,34 @@ def test_a_whole_exchange(data: Path) -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize(
+    ("error", "told", "message"),
+    [
+        (
+            b'{"error":{"message":"no \xe2\x82\xac left","type":"server_error","code":500}}',
+            "server_error 500: no \u20ac left",
+            "no \u20ac left",
+        ),
+        (b'{"error":"no room","error_type":"overloaded"}', "overloaded: no room", "no room"),
+        (
+            b'[{"error":{"code":400,"message":"no such field","status":"INVALID"}}]',
+            "INVALID 400: no such field",
+            "no such field",
+        ),
+        (b'{"detail":"\\u001b[2Jgone"}', "\\x1b[2Jgone", "\x1b[2Jgone"),
+        (b'{"error":{"code":7}}', "7", None),
+        (b'{"error":true}', "without a reason", None),
+    ],
+)
+def test_an_error_and_its_words(data: Path, error: bytes, told: str, message: str | None) -> None:
+    """What the backend said of its failure, wherever it said it, is on the page and in the JSON."""
+    with Recording(data) as recording:
+        answer = (STREAM[0], b"data: " + error + b"\n\n")
+        id = recording.add(answer=answer, answer_headers=[("content-type", "text/event-stream")])
+    assert f"  error          {told}\n" in shown(data, id)
+    assert json.loads(shown(data, id, "--json"))["llm"]["error_message"] == message
+
+
 @pytest.mark.parametrize(("pause_ms", "told"), [(1500, True), (900, False)])
 def test_a_pause_within_an_answer(data: Path, pause_ms: int, told: bool) -> None:
     """One that somebody would have noticed is told, with its place; `--json` has every one."""

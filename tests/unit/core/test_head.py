@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from extproc.core.encoding import of_headers
 from extproc.core.head import read
 from extproc.core.redact import Redactor
 
@@ -12,6 +13,13 @@ def test_pseudo_headers_become_attributes_and_the_rest_stays_in_order() -> None:
     """Repeated names are kept, pseudo-headers are not headers."""
     head = read([(":method", b"POST"), (":path", b"/x?a=1"), ("a", b"1"), ("b", b"2"), ("a", b"3")], REDACTOR)
     assert (head.method, head.path, head.fields) == ("POST", "/x?a=1", [("a", "1"), ("b", "2"), ("a", "3")])
+
+
+def test_several_codings_are_one_header() -> None:
+    """`content-encoding` twice means both, in the order of the wire; the list keeps them as they came."""
+    head = read([("content-encoding", b"gzip"), ("a", b"1"), ("content-encoding", b"br")], REDACTOR)
+    assert (head.content_encoding, of_headers(head.fields)) == ("gzip, br", "gzip, br")
+    assert [name for name, _ in head.fields] == ["content-encoding", "a", "content-encoding"]
 
 
 def test_credentials_appear_nowhere() -> None:

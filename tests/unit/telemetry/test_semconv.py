@@ -73,6 +73,23 @@ def test_durations_reach_minutes() -> None:
             {"input_tokens": 3, "output_tokens": 2, "cache_read_input_tokens": 10, "cache_creation_input_tokens": 5},
             {"input": 18, "output": 2, "cache_read": 10, "cache_write": 5},
         ),
+        (
+            # A gateway that adds Anthropic's counts to OpenAI's, which have the cached ones in them.
+            {"prompt_tokens": 9, "completion_tokens": 2, "input_tokens": 5, "cache_read_input_tokens": 4}
+            | {"cache_creation_input_tokens": 0, "prompt_tokens_details": {"cached_tokens": 4}},
+            {"input": 9, "output": 2, "cache_read": 4, "cache_write": 0},
+        ),
+        (
+            {"input_tokens": 9, "output_tokens": 2, "input_tokens_details": {"cached_tokens": 4}},
+            {"input": 9, "output": 2, "cache_read": 4},
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "prompt_cache_hit_tokens": 4},
+            {"input": 9, "output": 2, "cache_read": 4},
+        ),
+        ({"tokens_evaluated": 9, "tokens_predicted": 2}, {"input": 9, "output": 2}),
+        ({"prompt_eval_count": 9, "eval_count": 2}, {"input": 9, "output": 2}),
+        ({"prompt_n": 5, "predicted_n": 2, "cache_n": 4}, {"input": 9, "output": 2, "cache_read": 4}),
         ({"prompt_tokens": 0}, {"input": 0}),
         ({"prompt_tokens": None, "completion_tokens": "2"}, {}),
         ({"prompt_tokens": True, "completion_tokens": -1, "prompt_tokens_details": []}, {}),
@@ -81,6 +98,6 @@ def test_durations_reach_minutes() -> None:
     ],
 )
 def test_tokens_as_the_server_counted_them(usage: Any, expected: dict[str, int]) -> None:
-    """OpenAI's names and Anthropic's; nothing is invented."""
+    """OpenAI's names, Anthropic's, llama.cpp's and Ollama's; nothing is counted twice, nothing is invented."""
     assert semconv.usage({"usage": usage}) == expected
     assert semconv.usage(None) == {}
