@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from support.certificates import Authority
 from support.commands import invoke, on_terminal, run
 from support.recorded import CHAT, ESCAPE, Recording
 
@@ -138,6 +140,41 @@ def test_to_sends_the_exact_bytes(data: Path, backend: Backend, name: str) -> No
     (got,) = backend.received
     assert_same(got, BODIES[name])
     assert got.values("content-length") == [str(len(BODIES[name])).encode()]
+
+
+def test_to_sends_over_tls(data: Path, tmp_path: Path) -> None:
+    """To a server whose certificate is good; one that nobody signed gets nothing, least of all a credential."""
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    authority = Authority(tmp_path, "ca")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.sign("server"))
+    with Recording(data) as recording:
+        id = recording.add(scheme="https")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        arguments = ("replay", id, "--to", f"https://localhost:{server.server_port}", "--data-dir", data)
+        trusted = run(*arguments, cwd=data, env={"SSL_CERT_FILE": str(authority.certificate)})
+        other = run(*arguments, cwd=data)
+        server.shutdown()
+        thread.join()
+    assert (trusted.returncode, trusted.stdout) == (0, b"{}"), trusted.stderr
+    assert other.returncode == 1
+    assert b"certificate verify failed" in other.stderr
+    assert received == [CHAT]
 
 
 @pytest.mark.parametrize(("method", "path"), METHOD_PATH)
