@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from extproc import shell
 from extproc.config import Config
-from extproc.envoy import changes, files, names
+from extproc.envoy import changes, files, names, scope
 from extproc.envoy.files import BOOTSTRAP, Documents
 from extproc.envoy.live import Reader, Target
 from extproc.envoy.names import Name
@@ -83,9 +83,10 @@ def settings_of(config: Config, collector: str | None, target: Path, sidecars: S
 def apply_common(
     documents: Documents, config: Config, addresses: Sequence[str], collector: str | None, target: Path
 ) -> None:
-    """What every deployment sets: ports, where the sidecar listens, the collector, where the files are."""
+    """What every deployment sets: ports, where the sidecar listens and for what, the collector, where the files are."""
     files.set_ports(documents, port=config.port, admin_port=config.envoy_admin_port)
     files.set_sidecar(documents, addresses)
+    scope.set_scope(documents)
     if collector is not None:
         files.set_tracing(documents, collector)
     files.set_directory(documents, target.absolute())

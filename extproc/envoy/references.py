@@ -151,6 +151,7 @@ def _filter_names(documents: Documents) -> Iterator[Finding]:
     """`typed_per_filter_config` for a filter that is not in the chain is ignored by Envoy, without a word."""
     managers = [manager for listener in parts.listeners(documents) for manager in parts.managers(listener)]
     known = {each.name for manager in managers for each in manager.each("http_filters")}
+    known.add(parts.RECORDER)  # put in at publication, for an Envoy that runs on an older bootstrap
     for configuration in parts.route_configurations(documents):
         for settings in configuration.found("typed_per_filter_config"):
             for name in settings.value if isinstance(settings.value, dict) else ():

@@ -13,7 +13,7 @@ from typing import Any, Final
 from extproc import shell
 from extproc.config import Config, size_text
 from extproc.core import routing
-from extproc.envoy import parts
+from extproc.envoy import parts, scope
 from extproc.envoy.files import BOOTSTRAP, PROTOCOL_OPTIONS, Documents
 from extproc.envoy.findings import Finding
 from extproc.envoy.parts import Part
@@ -61,6 +61,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
                 yield from _access_log(manager)
                 yield from _order(recorder, manager)
                 yield from _one_recorder(manager)
+                yield from _switched_off(recorder, manager)
             else:
                 unrecorded.append(manager.at("http_filters"))
     if not recorded:
@@ -68,6 +69,7 @@ def findings(documents: Documents, config: Config) -> Iterator[Finding]:
         text = f"no listener has the filter {parts.RECORDER}: nothing would be recorded; {_FILTER_PLACE}"
         yield (unrecorded or [listeners])[0].warning(text)
     yield from _sidecar(documents)
+    yield from _unrecorded(documents)
     yield from _routes(documents)
     yield from _asked_headers(documents)
 
@@ -108,13 +110,7 @@ def _admin(documents: Documents) -> Iterator[Finding]:
 
 def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
     observing = get(ext_proc.value, "observability_mode") is True
-    mode = ext_proc.at("processing_mode")
-    for name, wanted in _SHOWN.items():
-        value = get(mode.value, name) or _DEFAULTS[name]
-        if value in ("DEFAULT", 0):
-            value = _DEFAULTS[name]
-        if value != wanted:
-            yield mode.at(name).error(f"{name} is {value}; the recorder needs {wanted}")
+    yield from _modes(ext_proc.at("processing_mode"))
     if observing:
         yield ext_proc.at("observability_mode").warning("observability_mode: nothing waits for a record (best effort)")
     else:
@@ -129,6 +125,15 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
             "would be right"
         )
         yield ext_proc.at("metadata_options").warning(text)
+
+
+def _modes(mode: Part) -> Iterator[Finding]:
+    for name, wanted in _SHOWN.items():
+        value = get(mode.value, name) or _DEFAULTS[name]
+        if value in ("DEFAULT", 0):
+            value = _DEFAULTS[name]
+        if value != wanted:
+            yield mode.at(name).error(f"{name} is {value}; the recorder needs {wanted}")
 
 
 def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
@@ -226,6 +231,70 @@ def _one_recorder(manager: Part) -> Iterator[Finding]:
             "one of them, with several endpoints in its cluster, would be right"
         )
         yield other.error(text)
+
+
+def _switched_off(recorder: Part, manager: Part) -> Iterator[Finding]:
+    """What is off in its chain has to be switched on by every route, and is only in those that are published here."""
+    if get(recorder.value, "disabled") is True and not scope.has_its_routes(manager):
+        text = (
+            "the recorder is disabled, and the routes that would enable it are not in these files: they could pass "
+            "unrecorded; without `disabled` would be right"
+        )
+        yield recorder.at("disabled").error(text)
+
+
+def _unrecorded(documents: Documents) -> Iterator[Finding]:
+    """What leads past the recorder, or shows it less, without a word. A route may, and says why in its metadata."""
+    recorders = [each for _, manager in scope.recorded(documents) if (each := parts.recorder(manager)) is not None]
+    names = {each.name for each in recorders}
+    for configuration in parts.route_configurations(documents):
+        yield from _all_off(configuration, "route configuration", names)
+        for host in configuration.each("virtual_hosts"):
+            yield from _all_off(host, "virtual host", names)
+            for route in host.each("routes"):
+                yield from _route_off(route, names)
+
+
+def _settings(holder: Part, names: set[str]) -> Iterator[Part]:
+    """What is set there for the recorder, without the wrapping that says `on` or `off`."""
+    for name in names:
+        settings = holder.at(scope.SETTINGS, name)
+        if settings.value is not None:
+            yield settings
+
+
+def _all_off(holder: Part, what: str, names: set[str]) -> Iterator[Finding]:
+    for settings in _settings(holder, names):
+        if scope.is_off(settings.value):
+            text = f"the recorder is off for the whole {what}: it would pass unrecorded, and nothing would say why; "
+            yield settings.error(f"{text}off for single routes, with the reason in their metadata, would be right")
+        yield from _overridden(settings)
+
+
+def _route_off(route: Part, names: set[str]) -> Iterator[Finding]:
+    weighted = route.each("route", "weighted_clusters", "clusters")
+    says_why = isinstance(get(route.value, "metadata", "filter_metadata", "extproc", "bypass"), str)
+    for holder in (route, *weighted):
+        for settings in _settings(holder, names):
+            if scope.is_off(settings.value) and not says_why:
+                text = (
+                    "this route passes unrecorded, and nothing says why: metadata: {filter_metadata: {extproc: "
+                    "{bypass: REASON}}} beside it would"
+                )
+                yield settings.error(text)
+            yield from _overridden(settings)
+
+
+def _overridden(settings: Part) -> Iterator[Finding]:
+    """Settings of a route that take the recorder's place, or keep a part of the traffic from it."""
+    wrapped = settings.at("config") if get(settings.value, "config") is not None else settings
+    overrides = wrapped.at("overrides")
+    cluster = overrides.at("grpc_service", "envoy_grpc", "cluster_name")
+    if isinstance(get(overrides.value, "grpc_service"), dict) and cluster.value != "extproc":
+        yield cluster.error("another server takes the recorder's place here: what passes is not recorded")
+    mode = overrides.at("processing_mode")
+    if isinstance(mode.value, dict):
+        yield from _modes(mode)
 
 
 def _is_recorder(ext_proc: Part) -> bool:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset
 from support.raw import Closed, Connection, Head, Message, RawBackend
-from support.stack import RunningStack
+from support.stack import RunningStack, eventually
 
 from extproc.envoy import files
 
@@ -41,7 +45,7 @@ def plain_stack(tmp_path_factory: pytest.TempPathFactory, shared_raw_backend: Ra
     arguments = ("--backend", shared_raw_backend.url, "--envoy-dir", directory / "files", "--envoy-concurrency", "1")
     with RunningStack(directory, *arguments) as stack:
         yield stack
-        assert stack.exchanges() == []
+        assert not {"open", "request", "response"} & {record["type"] for record in stack.records()}
 
 
 @dataclasses.dataclass
@@ -235,6 +239,156 @@ def test_pipelined_requests_are_answered_in_order(raw_stack: RunningStack, raw_b
     assert [answer.body for answer in answers] == [b"answer to %d" % number for number in range(10)]
     ids = [answer.head.get("x-audit-id") or "" for answer in answers]
     assert [raw_stack.exchange(id)["path"] for id in ids] == paths
+
+
+# What Envoy's codec refuses ---------------------------------------------------------------------------------
+
+GET = b"GET PATH HTTP/1.1\r\nhost: a\r\n"
+REFUSED = {
+    "70 kB of headers": GET + b"x: " + b"a" * 70_000 + b"\r\n\r\n",
+    "101 headers": GET + b"".join(b"x%d: a\r\n" % number for number in range(101)) + b"\r\n",
+    "a name that is none": GET + b"x y: a\r\n\r\n",
+    "an empty name": GET + b": a\r\n\r\n",
+    "NUL in a value": GET + b"x: a\0b\r\n\r\n",
+    "two lengths": post(b"content-length: 1\r\ncontent-length: 2\r\n", b"a"),
+    "a length that is none": post(b"content-length: x\r\n", b""),
+    "a length and chunks": post(b"content-length: 1\r\ntransfer-encoding: chunked\r\n", b"0\r\n\r\n"),
+    "a transfer coding that is none": post(b"transfer-encoding: gzip\r\n", b""),
+    "HTTP/1.0": b"GET PATH HTTP/1.0\r\nhost: a\r\n\r\n",
+    "HTTP/9.9": b"GET PATH HTTP/9.9\r\nhost: a\r\n\r\n",
+    "no host": b"GET PATH HTTP/1.1\r\n\r\n",
+    "no version": b"GET PATH\r\n\r\n",
+    "a method that is none": b"G(T PATH HTTP/1.1\r\nhost: a\r\n\r\n",
+    "no HTTP at all": b"hello\r\n\r\n",
+    "TLS to a port without it": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 32 + b"\r\n\r\n",
+}
+
+
+def whole_answer(stack: RunningStack, request: bytes) -> tuple[str, list[tuple[str, str]], bytes]:
+    """What comes back."""
+    with Connection.to(stack.port) as client:
+        client.send(request)
+        answer = client.read_message()
+    return answer.head.line, comparable(answer.head.headers), answer.body
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_of_the_codec_arrives(raw_stack: RunningStack, plain_stack: RunningStack, name: str) -> None:
+    """Envoy's own 431, 400, 426 or 501 is the same answer as without the recorder, and not an empty close."""
+    request = REFUSED[name].replace(b"PATH", b"/refused")
+    line, headers, body = whole_answer(plain_stack, request)
+    assert int(line.split(" ")[1]) in (400, 426, 431, 501)
+    assert whole_answer(raw_stack, request) == (line, headers, body)
+
+
+H2 = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/refused")]
+H2_REFUSED: dict[str, list[tuple[str, str]]] = {
+    "70 kB of headers": [*H2, ("x", "a" * 70_000)],
+    "101 headers": [*H2, *((f"x{number}", "a") for number in range(101))],
+    "a name in capitals": [*H2, ("X-A", "a")],
+    "two lengths": [*H2, ("content-length", "1"), ("content-length", "2")],
+    "a length that is none": [*H2, ("content-length", "x")],
+    "a header of the connection's": [*H2, ("transfer-encoding", "chunked")],
+    "no path": H2[:3],
+    "no method": H2[1:],
+    "no scheme": [H2[0], *H2[2:]],
+    "a pseudo header that is none": [*H2, (":x", "a")],
+}
+
+
+def h2_end(stack: RunningStack, headers: list[tuple[str, str]]) -> list[str]:
+    """How one request over HTTP/2 ends: its status and headers, or with what code its stream or connection."""
+    config = H2Configuration(header_encoding="utf-8", validate_outbound_headers=False, normalize_outbound_headers=False)
+    h2 = H2Connection(config)
+    h2.initiate_connection()
+    h2.send_headers(1, headers, end_stream=True)
+    seen: list[str] = []
+    with Connection.to(stack.port) as client:
+        client.send(h2.data_to_send())
+        while not seen or not seen[-1].startswith("end"):
+            try:
+                events = h2.receive_data(client.read_some(65536))
+            except Closed:
+                return [*seen, "closed"]
+            for event in events:
+                match event:
+                    case ResponseReceived():
+                        pairs = [(str(name), str(value)) for name, value in event.headers or ()]
+                        seen += [f"{name}: {value}" for name, value in comparable(pairs)]
+                    case StreamEnded():
+                        seen.append("end")
+                    case StreamReset() | ConnectionTerminated():
+                        seen.append(f"end {type(event).__name__} {event.error_code}")
+    return seen
+
+
+@pytest.mark.parametrize("name", H2_REFUSED)
+def test_a_refusal_of_the_codec_arrives_over_http2(
+    raw_stack: RunningStack, plain_stack: RunningStack, name: str
+) -> None:
+    """The same answer, or the same code for stream or connection, as without the recorder."""
+    assert h2_end(raw_stack, H2_REFUSED[name]) == h2_end(plain_stack, H2_REFUSED[name])
+
+
+def test_a_chunk_that_is_none_ends_the_connection(raw_stack: RunningStack) -> None:
+    """The one refusal that does not arrive: the request has its route, and Envoy closes while its 400 still waits for
+    the recorder. It is on record, with Envoy's reason."""
+    with Connection.to(raw_stack.port) as client:
+        client.send(post(b"transfer-encoding: chunked\r\n", b"5\r\nhello\r\nzz\r\n").replace(b"PATH", b"/no-chunk"))
+        assert client.read_to_end() == b""
+    exchange = raw_stack.exchange_of("/no-chunk")
+    assert (exchange["status"], exchange["response_code_details"]) == (400, "http1.codec_error")
+
+
+# Routes that somebody wrote before ---------------------------------------------------------------------------
+
+
+def test_old_routes_do_not_lead_past_the_recorder(tmp_path: Path, raw_backend: RawBackend) -> None:
+    """Routes that say nothing of the recorder are recorded, those that come while it runs as well; those that switch it
+    off without a word are refused."""
+    directory = tmp_path / "envoy"
+    directory.mkdir()
+    routes = directory / files.ROUTES
+
+    def script(connection: Connection, head: Head) -> None:
+        connection.finish(head)
+        connection.send(ANSWER + length(b"ok"))
+
+    def outcome(stack: RunningStack) -> str:
+        path = raw_backend.on(script)
+        with Connection.to(stack.port) as client:
+            client.send(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode())
+            answer = client.read_message()
+        exchange = stack.exchange(answer.head.get("x-audit-id") or "")
+        return f"{exchange['route']} {exchange['outcome']}"
+
+    routes.write_text(OLD % "first")
+    arguments = ("--backend", raw_backend.url, "--envoy-dir", directory, "--envoy-concurrency", "1")
+    with RunningStack(tmp_path / "stack", *arguments) as stack:
+        assert outcome(stack) == "first ok"
+        routes.write_text(OLD % "second")
+        eventually(lambda: outcome(stack) == "second ok", "the second routes")
+        for off in (OFF % "FilterConfig", OFF.replace("config.route.v3.%s", "%s") % EXT_PROC_PER_ROUTE):
+            routes.write_text((OLD % "third") + off)
+            eventually(lambda: "the recorder is off for the whole virtual host" in stack.stderr(), "a refusal")
+            assert outcome(stack) == "second ok"
+
+
+OLD = """\
+resources:
+- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+  name: ingress
+  virtual_hosts:
+  - name: all
+    domains: ["*"]
+    routes:
+    - {name: %s, match: {prefix: /}, route: {cluster: llm, timeout: 0s}}
+"""
+OFF = """\
+    typed_per_filter_config:
+      envoy.filters.http.ext_proc: {"@type": type.googleapis.com/envoy.config.route.v3.%s, disabled: true}
+"""
+EXT_PROC_PER_ROUTE = "extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
 
 
 # Upgrades --------------------------------------------------------------------------------------------------
