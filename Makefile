@@ -90,6 +90,7 @@ kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_STARTS=300 $(TEST_LONG) tests/unit/service/test_workers.py -k every_start
 
 soak: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_SOAK_MINUTES=30 $(TEST_LONG) -s tests/e2e/test_soak.py
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
 
 power-cuts: $(DEVELOPMENT) $(PACKAGE)

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from extproc import errors, shell
+from extproc import errors, garbage, shell
 from extproc.config import Config
 from extproc.errors import ExtprocError, JournalError, StackError
 from extproc.journal import directory, lines, recovery, retention, segment
@@ -240,6 +240,7 @@ class Workers:
                     segments=config.retention_segments,
                     bytes=config.retention_bytes,
                 )
+                garbage.give_back()
             except Exception as error:  # noqa: BLE001 - the disk may be in any state, and it will be tried again
                 self._say(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
 

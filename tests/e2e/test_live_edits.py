@@ -51,10 +51,10 @@ CLUSTER = """\
 - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
   name: {name}
   type: STRICT_DNS
-  connect_timeout: 5s
+  connect_timeout: 30s
   lb_policy: LEAST_REQUEST
   health_checks:
-  - {{timeout: 2s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 1, http_health_check: {{path: /health}}}}
+  - {{timeout: 30s, interval: 5s, unhealthy_threshold: 2, healthy_threshold: 1, http_health_check: {{path: /health}}}}
   load_assignment:
     cluster_name: {name}
     endpoints:
@@ -242,11 +242,11 @@ def stack(tmp_path: Path, setup: Setup) -> Iterator[RunningStack]:
         assert running.findings() == []
 
 
+@pytest.mark.timeout(300)  # fifty edits, each waited for, beside two hundred requests a second on any machine
 def test_fifty_edits_under_load(stack: RunningStack, servers: Servers, setup: Setup) -> None:
     """Weights, backends, clusters and routes, with every editor: each is live, and no request fails or is cut."""
-    client = Client(stack.port)
     number = 0
-    with Traffic(stack.port) as traffic:
+    with Client(stack.port) as client, Traffic(stack.port) as traffic:
         for turn in range(5):
             for edit in edits(turn, servers.ports):
                 before, told = setup.files(), len(live(stack.stderr()))
@@ -260,7 +260,6 @@ def test_fifty_edits_under_load(stack: RunningStack, servers: Servers, setup: Se
                     assert all(edit.shown(ask(client, edit.path)) for _ in range(3)), f"edit {number}"
                 number += 1
         assert traffic.end() == []
-    client.close()
     assert number == 50
     assert stack.stop() == 0
     exchanges = stack.exchanges()
@@ -281,8 +280,7 @@ def test_fifty_edits_under_load(stack: RunningStack, servers: Servers, setup: Se
 def test_a_broken_edit(stack: RunningStack, setup: Setup, name: str, slip: tuple[str, str], message: str) -> None:
     """It is refused with file, line and column, traffic goes on as before, and the next good edit is live."""
     path = stack.directory / "envoy" / name
-    client = Client(stack.port)
-    with Traffic(stack.port) as traffic:
+    with Client(stack.port) as client, Traffic(stack.port) as traffic:
         path.write_text(path.read_text().replace(*slip, 1))
         eventually(lambda: "not published; what was live goes on" in stack.stderr(), "the refusal")
         assert re.search(message, stack.stderr()), stack.stderr()
@@ -294,7 +292,6 @@ def test_a_broken_edit(stack: RunningStack, setup: Setup, name: str, slip: tuple
         said(stack.stderr, r"routes\.yaml: .*none -> mended")
         eventually(lambda: ask(client).headers["x-mark"] == "mended", "the next edit")
         assert traffic.end() == []
-    client.close()
 
 
 def test_a_request_that_is_held_for_a_cluster_that_goes(stack: RunningStack, setup: Setup) -> None:
@@ -334,8 +331,8 @@ def test_publishing_alone(tmp_path: Path, servers: Servers, setup: Setup) -> Non
             with (
                 EnvoyPart(tmp_path, tmp_path / "live" / "envoy.yaml", "--disable-hot-restart"),
                 Traffic(port) as traffic,
+                Client(port) as client,
             ):
-                client = Client(port)
                 setup.clusters["new"], setup.weights = [fourth], {"new": 1}
                 save(tmp_path / "envoy", setup)
                 said(publishing.stderr, r"clusters\.yaml: new added")
@@ -352,6 +349,5 @@ def test_publishing_alone(tmp_path: Path, servers: Servers, setup: Setup) -> Non
                     eventually(lambda: ask(client).headers["x-mark"] == "edited", "an edit after the restart")
                     assert traffic.end() == []
                     assert again.stop() == 0
-                client.close()
         assert serving.stop() == 0
     assert {exchange["outcome"] for exchange in reader.exchanges([tmp_path / "data"])} == {"ok"}

@@ -118,9 +118,8 @@ class Broken:
 
     def ask(self, path: str) -> tuple[Answer, Exchange]:
         """The answer to a request, and its exchange with Envoy's word."""
-        client = Client(self.stack.port)
-        answer = client.ask(path=path, body={"model": "m", "messages": []})
-        client.close()
+        with Client(self.stack.port) as client:
+            answer = client.ask(path=path, body={"model": "m", "messages": []})
         exchange = self.stack.told(answer.headers["x-audit-id"])
         assert exchange["integrity"] == []
         return answer, exchange
@@ -200,9 +199,8 @@ def test_the_shipped_cluster_asks_also_those_that_seem_dead(tmp_path: Path) -> N
         for server in servers:
             server.stop()
         eventually(lambda: stack.envoy_stat("cluster.llm.membership_healthy") == 0, "two servers found dead")
-        client = Client(stack.port)
-        answer = client.ask(body={"model": "m"})
-        client.close()
+        with Client(stack.port) as client:
+            answer = client.ask(body={"model": "m"})
         assert error(answer, 503)["code"] == "upstream_connect_failure"
         exchange = stack.told(answer.headers["x-audit-id"])
         assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])

@@ -39,10 +39,8 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterat
 
 def come(recipe: Recipe, cookie: str | None = None) -> Answer:
     """One request on a new connection, of a client that has the cookie or none."""
-    client = recipe.client()
-    answer = client.ask("GET", "/v1/models", **({} if cookie is None else {"cookie": f"a=b; {NAME}={cookie}"}))
-    client.close()
-    return answer
+    with recipe.client() as client:
+        return client.ask("GET", "/v1/models", **({} if cookie is None else {"cookie": f"a=b; {NAME}={cookie}"}))
 
 
 def cookie(answer: Answer) -> str:

@@ -203,9 +203,8 @@ def test_before_the_first_pod(tmp_path: Path, pods: Pods) -> None:
         arguments = ("--envoy-dir", directory, "--data-dir", tmp_path / "data", "--port", str(port))
         with Part(tmp_path, "up", *PROGRAM, "up", *arguments, "--admin-port", "0", "--envoy-admin-port", "0") as up:
             up.wait_for("still waiting: the backends' names cannot be resolved")
-            client = Client(port)
-            answer = client.chat()
-            client.close()
+            with Client(port) as client:
+                answer = client.chat()
             assert (answer.status, answer.json()["error"]["code"]) == (503, "no_healthy_upstream")
             names.names[case.name] = ADDRESSES[:1]
             up.wait_for(f"ready http://127.0.0.1:{port}")

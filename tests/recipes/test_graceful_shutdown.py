@@ -53,9 +53,8 @@ def in_service(recipe: Recipe, count: int) -> None:
 
 def upstreams(recipe: Recipe, requests: int = 20) -> set[str | None]:
     """The servers of some new requests."""
-    client = recipe.client()
-    answers = [client.ask(body=question(0)) for _ in range(requests)]
-    client.close()
+    with recipe.client() as client:
+        answers = [client.ask(body=question(0)) for _ in range(requests)]
     assert {answer.status for answer in answers} == {200}
     return {answer.upstream for answer in answers}
 

@@ -152,9 +152,8 @@ def test_a_user_stays(tmp_path: Path, backends: Mapping[int, int]) -> None:
 
 def from_address(recipe: Recipe, address: str, **headers: str) -> str:
     """The server that a client of an address gets."""
-    client = recipe.client(address)
-    answer = client.ask("GET", "/v1/models", **headers)
-    client.close()
+    with recipe.client(address) as client:
+        answer = client.ask("GET", "/v1/models", **headers)
     assert answer.status == 200
     return answer.upstream or "none"
 

@@ -49,9 +49,8 @@ def recorded(recipe: Recipe, numbers: list[int]) -> bool:
 
 def asked(recipe: Recipe, number: int, tokens: int = 0) -> Answer:
     """A question and its answer, which is as the server gave it."""
-    client = recipe.client()
-    answer = client.ask(body=question(number, tokens))
-    client.close()
+    with recipe.client() as client:
+        answer = client.ask(body=question(number, tokens))
     expected = b"".join(events(question(number, tokens))) if tokens else whole(question(number))
     assert (answer.status, answer.body) == (200, expected)
     return answer

@@ -36,9 +36,8 @@ def said(*texts: str, **more: Any) -> dict[str, Any]:
 
 def ask(recipe: Recipe, body: Any, **headers: str) -> Answer:
     """One request on a new connection."""
-    client = recipe.client()
-    answer = client.ask(body=body, **headers)
-    client.close()
+    with recipe.client() as client:
+        answer = client.ask(body=body, **headers)
     assert answer.status == 200
     return answer
 

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from support.stack import PATIENCE_SECONDS, end, eventually
+from support.stack import PATIENCE_SECONDS, end, eventually, whole_lines
 
 from extproc.envoy import binary
 
@@ -58,7 +58,7 @@ class Part:
         return self._file("out").read_text()
 
     def stderr(self) -> str:
-        return self._file("err").read_text()
+        return whole_lines(self._file("err"))
 
     def wait_for(self, text: str) -> None:
         """Until it has printed this, on stdout or stderr."""

@@ -49,6 +49,12 @@ def end(process: subprocess.Popen[Any], number: signal.Signals) -> int:
             process.wait()
 
 
+def whole_lines(path: Path) -> str:
+    """What a file that others write to has of whole lines: the last one may be in the making."""
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1]
+
+
 class RunningStack:
     """`extproc up` from entering to leaving. `arguments` are further flags; `settings` are given in the
     environment, as are variables in capitals."""
@@ -96,7 +102,7 @@ class RunningStack:
 
     def stderr(self) -> str:
         """What it has said to the operator."""
-        return (self.directory / "stderr").read_text()
+        return whole_lines(self.directory / "stderr")
 
     # Its processes ---------------------------------------------------------------------------------------------
 

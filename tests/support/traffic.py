@@ -157,8 +157,11 @@ class Traffic:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.end()
-        self._loop.close()
+        try:
+            self.end()
+        finally:
+            self._all.cancel()
+            self._loop.close()
 
     def end(self) -> list[str]:
         """Send no more, and wait for the answers that are under way; the failures."""
