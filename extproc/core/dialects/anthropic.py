@@ -65,6 +65,8 @@ class Messages:
         _merge_usage(answer, body.get("usage"))
         if "stop_reason" in body:
             answer.choice(0, body["stop_reason"])
+        if answer.output_chars:
+            return  # the whole of what came in parts, once more
         content = body.get("content")
         if isinstance(content, list):
             for block in objects(content):

@@ -38,9 +38,10 @@ _ERROR_NAME = re.compile(r"(?:.*[._ -])?(?:error|exception)", re.IGNORECASE)
 _NESTED = ("error", "errors", "detail", "exception")
 _TYPES = ("type", "error_type", "errorType", "status", "__type")
 _NO_TYPES = re.compile(r"error|message|response\.[a-z_.]+", re.IGNORECASE)
-_CODES = ("code", "error_code", "errorCode", "status_code", "http_status_code", "http_status", "status")
+_CODES = ("code", "error_code", "errorCode", "status_code", "statusCode", "http_status_code", "http_status", "status")
 _MESSAGES = (
     "message",
+    "Message",
     "msg",
     "error_message",
     "error_msg",

@@ -309,6 +309,26 @@ def test_the_input_of_a_tool(deltas: list[str], block: dict[str, Any]) -> None:
     assert assemble("messages", SSE, None, body) == [{"role": "assistant", "content": [block]}]
 
 
+def test_a_message_that_comes_again_as_a_whole() -> None:
+    """Anthropic's form, too: what was said in parts is not counted twice."""
+    parts = [
+        {"type": "message_start", "message": {"role": "assistant", "usage": {"input_tokens": 1}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Tide"}},
+    ]
+    whole = {
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": "Tide"}],
+        "stop_reason": "end_turn",
+    }
+    for events in ([*parts, whole], [whole]):
+        body = sent(*events)
+        found = read("messages", body)
+        assert (found["output_chars"], found["finish_reasons"], found["cut"]) == (4, ["end_turn"], False)
+        assert assemble("messages", SSE, None, body) == [{"role": "assistant", "content": whole["content"]}]
+
+
 def item(text: str, **members: Any) -> dict[str, Any]:
     """An output item with a text."""
     return {"id": "i", "type": "message", "content": [{"type": "output_text", "text": text}], **members}
