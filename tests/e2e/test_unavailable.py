@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -309,3 +312,53 @@ def test_a_grpc_client_gets_no_json(broken: Broken, tmp_path: Path) -> None:
 
 def _answer(message: Message) -> Answer:
     return Answer(message.head.status, dict(message.head.headers), message.body)
+
+
+# The recorder ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGSTOP, 504), (signal.SIGKILL, 503)], ids=["it hangs", "it is killed"]
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
+def test_the_recorder_is_away(tmp_path: Path, number: signal.Signals, status: int, path: str) -> None:
+    """Also what Envoy answers for it is an error that a client of OpenAI's API reads, with a time to try again."""
+    with RawBackend() as backend:
+        (tmp_path / "envoy").mkdir()
+        (tmp_path / "envoy" / files.OVERLAY).write_text(SOON if number is signal.SIGSTOP else "{}\n")
+        arguments = ("--backend", backend.url, "--envoy-dir", tmp_path / "envoy", "--envoy-concurrency", "1")
+        with RunningStack(tmp_path / "stack", *arguments, gate_timeout_seconds=0.2) as stack:
+            (worker,) = stack.workers().values()
+            supervisor = stack.process.pid
+            os.kill(supervisor, signal.SIGSTOP)  # nobody starts another one
+            try:
+                os.kill(worker, number)
+                with Connection.to(stack.port) as client:
+                    body = b'{"model": "m"}' if "chat" in path else b""
+                    method = b"POST" if body else b"GET"
+                    client.send(b"%b %b HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (
+                        method, path.encode(), len(body), body))  # fmt: skip
+                    answer = client.read_message()
+            finally:
+                os.kill(supervisor, signal.SIGCONT)
+                if number is signal.SIGSTOP:
+                    os.kill(worker, signal.SIGCONT)
+        assert answer.head.status == status
+        assert answer.head.get("retry-after") == "1"
+        assert answer.head.get("content-type") == "application/json"
+        error = json.loads(answer.body)["error"]
+        assert (error["type"], error["code"]) == ("service_unavailable_error", "recorder_unavailable")
+
+
+SOON = """\
+static_resources:
+  listeners:
+  - name: ingress
+    filter_chains:
+    - name: ingress
+      filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          http_filters:
+          - {name: envoy.filters.http.ext_proc, typed_config: {message_timeout: 0.5s}}
+"""
