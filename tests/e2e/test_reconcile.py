@@ -120,12 +120,12 @@ def test_rules_and_recorded_traffic(tmp_path: Path, backend: RawBackend, envoy_d
             client.send(b"GET %b HTTP/1.1\r\nhost: a\r\n%b\r\n" % (upgraded.encode(), UPGRADE))
             assert client.read_head().status == 101
         with Connection.to(stack.port) as client:
-            client.send(b"no request\r\n\r\n")
-            client.read_to_end()
+            client.send(b"POST /nameless HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}")
+            assert client.read_head().status == 400
         eventually(lambda: entries(stack) == 7, "Envoy's entries")
         code, found = findings(stack)
         assert code == 0
-        assert reasons(found) == {upgraded: ("bypassed", True), None: ("ended_before_recorder", False)}
+        assert reasons(found) == {upgraded: ("bypassed", True), "/nameless": ("ended_before_recorder", False)}
         assert found[upgraded]["bypass"] == "upgrade"
         assert stack.stop() == 0
         log = stack.data_dir / "run" / "envoy.log"
