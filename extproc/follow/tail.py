@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -151,21 +150,9 @@ def record_at(directory: Path, place: Place) -> Record | None:
         if _key(series) == key:
             for name in series.names:
                 if name.number == number:
-                    return _record_in(Series(directory, series.worker, series.boot_id, [name]), offset)
+                    line = lines.line_at(directory, name, offset)
+                    return None if line is None else line.record
     return None
-
-
-def _record_in(series: Series, offset: int) -> Record | None:
-    (name,) = series.names
-    kept = (lines.header(series.directory, name) or {}).get("kept")
-    if kept:  # retention has left some lines, and noted where they stood
-        found = (line for line, (_, stood) in zip(islice(Tail(series), 1, None), kept, strict=False) if stood == offset)
-        line = next(found, None)
-    else:
-        line = next(iter(Tail(series, start=(name.number, offset))), None)
-        if line is not None and line.offset != offset:
-            return None
-    return line.record if line is not None and not line.damage else None
 
 
 def _key(series: Series) -> str:

@@ -7,13 +7,12 @@ line end, and it is the caller who knows whether that is damage.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -21,11 +20,12 @@ import msgspec
 import zstandard
 
 from extproc.core.record import LONGEST_LINE, DamagedLine, unseal
-from extproc.journal import segment
+from extproc.journal import frames, segment
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER: Final = 256 * 1024
+_COMPRESSED_BUFFER: Final = 32 * 1024
 
 _TICK_NS: Final = 100_000_000
 
@@ -95,50 +95,19 @@ class Listing:
         return self._series
 
 
-def open_segment(directory: Path, name: Name) -> BinaryIO:
-    """The segment's uncompressed bytes, from the start. Raises FileNotFoundError once it has been deleted."""
+def open_segment(directory: Path, name: Name, offset: int = 0) -> BinaryIO:
+    """The segment's uncompressed bytes, from `offset` on. Raises FileNotFoundError once it has been deleted."""
     for state in (name.state + name.moved, CLOSED, COMPRESSED, OPEN, CLOSED, COMPRESSED):
         try:
             fd = os.open(directory / "segments" / (name.stem + state), _READ)
         except FileNotFoundError:
             continue
+        if state.startswith(COMPRESSED):
+            return frames.decompressed(os.fdopen(fd, "rb", buffering=_COMPRESSED_BUFFER), offset)
         file = os.fdopen(fd, "rb", buffering=_BUFFER)
-        return decompressed(file) if state.startswith(COMPRESSED) else file
+        file.seek(offset)
+        return file
     raise FileNotFoundError(f"{directory / 'segments' / str(name)}: the segment has been deleted")
-
-
-def decompressed(file: BinaryIO) -> BinaryIO:
-    """A compressed segment's bytes. Closing the result closes the file."""
-    return io.BufferedReader(_Frame(file), _BUFFER)
-
-
-class _Frame(io.RawIOBase):
-    """One zstd frame, to its very end: a frame that was cut short is damaged even when no line of it is missing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready and not self._frame.eof:
-            compressed = self._file.read(_BUFFER)
-            if not compressed:
-                raise zstandard.ZstdError("the frame is cut off")
-            self._ready = self._frame.decompress(compressed)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        if not count and (self._frame.unused_data or self._file.read(1)):
-            raise zstandard.ZstdError("something follows the frame")
-        return count
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 def raw_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -156,10 +125,13 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def read_lines(directory: Path, name: Name) -> Iterator[Line]:
-    """Every line of a segment. Half a line at the end is a damaged line."""
-    number = offset = 0
-    with open_segment(directory, name) as file:
+def read_lines(directory: Path, name: Name, offset: int = 0) -> Iterator[Line]:
+    """Every line of a segment, or those from the one at `offset` on, numbered from there.
+
+    Half a line at the end is a damaged line.
+    """
+    number = 0
+    with open_segment(directory, name, offset) as file:
         try:
             for raw in raw_lines(file):
                 number += 1
@@ -167,6 +139,23 @@ def read_lines(directory: Path, name: Name) -> Iterator[Line]:
                 offset += len(raw)
         except DamagedLine as error:
             yield Line(name, number + 1, offset, offset, {}, str(error))
+
+
+def line_at(directory: Path, name: Name, offset: int) -> Line | None:
+    """The line at this place, or that stood there before retention reduced its segment; None when it is gone.
+
+    Of a compressed segment one frame is read, and the head.
+    """
+    try:
+        kept = (header(directory, name) or {}).get("kept")
+        if kept:  # retention has left some lines, and noted where they stood
+            left = zip(islice(read_lines(directory, name), 1, None), kept, strict=False)
+            line = next((line for line, (_, stood) in left if stood == offset), None)
+        else:
+            line = next(read_lines(directory, name, offset), None)
+    except FileNotFoundError:
+        return None
+    return line if line is not None and line.damage is None else None
 
 
 def parse(name: Name, number: int, offset: int, raw: bytes) -> list[Line]:

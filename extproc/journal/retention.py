@@ -22,11 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final
 
-import zstandard
-
 from extproc.core.events import Direction
 from extproc.core.record import DamagedLine, encode, seal
-from extproc.journal import lines
+from extproc.journal import frames, lines
 from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
 from extproc.journal.flight import Flight, type_and_id
 from extproc.journal.join import BEGINNING, Record
@@ -35,9 +33,7 @@ from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name, is_liv
 from extproc.journal.spool import exchange_of
 
 _DAY_SECONDS: Final = 86_400
-_LEVEL: Final = 3
 _TEMPORARY: Final = ".tmp"
-_PIECE_BYTES: Final = 1024 * 1024
 _SEQ: Final = re.compile(rb',"seq":(\d+),"crc":"[0-9a-f]{8}"\}\n$')
 _SEQ_WITHIN: Final = 64
 _SEALED: Final = frozenset({"worker", "boot_id", "seq", "crc"})
@@ -308,8 +304,7 @@ def _put(segments: int, target: str, source: BinaryIO, times: os.stat_result) ->
     temporary = target + _TEMPORARY
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file:
-        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True)
-        compressor.copy_stream(source, file, read_size=_PIECE_BYTES)
+        frames.compress(source, file)
         file.flush()
         os.utime(file.fileno(), ns=(times.st_atime_ns, times.st_mtime_ns))  # its age is that of its records
         os.fsync(file.fileno())

@@ -1,10 +1,12 @@
 """Segments: the files that hold the journal's records. This is the format, and the rules by which it is written.
 
 Names. `segments/w<worker>-<boot>-<number>.jsonl.open` while it is written, `.jsonl` once it is closed, `.jsonl.zst`
-once it is compressed (one zstd frame of the same bytes). `<worker>` is the worker's index, `<boot>` the id of that
-run of the worker, `<number>` counts the segments of the run from 000001. All segments of one worker and one boot
-are a series. Nobody else may rename them; what has a number or a date behind such a name (`.jsonl.1`) was renamed by
-another program: it is read, and `verify` and /readyz name it. `.torn` holds what recovery cut off a segment's end.
+once it is compressed: the same bytes in zstd frames of about 1 MiB, each of whole lines, and a table of the frames
+at the end (`frames.py`). Earlier versions wrote one frame and no table. `<worker>` is the worker's index, `<boot>`
+the id of that run of the worker, `<number>` counts the segments of the run from 000001. All segments of one worker
+and one boot are a series. Nobody else may rename them; what has a number or a date behind such a name (`.jsonl.1`)
+was renamed by another program: it is read, and `verify` and /readyz name it. `.torn` holds what recovery cut off a
+segment's end.
 Files are 0600 in a 0700 directory, made with O_EXCL and O_NOFOLLOW, and only ever appended to.
 
 Lines. A segment is lines of ASCII, each one JSON object, closed by a line feed. What came from a client stands

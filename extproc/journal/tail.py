@@ -70,7 +70,7 @@ class Tail:
 
     def _whole(self, name: Name, offset: int) -> Iterator[Line]:
         try:
-            yield from (line for line in lines.read_lines(self.directory, name) if line.offset >= offset)
+            yield from lines.read_lines(self.directory, name, offset)
         except FileNotFoundError:
             return  # deleted by retention since it was listed
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from support.journals import Faults, append, journal, request, response, segments
+from support.journals import Faults, append, id_of, journal, request, response, segments
 
 from extproc.core.record import encode, seal
 from extproc.journal import lines, retention
@@ -121,3 +121,51 @@ def test_no_journal_has_no_series(tmp_path: Path) -> None:
     with journal(tmp_path) as writer:
         assert len(listing.series()) == 1
         append(writer, request(1), response(1))
+
+
+def test_a_line_by_its_place_in_any_state(data: Path) -> None:
+    """The same line while its segment is open, closed and compressed; between lines there is none."""
+    with journal(data) as writer:
+        append(writer, *(request(number, b"x" * 500_000) for number in range(1, 6)), *map(response, range(1, 6)))
+        (name,) = lines.series(data)[0].names
+        before = [line for line in lines.read_lines(data, name) if "id" in line.record]
+        for line in before:
+            found = lines.line_at(data, name, line.offset)
+            assert found is not None
+            assert found.record == line.record
+    retention.compress(data)
+    (compressed,) = lines.series(data)[0].names
+    for line in before:
+        for listed in (name, compressed):
+            found = lines.line_at(data, listed, line.offset)
+            assert found is not None
+            assert (found.record, found.offset, found.end) == (line.record, line.offset, line.end)
+        assert lines.line_at(data, compressed, line.offset + 1) is None
+        following = [each.record for each in lines.read_lines(data, compressed, line.offset)]
+        assert following[0] == line.record
+        assert len(following) == len(before) - before.index(line) + 1
+    assert lines.line_at(data, compressed, 10**9) is None
+    (data / "segments" / str(compressed)).unlink()
+    assert lines.line_at(data, compressed, before[0].offset) is None
+
+
+def test_a_line_is_read_beside_a_damaged_frame(data: Path) -> None:
+    """What is damaged costs the lines of its frame to those who ask for them, and none to others."""
+    with journal(data) as writer:
+        append(writer, *(request(number, os.urandom(800_000)) for number in range(1, 6)), *map(response, range(1, 6)))
+    retention.compress(data)
+    (name,) = lines.series(data)[0].names
+    read = [line for line in lines.read_lines(data, name) if line.record["type"] == "request"]
+    places = {line.record["id"]: line.offset for line in read}
+    path = data / "segments" / str(name)
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    found = {id: lines.line_at(data, name, offset) for id, offset in places.items()}
+    assert len(found) == 5
+    for id in (id_of(1), id_of(5)):
+        line = found[id]
+        assert line is not None
+        assert line.record["id"] == id
+    assert None in found.values()
+    assert any(line.damage for line in lines.read_lines(data, name))
