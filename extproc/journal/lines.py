@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -128,8 +128,34 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
 def read_lines(directory: Path, name: Name, offset: int = 0) -> Iterator[Line]:
     """Every line of a segment, or those from the one at `offset` on, numbered from there.
 
-    Half a line at the end is a damaged line.
+    Half a line at the end is a damaged line. Where retention has reduced the segment, places are those at which the
+    lines stood before, so that a place stands for one line for good.
     """
+    everything = _lines(directory, name, 0)
+    first = next(everything, None)
+    if first is None:
+        return
+    if first.record.get("kept"):
+        stood = _as_they_stood(first, everything)
+        yield from (line for line in stood if line.offset >= offset)
+    elif offset:
+        everything.close()
+        yield from _lines(directory, name, offset)
+    else:
+        yield first
+        yield from everything
+
+
+def line_at(directory: Path, name: Name, offset: int) -> Line | None:
+    """The line at this place, whole; None when it is gone. Of a compressed segment one frame is read, and the head."""
+    try:
+        line = next(read_lines(directory, name, offset), None)
+    except FileNotFoundError:
+        return None
+    return line if line is not None and line.offset == offset and line.damage is None else None
+
+
+def _lines(directory: Path, name: Name, offset: int) -> Generator[Line]:
     number = 0
     with open_segment(directory, name, offset) as file:
         try:
@@ -141,21 +167,16 @@ def read_lines(directory: Path, name: Name, offset: int = 0) -> Iterator[Line]:
             yield Line(name, number + 1, offset, offset, {}, str(error))
 
 
-def line_at(directory: Path, name: Name, offset: int) -> Line | None:
-    """The line at this place, or that stood there before retention reduced its segment; None when it is gone.
-
-    Of a compressed segment one frame is read, and the head.
-    """
-    try:
-        kept = (header(directory, name) or {}).get("kept")
-        if kept:  # retention has left some lines, and noted where they stood
-            left = zip(islice(read_lines(directory, name), 1, None), kept, strict=False)
-            line = next((line for line, (_, stood) in left if stood == offset), None)
-        else:
-            line = next(read_lines(directory, name, offset), None)
-    except FileNotFoundError:
-        return None
-    return line if line is not None and line.damage is None else None
+def _as_they_stood(head: Line, rest: Iterator[Line]) -> Iterator[Line]:
+    """The lines of a reduced segment, with the places that its head has noted; the footer behind them."""
+    kept = head.record["kept"]
+    behind = kept[0][1]
+    yield msgspec.structs.replace(head, end=behind)  # it has grown since, and must not reach beyond the first of them
+    for line in rest:
+        place = line.number - 2
+        begins = kept[place][1] if place < len(kept) else behind
+        behind = begins + line.end - line.offset
+        yield msgspec.structs.replace(line, offset=begins, end=behind)
 
 
 def parse(name: Name, number: int, offset: int, raw: bytes) -> list[Line]:

@@ -174,6 +174,35 @@ def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
         append(writer, response(2))
 
 
+def test_going_on_in_a_segment_that_was_reduced(data: Path) -> None:
+    """Read before or after, in one go or several, by the same places: what is left of it comes once, and is found."""
+    with journal(data, segment_bytes=2500) as writer:
+        append(writer, request(1), request(2), response(2), request(3))
+        append(writer, *(record for number in range(4, 12) for record in (request(number), response(number))))
+        before = [place for place, record in Tails(data, {}).records(1000) if record.get("id") in {id_of(1), id_of(3)}]
+        started = [Tails(data, {}) for _ in range(6)]
+        for limit, tails in enumerate(started):
+            list(tails.records(limit))
+        assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
+        whole = [place for place, record in Tails(data, {}).records(1000) if record["type"] == "request"]
+        assert whole[:2] == before
+        for place in whole:
+            record = record_at(data, place)
+            assert record is not None
+            assert record["type"] == "request"
+        for tails in started:
+            at = next(iter(tails.positions().values()), (0, 0))
+            left = [place for place in before if place[1:] >= at]
+            again = Tails(data, tails.positions())
+            assert [place for place, _ in again.records(1000) if place in before] == left
+        for limit in range(1, 8):
+            first = Tails(data, {})
+            begun = [place for place, _ in first.records(limit)]
+            rest = [place for place, _ in Tails(data, first.positions()).records(1000)]
+            assert begun + rest == [place for place, _ in Tails(data, {}).records(1000)]
+        append(writer, response(1), response(3))
+
+
 def test_waiting_costs_the_same_with_any_number_of_segments(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle follower neither reads the directory again nor opens anything; a record that comes is read at once."""
     with journal(data, boot_id="before", segment_bytes=1) as writer:
