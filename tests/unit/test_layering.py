@@ -1,4 +1,4 @@
-"""The parts of the package know only those below them: core, journal, history, telemetry, follow, service, cli."""
+"""The parts of the package know only those below them: core and journal first, the commands last (`LAYERS`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CORE = [
     *(each.name for each in pkgutil.walk_packages(extproc.core.__path__, "extproc.core.")),
 ]
 
-LAYERS = ["core", "journal", "history", "telemetry", "follow", "service", "cli"]
+LAYERS = ["core", "journal", "history", "incidents", "telemetry", "follow", "service", "cli"]
 """Each may import itself and those before it; `config` and `errors` may be imported by all but the core."""
 
 FOREIGN = ["grpc", "asyncio", "opentelemetry"]

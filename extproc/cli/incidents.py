@@ -1,0 +1,102 @@
+"""`extproc incidents`: deaths, hangs and freezes of backends, each with the requests that may have caused it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from extproc.cli import options, output, view
+from extproc.errors import ExtprocError
+from extproc.incidents import evidence, incident, report
+from extproc.incidents.evidence import Flight
+from extproc.incidents.incident import Incident
+from extproc.journal import reader
+
+_COLUMNS = (
+    output.Column("ID", fixed=True),
+    output.Column("AT", fixed=True),
+    output.Column("CLASS", fixed=True),
+    output.Column("SURE", right=True),
+    output.Column("UPSTREAM", worth=1),
+    output.Column("IN FLIGHT", right=True, worth=3),
+    output.Column("FIRST SUSPECT", fixed=True, worth=2),
+)
+
+
+@click.command
+@click.argument("id", required=False, metavar="[ID|last]")
+@click.option("--since", type=options.Moment(), metavar="TIME", help="Only incidents at or after this time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--redact", is_flag=True, help="Leave out the values that a request alone had, for others to read.")
+@options.journal_directories
+def command(
+    id: str | None,
+    since: datetime | None,
+    as_json: bool,
+    redact: bool,
+    data_dirs: Sequence[Path],
+    config_path: Path | None,
+) -> None:
+    """Say when a backend died, hung or froze, and which request may have done it.
+
+    Found in the journal alone, which is read from its beginning: what is rare is counted in it. An ID is enough by its
+    beginning, or its end. A stop by a person can look exactly like a death; where nothing points to a request, none is
+    named. TIME is RFC 3339, a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d.
+
+    \b
+    Examples:
+      extproc incidents
+      extproc incidents last
+      extproc incidents --since 24h --json | jq -r '.suspects[0].exchange'
+    """
+    directories = options.existing(data_dirs, config_path)
+    found = incident.incidents(_flights(directories))
+    if since is not None:
+        found = [each for each in found if each.sighting.at >= since.timestamp()]
+    if redact:
+        found = [each.redacted() for each in found]
+    if id is not None:
+        found = [_one(found, id)]
+    if as_json:
+        for each in found:
+            sys.stdout.write(output.json_line(each.fields()) + "\n")
+    elif id is not None:
+        for line in report.page(found[0], view.local_time, options.jaeger_url(config_path)):
+            sys.stdout.write(output.escape(line) + "\n")
+    elif not output.table(_COLUMNS, map(_row, found)):
+        click.echo("no incident", err=True)
+
+
+def _flights(directories: Sequence[Path]) -> Iterator[Flight]:
+    for exchange in output.chosen(reader.exchanges(directories), lambda _: True):
+        flight = evidence.flight(exchange, evidence.recorded_body)
+        if flight is not None:
+            yield flight
+
+
+def _one(found: Sequence[Incident], id: str) -> Incident:
+    if id == "last" and found:
+        return found[-1]
+    named = [each for each in found if each.id.startswith(id) or (len(id) >= 6 and each.id.endswith(id))]
+    if not named:
+        raise ExtprocError("there is no incident" if id == "last" else f"no incident goes by {id!r}")
+    if len(named) > 1:
+        raise ExtprocError(f"{len(named)} incidents go by {id!r}: {', '.join(each.id for each in named[:4])}")
+    return named[0]
+
+
+def _row(each: Incident) -> output.Row:
+    suspect = each.suspects[0] if each.suspects else None
+    return (
+        each.id,
+        view.local_time(each.at) if output.is_terminal() else each.at,
+        output.Cell(each.kind.value, "red" if suspect else "yellow"),
+        f"{each.sighting.confidence:.2f}",
+        each.sighting.upstream,
+        str(len(each.in_flight)),
+        suspect.flight.id if suspect else "no request",
+    )

@@ -1,0 +1,444 @@
+"""When a backend died, hung or froze: found in the exchanges of one upstream, by what they say together.
+
+A death is: exchanges that were in flight end badly within a moment, and none of the others there goes on. Their number
+alone says nothing (requests that fail by themselves come in bursts, too). A silence is: streams that were giving
+tokens all stop at one moment. Where they go on afterwards it was a freeze, else a hang; where a break follows within
+`AT_ONCE_SECONDS` it is the break that counts.
+
+One or two exchanges that end badly are a death only where more says so: connections refused afterwards, requests that
+were served before and all fail now, or a known engine's message.
+
+The moment is the first bad end; after a silence it is the last byte.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from extproc.incidents.engines import Engine, engine_of
+from extproc.incidents.evidence import End, Flight
+
+TOGETHER_SECONDS: Final = 1.0
+"""Ends within this time are of one cause."""
+LINGER_SECONDS: Final = 5.0
+"""A dying server goes on reporting for so long, without a pause as long as the one above."""
+AT_ONCE_SECONDS: Final = 2.0
+"""A silence of less before the end belongs to the end."""
+FREEZE_SECONDS: Final = 5.0
+HANG_SECONDS: Final = 10.0
+WARM_SECONDS: Final = 10.0
+"""A backend that has served for less may be compiling still."""
+AFTERWARDS_SECONDS: Final = 30.0
+"""Refused connections within this time tell of a death."""
+_RESTART_SECONDS: Final = 1.0
+"""No engine is back within this time: what serves then has never been away."""
+_ALIVE_SECONDS: Final = 5.0
+_MANY: Final = 3
+
+
+class Kind(Enum):
+    """What was seen."""
+
+    DEATH = "death"
+    HANG = "hang"
+    """All silent until the end."""
+    FREEZE = "freeze"
+    """All silent for a time."""
+    BROKEN = "broken"
+    """Back, or new, and nothing served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A moment at which something befell a backend."""
+
+    kind: Kind
+    upstream: str
+    cluster: str | None
+    at: float
+    until: float
+    """When the last of those that it took with it had ended, or when a freeze was over."""
+    confidence: float
+    evidence: tuple[str, ...]
+    in_flight: tuple[Flight, ...]
+    """What was in flight, oldest first."""
+    life: Life
+    engine: Engine | None = None
+    broken: bool = False
+    """The break came from without, or the silence was ended by one: not by those who waited."""
+
+
+@dataclass(slots=True)
+class Life:
+    """A backend from one start to the next."""
+
+    started: float | None
+    """None: before the journal begins."""
+    served: list[Flight] = field(default_factory=list)
+
+
+def sightings(flights: Iterable[Flight]) -> list[Sighting]:
+    """Everything that befell the backends, in the order of time."""
+    by_upstream: dict[str, list[Flight]] = defaultdict(list)
+    for each in flights:
+        by_upstream[each.upstream].append(each)
+    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each).sightings()]
+    return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
+
+
+class _Upstream:
+    """All exchanges of one backend."""
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self.flights = sorted(flights, key=lambda each: (each.started, each.id))
+        self._starts = [each.started for each in self.flights]
+        self._longest = max(((each.ended or each.started) - each.started for each in self.flights), default=0.0)
+        self._bad = sorted(
+            (each for each in self.flights if each.end is End.BAD and each.ended is not None),
+            key=lambda each: (each.ended or 0.0, each.id),
+        )
+        self._served = sorted((each for each in self.flights if each.served), key=_answered)
+        self._served_at = [_answered(each) for each in self._served]
+
+    def sightings(self) -> Iterator[Sighting]:
+        deaths: list[Sighting] = []
+        up_from, started = float("-inf"), None
+        broken = self._broken_between(float("-inf"), self._first_token() or float("inf"))
+        if broken is not None:
+            yield broken
+            up_from = broken.until
+        for bad in self._bad:
+            assert bad.ended is not None
+            if bad.ended <= up_from:
+                continue
+            life = Life(started, self._served_between(up_from, bad.ended))
+            seen = self._death(bad.ended, life)
+            if seen is None:
+                continue
+            deaths.append(seen)
+            back = self._back_after(max(seen.at, bad.ended), bad.ended)
+            if broken := self._broken_between(bad.ended, back or float("inf")):
+                yield broken
+            if back is None:
+                break
+            up_from = started = back
+        silences = [seen for seen in self._silences(deaths) if not any(_same(seen, other) for other in deaths)]
+        yield from deaths
+        yield from silences
+
+    # Deaths ------------------------------------------------------------------------------------------------------
+
+    def _death(self, at: float, life: Life) -> Sighting | None:
+        running = self.running(at)
+        together, until = self._together(running, at)
+        others = [each for each in running if each not in together]
+        if any(_goes_on(each, at) for each in others):
+            return None
+        back = self._back_after(at, at)
+        later = self._started_between(at, back or float("inf"))
+        refused = [each for each in later if each.end is End.REFUSED and each.started < at + AFTERWARDS_SECONDS]
+        failing = [each for each in later if each.end is End.BAD]
+        if back is not None and not refused and back < at + _RESTART_SECONDS:
+            return None
+        cut = [each for each in together if _was_answering(each, at)]
+        engine = engine_of(each.error for each in together)
+        known = {each.fingerprint for each in life.served if each.fingerprint}
+        worked = [each for each in failing if each.fingerprint in known]
+        starts = [each.started for each in together]
+        apart = len(together) >= _MANY and max(starts) - min(starts) >= 5 * max(until - at, 0.2)
+        signs = [
+            (
+                len(cut) >= _MANY,
+                0.85,
+                f"{len(cut)} streams that were giving tokens broke off within {until - at:.2f} s",
+            ),
+            (
+                len(together) >= _MANY,
+                0.4,
+                f"{len(together)} of {len(running)} in flight ended badly within {until - at:.2f} s, and none went on",
+            ),
+            (bool(refused), 0.8, _refused_line(refused, at)),
+            (
+                len(worked) >= _MANY and not _alive_soon(back, at),
+                0.7,
+                f"{len(worked)} later requests failed that are like ones which were served before",
+            ),
+            (engine is not None, 0.6, "" if engine is None else f'message of {engine.name} seen: "{engine.message}"'),
+            (
+                apart and not _alive_soon(back, at),
+                0.5,
+                f"they had begun {max(starts, default=0) - min(starts, default=0):.1f} s apart, and ended together",
+            ),
+        ]
+        if not _enough(signs, len(together), len(cut)):
+            return None
+        quiet = self._quiet_before(running, together, at)
+        evidence = [line for holds, _, line in signs if holds]
+        kind, moment = Kind.DEATH, at
+        if quiet is not None:
+            kind, moment = Kind.HANG, quiet
+            evidence.insert(0, f"all streams fell silent {at - quiet:.1f} s before they broke off")
+        return Sighting(
+            kind=kind,
+            upstream=self.flights[0].upstream,
+            cluster=next((each.cluster for each in together if each.cluster), None),
+            at=moment,
+            until=until,
+            confidence=_confidence([weight for holds, weight, _ in signs if holds]),
+            evidence=(*evidence, *_words(together)),
+            in_flight=tuple(running),
+            life=life,
+            engine=engine,
+            broken=True,
+        )
+
+    def running(self, at: float) -> list[Flight]:
+        """What had begun before a moment, and not ended, oldest first."""
+        first = bisect_left(self._starts, at - self._longest - 1)
+        last = bisect_left(self._starts, at)
+        unending = (each for each in self.flights[:first] if each.ended is None)
+        return [*unending, *(each for each in self.flights[first:last] if each.running_at(at))]
+
+    def _together(self, running: Sequence[Flight], at: float) -> tuple[list[Flight], float]:
+        """Those that ended badly from a moment on, as long as no pause comes between."""
+        ends = sorted(
+            (each for each in running if each.end is End.BAD and each.ended is not None),
+            key=lambda each: each.ended or 0.0,
+        )
+        found: list[Flight] = []
+        until = at
+        for each in ends:
+            assert each.ended is not None
+            if each.ended > until + TOGETHER_SECONDS or each.ended > at + LINGER_SECONDS:
+                break
+            found.append(each)
+            until = each.ended
+        return found, until
+
+    def _quiet_before(self, running: Sequence[Flight], together: Sequence[Flight], at: float) -> float | None:
+        """When everything had fallen silent, long before the break; None: it had not."""
+        times = [quiet for each in running if each.token is not None and (quiet := each.quiet_from()) is not None]
+        if not times or max(times) > at - AT_ONCE_SECONDS:
+            return None
+        since = max(self._last_sign(at), *times)
+        return since if at - since > AT_ONCE_SECONDS else None
+
+    def _last_sign(self, before: float) -> float:
+        """When the backend last gave a byte, before a moment, to any request that was not broken by it."""
+        last = 0.0
+        for each in self.flights[: bisect_left(self._starts, before)]:
+            if each.end in (End.BAD, End.REFUSED):
+                signs: tuple[float | None, ...] = (each.token, each.quiet_from())
+            else:
+                signs = (each.first_byte, each.token, each.last_byte)
+            last = max([last, *(sign for sign in signs if sign is not None and sign < before)])
+        return last
+
+    def _back_after(self, at: float, started_after: float) -> float | None:
+        """When the backend first served a request that had begun after a moment."""
+        for index in range(bisect_left(self._served_at, at), len(self._served)):
+            each = self._served[index]
+            if each.started >= started_after and each.end is not End.DECLINED:
+                return self._served_at[index]
+        return None
+
+    def _served_between(self, since: float, until: float) -> list[Flight]:
+        first, last = bisect_left(self._served_at, since), bisect_left(self._served_at, until)
+        return self._served[first:last]
+
+    def _started_between(self, since: float, until: float) -> list[Flight]:
+        return self.flights[bisect_left(self._starts, since) : bisect_left(self._starts, until)]
+
+    def _broken_between(self, since: float, until: float) -> Sighting | None:
+        """Whether the backend was started in a time in which nothing was served, and broke what came to it.
+
+        A server that is loading says 503 by itself; that is none.
+        """
+        there = [each for each in self._started_between(since, until) if each.ended is not None and each.ended < until]
+        away = next((each.started for each in there if each.end is End.REFUSED), None)
+        bad = [each for each in there if each.end is End.BAD and (each.reset or each.status != 503)]
+        again = [each for each in bad if away is not None and each.started > away]
+        if len(again) < _MANY:
+            if since > float("-inf") or len({each.fingerprint for each in bad}) < 2 or not bad:
+                return None
+            again = bad
+            if len(bad) < 2 * _MANY or bad[-1].started - bad[0].started < WARM_SECONDS:
+                return None
+        ends = [each.ended for each in again if each.ended is not None]
+        shapes = len({each.fingerprint for each in again})
+        return Sighting(
+            kind=Kind.BROKEN,
+            upstream=again[0].upstream,
+            cluster=next((each.cluster for each in again if each.cluster), None),
+            at=min(ends),
+            until=max(ends),
+            confidence=_confidence([0.5, 0.1 * min(len(again), 8), 0.3 if shapes > 1 else 0.0]),
+            evidence=(
+                f"{len(again)} requests of {shapes} shapes failed, and none was served meanwhile",
+                *_words(again),
+            ),
+            in_flight=tuple(self.running(min(ends))),
+            life=Life(away),
+            broken=True,
+        )
+
+    # Silences ----------------------------------------------------------------------------------------------------
+
+    def _silences(self, deaths: Sequence[Sighting]) -> Iterator[Sighting]:
+        """Moments at which several streams fell silent together and nothing else gave a byte, for long."""
+        ends = sorted(self._quiet_spells(), key=lambda spell: spell[0])
+        index = 0
+        while index < len(ends):
+            began = ends[index][0]
+            group = [spell for spell in ends[index:] if spell[0] <= began + TOGETHER_SECONDS]
+            index += len(group)
+            at = max(spell[0] for spell in group)
+            until = self._next_sign(at)
+            if seen := self._silence(group, at, until, deaths):
+                yield seen
+
+    def _quiet_spells(self) -> Iterator[tuple[float, float, Flight]]:
+        for each in self.flights:
+            if each.token is None or not each.streamed:
+                continue
+            began, over = each.silence or (0.0, 0.0)
+            if began >= each.token and over - began >= FREEZE_SECONDS:
+                yield began, over, each
+            quiet = each.quiet_from()
+            if quiet is None or each.end is End.GOOD:
+                continue
+            ended = each.ended if each.ended is not None else float("inf")
+            if ended - quiet >= FREEZE_SECONDS:
+                yield quiet, ended, each
+
+    def _silence(
+        self, group: Sequence[tuple[float, float, Flight]], at: float, until: float, deaths: Sequence[Sighting]
+    ) -> Sighting | None:
+        silent = [each for _, _, each in group]
+        running = [each for each in self.running(at + 0.001) if each.started <= at]
+        streams = [each for each in running if each.streamed and each.token is not None and each.token <= at]
+        resumed = [each for _, end, each in group if each.ended is None or each.ended > end + 0.001]
+        last_end = max((each.ended or at for each in self.flights), default=at)
+        lasted = min(until, last_end) - at
+        goes_on = until < float("inf") and any(_sign_at(each, until) for each in running)
+        start = max((other.until for other in deaths if other.at < at), default=None)
+        since = self._back_after(start, start) if start is not None else self._first_token()
+        served = [] if since is None else self._served_between(since, at)
+        warm = since is not None and (at - since >= WARM_SECONDS or sum(each.end is End.GOOD for each in served) >= 3)
+        if len(silent) < _MANY or len(silent) < 0.8 * len(streams) or not warm:
+            return None
+        if lasted < (FREEZE_SECONDS if goes_on else HANG_SECONDS):
+            return None
+        over = f"and went on after {lasted:.1f} s" if goes_on else f"and gave nothing more for {lasted:.1f} s"
+        return Sighting(
+            kind=Kind.FREEZE if goes_on else Kind.HANG,
+            upstream=self.flights[0].upstream,
+            cluster=next((each.cluster for each in silent if each.cluster), None),
+            at=at,
+            until=min(until, last_end),
+            confidence=_confidence([0.7, 0.5 if len(silent) > 5 else 0.2, 0.4 if resumed or not goes_on else 0.2]),
+            evidence=(
+                f"{len(silent)} of {len(streams)} streams that were giving tokens fell silent together, {over}",
+                "no other request there got a byte meanwhile",
+            ),
+            in_flight=tuple(running),
+            life=Life(None if start is None else since, served),
+        )
+
+    def _first_token(self) -> float | None:
+        return self._served_at[0] if self._served_at else None
+
+    def _next_sign(self, at: float) -> float:
+        """When the backend next gave a byte to anybody, after a moment."""
+        found = float("inf")
+        for each in self.flights:
+            if (each.ended is not None and each.ended < at) or each.end is End.REFUSED:
+                continue
+            signs = [each.first_byte, each.token, each.last_byte] if each.end is not End.BAD else [each.token]
+            if each.silence is not None:
+                signs += [each.silence[1]]
+            found = min([found, *(sign for sign in signs if sign is not None and sign > at + 0.05)])
+            if _flows_at(each, at + 0.05):
+                return at
+        return found
+
+
+def _answered(each: Flight) -> float:
+    """When an exchange that was served first showed it."""
+    return each.token if each.token is not None else each.ended or each.started
+
+
+def _goes_on(each: Flight, at: float) -> bool:
+    """Whether an exchange has got more after a moment than what was on its way."""
+    if each.end is End.BAD:
+        return False
+    last = each.last_byte if each.last_byte is not None else each.ended if each.end is End.GOOD else None
+    return last is not None and last > at + TOGETHER_SECONDS
+
+
+def _was_answering(each: Flight, at: float) -> bool:
+    return each.token is not None and each.token < at and each.status is not None and each.status < 500
+
+
+def _flows_at(each: Flight, at: float) -> bool:
+    """Whether a stream was giving tokens at a moment: between its first and its last, and not in its silence."""
+    if not each.streamed or each.token is None or each.last_byte is None or not each.token <= at < each.last_byte:
+        return False
+    if each.end is End.BAD and (quiet := each.quiet_from()) is not None and quiet <= at:
+        return False
+    if each.silence is None:
+        return each.last_byte - at > FREEZE_SECONDS
+    return not each.silence[0] <= at <= each.silence[1]
+
+
+def _sign_at(each: Flight, at: float) -> bool:
+    signs = (each.first_byte, each.token, each.last_byte, each.silence[1] if each.silence else None)
+    return any(sign is not None and abs(sign - at) < TOGETHER_SECONDS for sign in signs)
+
+
+def _same(seen: Sighting, other: Sighting) -> bool:
+    return other.at - 1 <= seen.at <= other.until + 1
+
+
+def _alive_soon(back: float | None, at: float) -> bool:
+    return back is not None and back < at + _ALIVE_SECONDS
+
+
+def _enough(signs: Sequence[tuple[bool, float, str]], together: int, cut: int) -> bool:
+    """Whether the signs say together that a backend died: many cut streams do, fewer need a second witness."""
+    many_cut, many, refused, worked, message, apart = (holds for holds, _, _ in signs)
+    if many_cut:
+        return True
+    if many and (refused or worked or message or apart):
+        return True
+    return bool(together) and (refused or (worked and (cut > 0 or message)) or message)
+
+
+def _confidence(weights: Iterable[float]) -> float:
+    """Independent witnesses: the chance that not all are wrong."""
+    wrong = 1.0
+    for weight in weights:
+        wrong *= 1 - weight
+    return round(min(1 - wrong, 0.99), 2)
+
+
+def _refused_line(refused: Sequence[Flight], at: float) -> str:
+    if not refused:
+        return ""
+    return f"connections refused from {refused[0].started - at:.1f} s after it ({len(refused)} of them)"
+
+
+def _words(together: Sequence[Flight]) -> Iterator[str]:
+    """How they ended, counted."""
+    counts: dict[str, int] = defaultdict(int)
+    for each in together:
+        counts[f"{each.outcome} ({each.status})"] += 1
+    if counts:
+        yield "ends: " + ", ".join(
+            f"{count} {name}" for name, count in sorted(counts.items(), key=lambda each: -each[1])
+        )

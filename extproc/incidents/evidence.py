@@ -1,0 +1,212 @@
+"""An exchange as the search for a backend's death sees it: when it began, gave bytes, ended, and how.
+
+    flight = evidence.flight(exchange, body)     # None: it never reached a backend
+
+Times are seconds since 1970. What is kept of an exchange is small, so that all of a journal fit into memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from extproc.core.outcome import Outcome
+from extproc.errors import JournalError
+from extproc.incidents import atoms
+from extproc.journal import reader
+
+Body = Callable[[Mapping[str, Any], str], bytes | None]
+"""The bytes of one direction (`request`, `response`) of an exchange, as far as they were recorded."""
+
+
+class End(Enum):
+    """How an exchange ended, as far as it says something of its backend."""
+
+    GOOD = "good"
+    BAD = "bad"
+    """An error of the server, or a break."""
+    REFUSED = "refused"
+    """No connection to the backend."""
+    DECLINED = "declined"
+    """An error of the request: 4xx."""
+    LEFT = "left"
+    """The client went, or a time limit passed, while the backend was silent or not."""
+    RUNNING = "running"
+    OTHER = "other"
+    """Nothing that the backend did."""
+
+
+_ENDS: Final = {
+    Outcome.OK: End.GOOD,
+    Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL: End.GOOD,
+    Outcome.UPSTREAM_ERROR_FRAME: End.BAD,
+    Outcome.UPSTREAM_RESET_BEFORE_HEADERS: End.BAD,
+    Outcome.UPSTREAM_RESET_MID_STREAM: End.BAD,
+    Outcome.UPSTREAM_TRUNCATED: End.BAD,
+    Outcome.UPSTREAM_CONNECT_FAIL: End.REFUSED,
+    Outcome.UPSTREAM_TIMEOUT: End.LEFT,
+    Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE: End.LEFT,
+    Outcome.CLIENT_CANCEL_MID_STREAM: End.LEFT,
+}
+_RESETS: Final = frozenset({Outcome.UPSTREAM_RESET_BEFORE_HEADERS, Outcome.UPSTREAM_RESET_MID_STREAM})
+_MESSAGE: Final = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){0,300})')
+_TAIL_BYTES: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """One exchange."""
+
+    id: str
+    upstream: str
+    started: float
+    end: End
+    ended: float | None = None
+    cluster: str | None = None
+    model: str = ""
+    outcome: str = ""
+    status: int | None = None
+    first_byte: float | None = None
+    last_byte: float | None = None
+    token: float | None = None
+    """When its first token came; of an answer in one piece, when it came."""
+    silence: tuple[float, float] | None = None
+    """Its longest silence, between two pieces of its answer."""
+    streamed: bool = False
+    error: str = ""
+    body: str = ""
+    """The digest of its request."""
+    size: int = 0
+    fingerprint: str = ""
+    path: str = ""
+    client: str = ""
+    trace: str = ""
+    atoms: Mapping[str, str] | None = None
+    """What its request asked for; None: that is not known."""
+
+    @property
+    def served(self) -> bool:
+        """The backend has worked on it and lived: it gave a token, or a whole answer, or declined it."""
+        return self.token is not None or self.end in (End.GOOD, End.DECLINED)
+
+    @property
+    def reset(self) -> bool:
+        """It broke off, without a word from the backend."""
+        return self.outcome in _RESETS
+
+    def running_at(self, at: float) -> bool:
+        """It had begun and not ended."""
+        return self.started < at and (self.ended is None or self.ended >= at)
+
+    def quiet_from(self) -> float | None:
+        """When the last piece of its answer came that is no report of its end; None: it never gave one."""
+        if self.last_byte is None or self.first_byte is None or self.outcome == Outcome.UPSTREAM_RESET_BEFORE_HEADERS:
+            return None
+        if self.silence is not None and self.end is End.BAD and self.last_byte - self.silence[1] < _REPORT_SECONDS:
+            return self.silence[0]
+        return self.last_byte
+
+
+_REPORT_SECONDS: Final = 0.2
+"""An error and its `[DONE]` come within this time."""
+
+
+def flight(exchange: Mapping[str, Any], body: Body) -> Flight | None:
+    """What an exchange says of its backend; None for one that has none."""
+    upstream = exchange.get("upstream")
+    started = _moment(exchange.get("started_at"))
+    if not upstream or started is None:
+        return None
+    answer, request, llm = exchange.get("response") or {}, exchange.get("request") or {}, exchange.get("llm") or {}
+    progress = exchange.get("progress") or {}
+    end, status = _end(exchange), exchange.get("status")
+    answered = end is not End.REFUSED
+    first = _after(started, answer.get("first_byte_ms")) if answered else None
+    last = _after(started, answer.get("last_byte_ms")) if answered else None
+    token = _after(started, llm.get("ttft_ms"))
+    if end is End.GOOD and token is None:
+        token = last
+    return Flight(
+        id=str(exchange["id"]),
+        upstream=str(upstream),
+        cluster=exchange.get("cluster"),
+        model=str(llm.get("model") or ""),
+        started=started,
+        ended=_moment(exchange.get("ended_at")),
+        end=end,
+        outcome=str(exchange.get("outcome") or ""),
+        status=status if isinstance(status, int) else None,
+        first_byte=first if first is not None else _after(started, progress.get("first_token_ms")),
+        last_byte=last if last is not None else _moment(progress.get("last_chunk_at")),
+        token=token if token is not None else _after(started, progress.get("first_token_ms")),
+        silence=_silence(started, answer),
+        streamed="event-stream" in str(answer.get("content_type") or "") or bool(llm.get("stream")),
+        error=_error(exchange, end, answer, llm, body),
+        body=str(request.get("sha256") or ""),
+        size=int(request.get("bytes") or 0),
+        fingerprint=str(llm.get("fingerprint") or ""),
+        path=str(exchange.get("path") or "").partition("?")[0],
+        client=str(exchange.get("client") or ""),
+        trace=str(exchange.get("trace_id") or ""),
+        atoms=_atoms(exchange, request, llm, end, body),
+    )
+
+
+def _end(exchange: Mapping[str, Any]) -> End:
+    outcome = exchange.get("outcome")
+    if outcome is None:
+        return End.RUNNING
+    if outcome == Outcome.UPSTREAM_ERROR_STATUS:
+        return End.BAD if (exchange.get("status") or 0) >= 500 else End.DECLINED
+    try:
+        return _ENDS.get(Outcome(outcome), End.OTHER)
+    except ValueError:
+        return End.OTHER
+
+
+def _silence(started: float, answer: Mapping[str, Any]) -> tuple[float, float] | None:
+    began, lasted = _after(started, answer.get("silence_at_ms")), answer.get("max_silence_ms")
+    return (began, began + lasted / 1000) if began is not None and isinstance(lasted, int | float) else None
+
+
+def _error(exchange: Mapping[str, Any], end: End, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
+    """The message of an error of the backend's own."""
+    if end is not End.BAD or exchange.get("outcome") in _RESETS:
+        return ""
+    message = (llm.get("error") or {}).get("message")
+    if message or not answer.get("bytes"):
+        return str(message or "")
+    found = _MESSAGE.findall((body(exchange, "response") or b"")[-_TAIL_BYTES:])
+    return found[-1].decode("utf-8", "replace") if found else ""
+
+
+def _atoms(
+    exchange: Mapping[str, Any], request: Mapping[str, Any], llm: Mapping[str, Any], end: End, body: Body
+) -> Mapping[str, str] | None:
+    if end in (End.REFUSED, End.OTHER) or not request:
+        return None
+    content = body(exchange, "request") if (request.get("bytes") or 0) <= atoms.MOST_BYTES else None
+    return atoms.of(str(exchange.get("path") or ""), content, llm.get("params"), int(request.get("bytes") or 0))
+
+
+def _after(started: float, milliseconds: Any) -> float | None:
+    return started + milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+
+
+def _moment(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (TypeError, ValueError):
+        return None
+
+
+def recorded_body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
+    """The bytes of a body in the journal; None where they are gone, or were not kept."""
+    try:
+        return reader.body(exchange, direction)
+    except JournalError:
+        return None

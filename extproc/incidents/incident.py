@@ -1,0 +1,172 @@
+"""What befell the backends, from the exchanges of a journal alone: each incident with its class and its suspects.
+
+    found = incidents(flights)      # in the order of time; the same for the same exchanges, always
+
+The class is decided last, since what was seen does not tell it: a process that is stopped by a person can look exactly
+like one that a request has killed. Where nothing points to a request, it was `stopped_or_killed`, and nobody is named.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
+
+from extproc.core.record import moment_text
+from extproc.incidents import detect, rank
+from extproc.incidents.detect import Kind, Sighting
+from extproc.incidents.evidence import Flight
+from extproc.incidents.rank import Ranking, Suspect
+
+LOOP_SECONDS: Final = 600.0
+"""So many deaths of one backend within this time are a loop."""
+LOOP_DEATHS: Final = 3
+_QUOTED: Final = re.compile(r'"[^"]*"')
+
+
+class Class(Enum):
+    """What an incident was."""
+
+    DEATH = "death"
+    HANG = "hang"
+    FREEZE = "freeze"
+    CRASH_LOOP = "crash_loop"
+    BROKEN_FROM_START = "broken_from_start"
+    STOPPED_OR_KILLED = "stopped_or_killed"
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One incident."""
+
+    id: str
+    kind: Class
+    sighting: Sighting
+    ranking: Ranking
+    evidence: tuple[str, ...]
+
+    @property
+    def at(self) -> str:
+        """Its moment, RFC 3339."""
+        return _text(self.sighting.at)
+
+    @property
+    def in_flight(self) -> tuple[Flight, ...]:
+        """What was in flight at its moment, oldest first."""
+        return tuple(each for each in self.sighting.in_flight if each.started <= self.sighting.at)
+
+    @property
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Those who may have caused it, the likeliest first; none where no request is to blame."""
+        return self.ranking.suspects if self.verdict == "suspects" else ()
+
+    @property
+    def verdict(self) -> str:
+        """`suspects` or `no_request`."""
+        named = self.kind not in (Class.STOPPED_OR_KILLED, Class.BROKEN_FROM_START) and self.ranking.accused
+        return "suspects" if named else "no_request"
+
+    def redacted(self) -> Incident:
+        """The same without any value that may be a secret of whoever sent it: kinds and places stay, quotes go."""
+        suspects = tuple(
+            replace(each, reasons=tuple(_QUOTED.sub('"..."', line) for line in each.reasons))
+            for each in self.ranking.suspects
+        )
+        evidence = tuple(_QUOTED.sub('"..."', line) for line in self.evidence)
+        return replace(self, ranking=replace(self.ranking, suspects=suspects), evidence=evidence)
+
+    def fields(self) -> dict[str, Any]:
+        """What `extproc incidents --json` prints."""
+        sighting = self.sighting
+        return {
+            "id": self.id,
+            "class": self.kind.value,
+            "upstream": sighting.upstream,
+            "cluster": sighting.cluster,
+            "at": self.at,
+            "confidence": sighting.confidence,
+            "evidence": list(self.evidence),
+            "verdict": self.verdict,
+            "suspects": [
+                {
+                    "exchange": each.flight.id,
+                    "rank": rank,
+                    "score": each.score,
+                    "reasons": list(each.reasons),
+                    "latch": each.latch.id if each.latch is not None else None,
+                }
+                for rank, each in enumerate(self.suspects, 1)
+            ],
+            "in_flight": [each.id for each in self.in_flight],
+            "backend": {
+                "engine": sighting.engine.name if sighting.engine else None,
+                "version": None,
+                "started_at": None if sighting.life.started is None else _text(sighting.life.started),
+            },
+        }
+
+
+def incidents(flights: Iterable[Flight]) -> list[Incident]:
+    """Every incident in a journal, in the order of time."""
+    everything = list(flights)
+    seen = detect.sightings(everything)
+    if not seen:
+        return []
+    past = rank.past(everything)
+    hit = {each.upstream for each in seen}
+    around: dict[str, list[Flight]] = {upstream: [] for upstream in hit}
+    for each in everything:
+        if each.upstream in hit:
+            around[each.upstream].append(each)
+    found: list[Incident] = []
+    for sighting in seen:
+        ranking = rank.rank(sighting, past, seen, around[sighting.upstream])
+        kind = _class(sighting, ranking, found)
+        found.append(Incident(_id(sighting), kind, sighting, ranking, (*sighting.evidence, *_life(sighting))))
+    return found
+
+
+def _class(sighting: Sighting, ranking: Ranking, earlier: Sequence[Incident]) -> Class:
+    if sighting.kind is Kind.FREEZE:
+        return Class.FREEZE
+    if sighting.kind is Kind.BROKEN:
+        return Class.BROKEN_FROM_START
+    if sighting.kind is Kind.HANG and not sighting.broken:
+        return Class.HANG
+    if not ranking.accused:
+        return Class.STOPPED_OR_KILLED
+    recent = [
+        each
+        for each in earlier
+        if each.sighting.upstream == sighting.upstream
+        and each.kind in (Class.DEATH, Class.CRASH_LOOP)
+        and sighting.at - each.sighting.at <= LOOP_SECONDS
+    ]
+    if len(recent) >= LOOP_DEATHS - 1:
+        return Class.CRASH_LOOP
+    return Class.HANG if sighting.kind is Kind.HANG else Class.DEATH
+
+
+def _life(sighting: Sighting) -> Iterable[str]:
+    """What is known of the backend since its start."""
+    life = sighting.life
+    since = "since the journal began" if life.started is None else f"since it was back at {_text(life.started)}"
+    yield f"it had served {len(life.served)} requests {since}"
+    first = next((each for each in life.served if rank.is_structured(each)), None)
+    if first is not None:
+        yield f"the first with a constraint among them, {sighting.at - first.started:.1f} s before: {first.id}"
+
+
+def _id(sighting: Sighting) -> str:
+    """The same for the same backend and moment, to the millisecond; it sorts by time."""
+    milliseconds = round(sighting.at * 1000)
+    digest = hashlib.sha256(f"{sighting.upstream} {milliseconds}".encode()).hexdigest()[:6]
+    return f"{datetime.fromtimestamp(sighting.at, UTC):%Y%m%d-%H%M%S}-{digest}"
+
+
+def _text(at: float) -> str:
+    return moment_text(datetime.fromtimestamp(at, UTC))

@@ -1,0 +1,399 @@
+"""Who may have caused it: those in flight, each with how likely, and why.
+
+    ranking = rank(sighting, base, others)
+
+Each suspect's weight of evidence is a sum of logarithms of likelihood ratios: how much more often would a request that
+kills show this than one that was merely there? What is rare is counted in the journal itself (`Base`). A value that
+was never served weighs as much as new values are rare at its place: a seed is new each time, and tells nothing; a new
+`response_format` among a thousand requests tells much (the estimate of Good and Turing, with a floor for small
+samples). That no request is to blame is one of the answers (`NOBODY`), and has to be beaten.
+
+`WEIGHTS` is the one table of what counts how much. No rule names a request that has killed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from extproc.incidents.detect import Sighting
+from extproc.incidents.evidence import End, Flight
+
+NOBODY: Final = 0.35
+"""How likely it is beforehand that no request is to blame: processes are stopped, killed and moved."""
+MOST: Final = 20
+_ACCUSED: Final = 2.2
+"""A suspect needs at least so much of its own."""
+_BEFORE_SECONDS: Final = 3.0
+"""What ended within this time before may have left something behind."""
+_FLOOR: Final = 0.5
+_ENOUGH: Final = 5
+_RARE: Final = 0.06
+"""A kind of constraint that so few ask for: when two of them meet, it may be no chance."""
+_WORTH_SAYING: Final = 0.7
+
+TOKEN: Final = -4.0
+"""It had tokens: the engine lived with it for a while. Never wholly acquitted."""
+TWIN: Final = -1.0
+"""One of the same shape was served."""
+SAME_BODY_SERVED: Final = -2.0
+ENDED_WELL: Final = -2.0
+"""It was over, and well, before."""
+OTHER_DEATH: Final = 2.0
+"""One of the same shape was waiting at another death, and none was ever served: at most so much, and less for a shape
+that many requests have."""
+SAME_BODY_DIED: Final = 3.0
+"""The same body was waiting at another death: a client's retry, mostly."""
+HEAD_OF_QUEUE: Final = 0.8
+WORKED_ON: Final = -1.0
+"""Its answer comes in one piece, and it had waited longer than streams wait for their first token."""
+STUMBLE: Final = 1.0
+"""Values on which engines stumble: nobody sends them on purpose."""
+RECENT: Final = (0.7, 2.5)
+"""How much of the surprise that it came just then counts, and at most how much."""
+CANCEL: Final = (0.7, 2.5)
+
+WEIGHTS: Final = (
+    (r"user|metadata|seed|store|request_id|cache_salt|safety_identifier|prompt_cache_key", 0.3, "a label"),
+    (r"size|.* (bytes|length|count)|max_tokens|max_completion_tokens|max_output_tokens", 0.4, "a size"),
+    (r".* digest", 0.6, "the value itself"),
+    (r"(messages|prompt|input|system|contents).*(characters|word|token|emptiness)", 0.7, "the text's characters"),
+    (r"path|model", 0.8, "the endpoint, the adapter"),
+    (r"combination of parameters", 1.0, "the parameters together, their values apart: see `Past.commonness`"),
+    (r".*", 1.0, "a parameter"),
+)
+"""Of each kind of place (the first that fits the whole name): how much a value that is new there counts."""
+_WEIGHTS: Final = tuple((re.compile(pattern), weight) for pattern, weight, _ in WEIGHTS)
+_STUMBLES: Final = re.compile(
+    r"null|false|0|-1|negative|below.*|empty.*|not finite|blank|.* or more|no valid.*|too deep|deep|twice|none"
+)
+_ABSENT: Final = "absent"
+_COMBINATION: Final = "combination of parameters"
+_STRUCTURED: Final = re.compile(
+    r"(response_format|structured_outputs|guided_|grammar|json_schema|regex|ebnf|tools|tool_choice|functions|text\.format)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """One request, and what speaks for and against it."""
+
+    flight: Flight
+    score: float
+    """How likely it is that this one did it, 0 to 1, with all the others and nobody as the alternatives."""
+    weight: float
+    reasons: tuple[str, ...]
+    latch: Flight | None = None
+    """An earlier request without which this one may be harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The suspects, the likeliest first, and how likely it is that none of them did it."""
+
+    suspects: tuple[Suspect, ...]
+    nobody: float
+
+    @property
+    def accused(self) -> bool:
+        """Whether there is somebody to suspect."""
+        if not self.suspects:
+            return False
+        return self.nobody < 0.5 and any(suspect.weight >= _ACCUSED for suspect in self.suspects[:3])
+
+
+class Base:
+    """What the backends have lived with: atoms counted over the requests of a model that were served."""
+
+    def __init__(self, flights: Iterable[Flight]) -> None:
+        self.total = 0
+        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self.fingerprints: Counter[str] = Counter()
+        self.bodies: Counter[str] = Counter()
+        for each in flights:
+            if each.atoms is None:
+                continue
+            self.total += 1
+            self.fingerprints[each.fingerprint] += 1
+            self.bodies[each.body] += 1
+            for place, value in asked(each).items():
+                self._counts[place][value] += 1
+
+    def times(self, place: str, value: str) -> int:
+        """How often a value was served at a place."""
+        if value == _ABSENT:
+            return self.total - sum(self._counts[place].values()) if place in self._counts else self.total
+        return self._counts[place][value] if place in self._counts else 0
+
+    def surprise(self, place: str, value: str) -> float:
+        """The logarithm of how many requests it takes, on average, for one with a value that is as new as this."""
+        times = self.times(place, value)
+        if times:
+            return 0.25 * max(0.0, math.log((self.total + 1) / (times + _FLOOR)) - 2)
+        counts = self._counts.get(place, Counter())
+        near = _neighbours(value, counts)
+        if near:
+            return near * math.log((self.total + 1) / (1 + _FLOOR))
+        once = sum(1 for count in counts.values() if count == 1)
+        present = sum(counts.values())
+        if place.endswith(" digest") and present:
+            # A constraint of its own in each request: new ones are rare or not among those that have one at all.
+            return math.log((present + 1) / (once + _FLOOR))
+        return math.log((self.total + 1) / (once + _FLOOR))
+
+
+def _neighbours(value: str, counts: Mapping[str, int]) -> float:
+    """How much a magnitude that was never served counts where others were: nothing among them, half beside them.
+    0.0 and no magnitude: it is to be judged by itself."""
+    if (own := _EXPONENT.fullmatch(value)) is None:
+        return 0.0
+    served = [int(found[2]) for each in counts if (found := _EXPONENT.fullmatch(each)) and found[1] == own[1]]
+    power = int(own[2])
+    if not served:
+        return 0.0
+    if min(served) <= power <= max(served):
+        return _HARDLY
+    return 0.5 if min(abs(power - each) for each in served) == 1 else 0.0
+
+
+_EXPONENT: Final = re.compile(r"(2|10)\^(\d+)")
+_HARDLY: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What a journal says of what is usual."""
+
+    by_model: Mapping[str, Base]
+    everything: Base
+    arrivals: Mapping[str, int]
+    """Different requests by shape, however they ended: one that is sent again and again counts once."""
+    arrived: int
+
+    def of(self, each: Flight) -> Base:
+        """What was served of a request's own model, where that is enough to count on, else of all models."""
+        own = self.by_model.get(each.model)
+        return own if own is not None and own.total >= _ENOUGH else self.everything
+
+    def commonness(self, fingerprint: str, among: int) -> float:
+        """How likely it is that one of so many requests has a shape."""
+        share = max(self.arrivals.get(fingerprint, 0), 1) / max(self.arrived, 1)
+        return float(1 - (1 - share) ** max(among, 1))
+
+
+def past(flights: Iterable[Flight]) -> Past:
+    """Count a journal's requests."""
+    by_model: dict[str, list[Flight]] = defaultdict(list)
+    bodies: dict[str, set[str]] = defaultdict(set)
+    for each in flights:
+        bodies[each.fingerprint].add(each.body)
+        if each.served:
+            by_model[each.model].append(each)
+    arrivals = {fingerprint: len(different) for fingerprint, different in bodies.items()}
+    everything = [each for group in by_model.values() for each in group]
+    bases = {model: Base(group) for model, group in by_model.items()}
+    return Past(bases, Base(everything), arrivals, sum(arrivals.values()))
+
+
+def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Sequence[Flight] = ()) -> Ranking:
+    """Rank what was in flight. `others`: what befell backends at other times; `around`: all of this upstream."""
+    running = [each for each in sighting.in_flight if each.atoms is not None and each.end is not End.DECLINED]
+    before = [each for each in around if _just_before(each, sighting.at)]
+    judge = _Judge(sighting, past, others, around)
+    judged = [judge.suspect(each) for each in running] + [judge.suspect(each, over=True) for each in before]
+    if not judged:
+        return Ranking((), 1.0)
+    prior = (1 - NOBODY) / max(len(running), 1)
+    total = NOBODY + sum(prior * math.exp(weight) for _, weight, _, _ in judged)
+    suspects = [
+        Suspect(flight, round(prior * math.exp(weight) / total, 3), round(weight, 2), tuple(reasons), latch)
+        for flight, weight, reasons, latch in judged
+    ]
+    suspects.sort(key=lambda each: (-each.weight, each.flight.started, each.flight.id))
+    return Ranking(tuple(suspects[:MOST]), round(NOBODY / total, 3))
+
+
+def _just_before(each: Flight, at: float) -> bool:
+    return (
+        each.ended is not None
+        and at - _BEFORE_SECONDS <= each.ended < at
+        and each.end in (End.BAD, End.LEFT, End.DECLINED, End.GOOD)
+        and each.atoms is not None
+    )
+
+
+_Judged = tuple[Flight, float, list[str], Flight | None]
+
+
+class _Judge:
+    """Weighs each request that was there."""
+
+    def __init__(self, sighting: Sighting, past: Past, others: Sequence[Sighting], around: Sequence[Flight]) -> None:
+        self._sighting = sighting
+        self._past = past
+        self._at = sighting.at
+        self._others = [other for other in others if other is not sighting]
+        self._waiting_elsewhere = [_waiting(other) for other in self._others]
+        minute = [each.started for each in around if self._at - 60 <= each.started <= self._at]
+        self._arrivals = len(minute) / max(self._at - min(minute), 1.0) if minute else 0.0
+        cancels = [each.ended for each in around if each.end is End.LEFT and each.ended is not None]
+        span = max((each.ended or each.started for each in around), default=0.0) - min(
+            (each.started for each in around), default=0.0
+        )
+        self._cancels = len(cancels) / max(span, 60.0)
+        waits = sorted(each.token - each.started for each in around if each.streamed and each.token is not None)
+        self._patience = 2 * waits[int(len(waits) * 0.9)] if waits else float("inf")
+        waiting = sorted((each for each in sighting.in_flight if _waits(each, self._at)), key=lambda each: each.started)
+        long = [each for each in waiting if self._at - each.started > 2]
+        self._head = (
+            next((each.id for each in long if each.streamed or each.token is None), "") if len(long) > 2 else ""
+        )
+
+    def suspect(self, each: Flight, *, over: bool = False) -> _Judged:
+        """What speaks for and against one."""
+        base = self._past.of(each)
+        weight, reasons = self._atoms(each, base)
+        odd = list(reasons)
+        stage, stage_reasons = self._stage(each, over)
+        repeated, repeat_reasons = self._repeats(each, base)
+        weight += stage + repeated
+        if not odd and base.fingerprints[each.fingerprint] and not _had_token(each, self._at):
+            weight += TWIN
+            stage_reasons.append(
+                f"requests of the same shape were served ({base.fingerprints[each.fingerprint]} times)"
+            )
+        if base.bodies[each.body] - (1 if each.served else 0) > 0:
+            weight += SAME_BODY_SERVED
+            stage_reasons.append("the very same request was served at another time")
+        latch = self._latch(each, base, odd) if odd and not over else None
+        if latch is not None:
+            stage_reasons.append("perhaps only after the earlier request of its kind, which was served")
+        return each, weight, [*repeat_reasons, *reasons, *stage_reasons], latch
+
+    def _atoms(self, each: Flight, base: Base) -> tuple[float, list[str]]:
+        """What it asked for that was never served, by parameter: the strongest in full, the others for less."""
+        by_parameter: dict[str, tuple[float, str]] = {}
+        for place, value in asked(each).items():
+            if each.served and base.times(place, value) <= 1:
+                continue  # it was served itself
+            surprise = base.surprise(place, value)
+            weight = surprise * _weight(place)
+            if place == _COMBINATION:
+                weight = min(weight, 0.6 * -math.log(self._expected(each)))
+            new = not base.times(place, value)
+            if new and _STUMBLES.fullmatch(value):
+                weight = surprise + STUMBLE
+            times = f"never before on this model (0 of {base.total:,})"
+            if not new:
+                times = f"rare on this model ({base.times(place, value)} of {base.total:,})"
+            parameter = re.split(r"[.\[ ]", place, maxsplit=1)[0]
+            if weight > by_parameter.get(parameter, (0.0, ""))[0]:
+                said = place if place == _COMBINATION else f"{place} {value}"
+                by_parameter[parameter] = weight, f"{said}: {times}"
+        strongest = sorted(by_parameter.values(), reverse=True)
+        total = sum(weight * 0.4**index for index, (weight, _) in enumerate(strongest))
+        return total, [line for weight, line in strongest[:4] if weight >= _WORTH_SAYING]
+
+    def _expected(self, each: Flight) -> float:
+        """How likely it is that one of this shape is among those in flight at any moment."""
+        return self._past.commonness(each.fingerprint, len(self._sighting.in_flight))
+
+    def _stage(self, each: Flight, over: bool) -> tuple[float, list[str]]:
+        """How far it had come, and how short before it had begun."""
+        at = self._at
+        if over and each.end is End.LEFT:
+            assert each.ended is not None
+            factor, most = CANCEL
+            surprise = -math.log(min(1.0, self._cancels * max(at - each.ended, 0.1)))
+            return min(factor * surprise, most) - 1, [f"its client left {at - each.ended:.2f} s before"]
+        if over:
+            assert each.ended is not None
+            if each.end is End.GOOD:
+                return TOKEN + ENDED_WELL, [f"it had ended well {at - each.ended:.2f} s before"]
+            return 0.0, [f"it had failed with {each.status} {at - each.ended:.2f} s before"]
+        waited = max(at - each.started, 0.0)
+        if _had_token(each, at):
+            return TOKEN, [f"it had tokens, the first {waited - (at - (each.token or at)):.1f} s after it came"]
+        factor, most = RECENT
+        surprise = -math.log(min(1.0, max(self._arrivals, 1 / 60) * max(waited, 0.1)))
+        weight = min(factor * surprise, most)
+        line = f"no token yet, waiting {waited:.1f} s" if each.streamed else f"no answer yet, after {waited:.1f} s"
+        if not each.streamed and waited > self._patience:
+            return weight + WORKED_ON, [f"{line}: longer than others waited for their first token"]
+        if each.id == self._head:
+            return weight + HEAD_OF_QUEUE, [line, "the first of those that waited"]
+        return weight, [line]
+
+    def _repeats(self, each: Flight, base: Base) -> tuple[float, list[str]]:
+        """Whether it, or one of its shape, was waiting at other deaths, and no such one was ever served."""
+        weight, reasons = 0.0, []
+        bodies = sum(any(each.body == other.body for other in waiting) for waiting in self._waiting_elsewhere)
+        if bodies and each.body and not base.bodies[each.body]:
+            where = {
+                other.upstream
+                for other, waiting in zip(self._others, self._waiting_elsewhere, strict=True)
+                if any(each.body == one.body for one in waiting)
+            }
+            on = "on " + ", ".join(sorted(where)) if where != {each.upstream} else "here"
+            reasons.append(f"the very same request was waiting at {_deaths(bodies)}, {on}")
+            weight += SAME_BODY_DIED * (1 + 0.3 * min(bodies - 1, 3))
+        elif each.fingerprint and not base.fingerprints[each.fingerprint]:
+            shapes = sum(any(each.fingerprint == one.fingerprint for one in w) for w in self._waiting_elsewhere)
+            if shapes:
+                reasons.append(f"one of the same shape was waiting at {_deaths(shapes)}")
+                weight += min(-math.log(self._expected(each)), OTHER_DEATH) * (1 + 0.3 * min(shapes - 1, 3))
+        return weight, reasons
+
+    def _latch(self, each: Flight, base: Base, odd: Sequence[str]) -> Flight | None:
+        """The last request with a constraint of the same rare kind that this start of the backend had served."""
+        places = [
+            place
+            for place in (each.atoms or {})
+            if _STRUCTURED.match(place) and " " not in place and any(line.startswith(place) for line in odd)
+        ]
+        rare = [place for place in places if 0 < base.total - base.times(place, _ABSENT) <= _RARE * base.total]
+        if not rare:
+            return None
+        earlier = [
+            other
+            for other in self._sighting.life.served
+            if other.started < each.started
+            and other.id != each.id
+            and any(place in (other.atoms or {}) for place in rare)
+        ]
+        return max(earlier, key=lambda other: (other.started, other.id), default=None)
+
+
+def asked(each: Flight) -> Mapping[str, str]:
+    """A request's atoms, with the combination of its parameters, and its model, as two more."""
+    extra = {_COMBINATION: each.fingerprint} if each.fingerprint else {}
+    return {**(each.atoms or {}), **extra, **({"model": f'"{each.model}"'} if each.model else {})}
+
+
+def is_structured(each: Flight) -> bool:
+    """Whether a request has a constraint on its answer, tools included."""
+    return any(_STRUCTURED.match(place) for place in each.atoms or {})
+
+
+def _weight(place: str) -> float:
+    return next(weight for pattern, weight in _WEIGHTS if pattern.fullmatch(place))
+
+
+def _had_token(each: Flight, at: float) -> bool:
+    return each.token is not None and each.token <= at
+
+
+def _waits(each: Flight, at: float) -> bool:
+    return not _had_token(each, at)
+
+
+def _waiting(sighting: Sighting) -> list[Flight]:
+    return [each for each in sighting.in_flight if not _had_token(each, sighting.at) and each.atoms is not None]
+
+
+def _deaths(count: int) -> str:
+    return f"{count} other death" if count == 1 else f"{count} other deaths"

@@ -1,0 +1,122 @@
+"""An incident as one page of text: when, what was seen, who was in flight, who may have done it, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from extproc.incidents.evidence import End, Flight
+from extproc.incidents.incident import Class, Incident
+
+WORDS: Final = {
+    Class.DEATH: "died",
+    Class.HANG: "hung: it gave nothing more to anybody",
+    Class.FREEZE: "froze, and went on",
+    Class.CRASH_LOOP: "died again: it is in a crash loop",
+    Class.BROKEN_FROM_START: "served nothing since its start",
+    Class.STOPPED_OR_KILLED: "was stopped or killed: nothing points to a request",
+}
+_CHART: Final = 48
+_MOST_BARS: Final = 40
+_MOST_SUSPECTS: Final = 5
+_LINES: Final = ((0.95, "almost certain"), (0.8, "likely"), (0.6, "probable"), (0.0, "possible"))
+
+
+def sure(confidence: float) -> str:
+    """A confidence in words."""
+    return next(words for least, words in _LINES if confidence >= least)
+
+
+def page(incident: Incident, local_time: Callable[[str], str], trace_url: str | None = None) -> Iterator[str]:
+    """The page, line by line. `local_time` writes a moment as its reader has it; nothing is escaped."""
+    sighting = incident.sighting
+    backend = f"{sighting.upstream} ({sighting.cluster})" if sighting.cluster else sighting.upstream
+    engine = f", {sighting.engine.name} by its message" if sighting.engine else ""
+    yield f"{incident.id}   {incident.kind.value}   {sure(sighting.confidence)} ({sighting.confidence:.2f})"
+    yield f"At {local_time(incident.at)} the backend {backend}{engine} {WORDS[incident.kind]}."
+    yield ""
+    yield "What was seen"
+    yield from (f"  {line}" for line in incident.evidence)
+    yield ""
+    yield from _who(incident)
+    yield ""
+    yield f"In flight: {len(incident.in_flight)}"
+    yield from chart(incident)
+    yield ""
+    yield "Next"
+    yield from _next(incident, trace_url)
+
+
+def _who(incident: Incident) -> Iterator[str]:
+    if incident.verdict == "no_request":
+        yield "No request is to blame"
+        yield f"  {_why_nobody(incident)}"
+        return
+    yield f"Suspects (that none of them did it: {incident.ranking.nobody:.2f})"
+    count = len(incident.in_flight)
+    for rank, suspect in enumerate(incident.suspects[:_MOST_SUSPECTS], 1):
+        yield f"  {rank} of {count}  {suspect.score:.2f}  {suspect.flight.id}"
+        yield from (f"      {reason}" for reason in suspect.reasons)
+        if suspect.latch is not None:
+            yield f"      the earlier one: {suspect.latch.id}"
+
+
+def _why_nobody(incident: Incident) -> str:
+    if incident.kind is Class.BROKEN_FROM_START:
+        return "it broke all that came, whatever that asked for: look at how it is started"
+    waiting = sum(each.token is None or each.token > incident.sighting.at for each in incident.in_flight)
+    return (
+        f"{len(incident.in_flight) - waiting} of those in flight had tokens, "
+        f"and the {waiting} others asked for nothing that was not served before"
+    )
+
+
+def chart(incident: Incident) -> Iterator[str]:
+    """Who ran when, as bars: `.` waiting, `=` giving tokens, `|` the moment."""
+    flights = incident.in_flight
+    if not flights:
+        return
+    at = incident.sighting.at
+    first = max(min(each.started for each in flights), at - 120)
+    last = max(at + 0.001, min(incident.sighting.until, at + max(at - first, 1)))
+    step = (last - first) / _CHART
+    named = {each.flight.id: rank for rank, each in enumerate(incident.suspects[:_MOST_SUSPECTS], 1)}
+    shown = sorted(flights, key=lambda each: (each.id not in named, each.started))[:_MOST_BARS]
+    for each in sorted(shown, key=lambda each: each.started):
+        mark = f"{named[each.id]}>" if each.id in named else "  "
+        yield f"  {mark} {each.id[-12:]} {_bar(each, first, step, at)} {_end(each)}"
+    if len(flights) > len(shown):
+        yield f"     and {len(flights) - len(shown)} more"
+    yield f"     {'':12} {-(at - first):+.1f} s before to {last - at:+.1f} s after"
+
+
+def _bar(each: Flight, first: float, step: float, at: float) -> str:
+    cells = []
+    for index in range(_CHART):
+        begin, end = first + index * step, first + (index + 1) * step
+        if begin <= at < end:
+            cells.append("|")
+        elif end <= each.started or (each.ended is not None and begin >= each.ended):
+            cells.append(" ")
+        else:
+            cells.append("=" if each.token is not None and each.token < end else ".")
+    return "".join(cells)
+
+
+def _end(each: Flight) -> str:
+    return "in flight" if each.end is End.RUNNING else f"{each.outcome} {each.status or ''}".rstrip()
+
+
+def _next(incident: Incident, trace_url: str | None) -> Iterator[str]:
+    suspects: Sequence[Flight] = [each.flight for each in incident.suspects[:1]]
+    for each in suspects:
+        yield f"  extproc show {each.id}"
+        latch = incident.suspects[0].latch
+        if latch is not None:
+            yield f"  extproc replay {latch.id} --to URL-OF-A-TEST-SERVER"
+        yield f"  extproc replay {each.id} --to URL-OF-A-TEST-SERVER"
+        if trace_url and each.trace:
+            yield f"  {trace_url}/trace/{each.trace}"
+    yield f"  extproc inflight --at {incident.at} --upstream {incident.sighting.upstream}"
+    if not suspects:
+        yield "  the backend's own log, and what its supervisor did at that time"

@@ -1,0 +1,317 @@
+"""When a backend died, hung or froze: what was there, and nothing that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support.worlds import ENGINE_ERROR, JSON_SCHEMA, World, kinds, moments
+
+FRAME = "upstream_error_frame"
+CUT = "upstream_reset_mid_stream"
+UNCONNECTED = "upstream_reset_before_headers"
+STATUS = "upstream_error_status"
+GONE = "client_cancel_mid_stream"
+
+
+def busy(until: float = 30) -> World:
+    """A backend that has served for a while."""
+    world = World()
+    world.traffic(0, until)
+    return world
+
+
+# What happened -------------------------------------------------------------------------------------------------
+
+
+def error_frames() -> World:
+    """Streams get an error in a frame, waiting ones a 500, new ones too, then nobody listens."""
+    world = busy()
+    world.streams(26, 30, FRAME, error=ENGINE_ERROR)
+    world.add(29.8, 30.6, STATUS, status=500, response_format={"type": "text"})
+    for number in range(5):
+        world.add(31 + number / 10, 31.05 + number / 10, STATUS, status=500)
+    world.refused(33, 40)
+    return world
+
+
+def a_kill() -> World:
+    """Every stream is cut within 60 ms; nobody tries again."""
+    world = busy()
+    world.streams(26, 30, CUT, spread=0.06)
+    return world
+
+
+def plain_requests_alone() -> World:
+    """No stream, only answers in one piece: all that run fail, and nobody listens afterwards."""
+    world = busy()
+    for number in range(4):
+        world.add(27 + number / 2, 30 + number / 50, UNCONNECTED, status=503, stream=False)
+    world.refused(31, 35)
+    return world
+
+
+def one_request_alone() -> World:
+    """One request was there, was cut, and nobody listens afterwards."""
+    world = busy()
+    world.add(35, 36, UNCONNECTED, status=503, guided_regex="a**")
+    world.refused(37, 50)
+    return world
+
+
+def alive_with_errors_for_ever() -> World:
+    """The process stays, and answers 500 to all that was served before."""
+    world = busy()
+    world.streams(26, 30, FRAME)
+    for number in range(50):
+        world.add(31 + number, 31.1 + number, STATUS, status=500)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("build", "at"),
+    [
+        (error_frames, 30),
+        (a_kill, 30),
+        (plain_requests_alone, 30),
+        (one_request_alone, 36),
+        (alive_with_errors_for_ever, 30),
+    ],
+)
+def test_a_death_is_found_at_its_moment(build: Callable[[], World], at: float) -> None:
+    """Once, at the first bad end."""
+    found = build().incidents()
+    assert [each.sighting.kind.value for each in found] == ["death"]
+    assert moments(found) == [at]
+
+
+def test_a_silence_before_the_break_is_a_hang_from_the_last_byte_on() -> None:
+    """All streams stop at one moment, and break off much later, when somebody kills the process."""
+    world = busy()
+    world.streams(26, 50, CUT, last=30.02, spread=0.05)
+    killer = world.add(29.9, 50, UNCONNECTED, status=503, grammar="root ::= root root")
+    world.refused(51, 55)
+    found = world.incidents()
+    assert (kinds(found), moments(found)) == (["hang"], [30.02])
+    assert found[0].suspects[0].flight.id == killer
+
+
+def test_clients_who_give_up_on_a_silent_backend_tell_of_a_hang() -> None:
+    """Nothing breaks: it only never answers anybody again."""
+    world = busy()
+    world.streams(27, 90, GONE, last=30.02, spread=20)
+    for number in range(5):
+        world.add(40 + number, 100 + number, "client_cancel_before_first_byte", status=None)
+    found = world.incidents()
+    assert (kinds(found), moments(found)) == (["hang"], [30.02])
+
+
+def test_streams_that_all_pause_and_go_on_tell_of_a_freeze() -> None:
+    """With the moment at which it began."""
+    world = busy()
+    for number in range(8):
+        world.add(26 + number / 10, 60 + number, first=26.5 + number / 10, silence=(30, 48.1))
+    found = world.incidents()
+    assert (kinds(found), moments(found)) == (["freeze"], [30])
+
+
+def test_of_two_backends_the_one_that_died_is_named() -> None:
+    """The other one goes on."""
+    world = busy()
+    world.traffic(0, 60, upstream="gpu-2:8000")
+    world.streams(26, 30, CUT, spread=0.06)
+    assert [each.sighting.upstream for each in world.incidents()] == ["gpu-1:8000"]
+
+
+def test_each_death_of_a_loop_is_told_and_the_third_says_so() -> None:
+    """Between them the backend was back and served."""
+    world = World()
+    for at in (30, 90, 150):
+        world.traffic(at - 30, at)
+        world.streams(at - 4, at, FRAME)
+        world.add(at - 0.2, at + 0.5, STATUS, status=500, response_format={"type": "text"})
+        world.refused(at + 2, at + 20)
+    world.traffic(180, 200)
+    found = world.incidents()
+    assert (kinds(found), moments(found)) == (["death", "death", "crash_loop"], [30, 90, 150])
+
+
+def test_a_backend_that_serves_nothing_after_its_start_is_broken() -> None:
+    """It is back, and whatever comes breaks again: no request is to blame."""
+    world = busy()
+    world.streams(26, 30, CUT)
+    for at in (60, 90):
+        world.refused(at - 28, at - 10)
+        for number in range(4):
+            world.add(at - 2 + number / 2, at + number / 50, UNCONNECTED, status=503, stream=number % 2 == 0)
+    found = world.incidents()
+    assert (kinds(found), moments(found)) == (["stopped_or_killed", "broken_from_start"], [30, 60])
+    assert found[1].suspects == ()
+
+
+def test_a_backend_that_never_served_anything_is_broken() -> None:
+    """Every request fails, of whatever kind, since the journal begins."""
+    world = World()
+    for number in range(20):
+        world.add(number * 2, number * 2 + 0.1, STATUS, status=500, stream=number % 2 == 0)
+    assert kinds(world.incidents()) == ["broken_from_start"]
+
+
+# What did not --------------------------------------------------------------------------------------------------
+
+
+def bad_requests_in_a_burst() -> World:
+    """Requests that are refused with 400."""
+    world = busy(60)
+    for number in range(40):
+        world.add(30 + number / 100, 30.2 + number / 100, STATUS, status=400, top_p=7)
+    return world
+
+
+def errors_in_a_burst_among_others() -> World:
+    """Requests that each fail with 500, while the others are served."""
+    world = busy(60)
+    for number in range(24):
+        world.add(30 + number / 100, 30.05 + number / 100, STATUS, status=500, bad_words=[" "])
+    return world
+
+
+def errors_in_a_burst_alone() -> World:
+    """The same, when nothing else is there."""
+    world = busy(20)
+    for number in range(24):
+        world.add(30 + number / 100, 30.05 + number / 100, STATUS, status=500, bad_words=[" "])
+    world.traffic(40, 60)
+    return world
+
+
+def clients_leaving_together() -> World:
+    """A client's machine goes away; others go on."""
+    world = busy(60)
+    world.streams(26, 30, GONE, last=29.99, spread=0.02, count=20)
+    return world
+
+
+def all_clients_leaving() -> World:
+    """Everybody leaves at once, and comes back a minute later."""
+    world = busy(28)
+    world.streams(24, 30, GONE, last=29.99, spread=0.02, count=20)
+    world.traffic(90, 120)
+    return world
+
+
+def a_slow_first_compile() -> World:
+    """Nothing was served yet, and the clients lose patience."""
+    world = World()
+    for number in range(20):
+        world.add(number / 100, 35 + number / 100, "client_cancel_before_first_byte", first=None, last=2)
+    return world
+
+
+def a_restart_between_requests() -> World:
+    """A planned one: what ran ended well, then nobody listens for a while."""
+    world = busy(30)
+    world.refused(31, 45)
+    world.traffic(46, 60)
+    return world
+
+
+def a_stop_of_the_recorder() -> World:
+    """Envoy's drain and our own end cut everything: that is not the backend's."""
+    world = busy(30)
+    world.streams(26, 30, "proxy_drain", count=5)
+    world.streams(26, 30, "sidecar_restart_orphan", count=5)
+    return world
+
+
+def one_reset_among_many() -> World:
+    """An idle connection was closed just then."""
+    world = busy(60)
+    world.add(30, 30.01, UNCONNECTED, status=503)
+    return world
+
+
+def one_connection_of_several() -> World:
+    """Streams of one HTTP/2 connection end together; new ones are served at once."""
+    world = busy(29)
+    world.streams(26, 30, CUT, spread=0.01, count=6)
+    world.traffic(30.1, 60)
+    return world
+
+
+def a_queue() -> World:
+    """Many wait long for their first token, behind others who get theirs."""
+    world = World()
+    for number in range(40):
+        start = number / 100
+        world.add(start, 10 + number * 2, first=start + number * 1.9 + 0.2)
+    return world
+
+
+def slow_answers_in_one_piece() -> World:
+    """Nothing comes for long, since nobody streams."""
+    world = busy(20)
+    for number in range(6):
+        world.add(20 + number / 10, 55 + number / 10, first=55 + number / 10, stream=False)
+    return world
+
+
+def a_server_that_says_it_is_loading() -> World:
+    """Away for a planned restart, then 503 until the model is there."""
+    world = busy(30)
+    world.refused(31, 40)
+    for number in range(20):
+        world.add(41 + number, 41.1 + number, STATUS, status=503)
+    world.traffic(62, 80)
+    return world
+
+
+def timeouts_of_single_requests() -> World:
+    """A route's limit ends a few long ones; others go on."""
+    world = busy(90)
+    for number in range(4):
+        world.add(10 + number, 70 + number, "upstream_timeout", status=504, stream=False)
+    return world
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        bad_requests_in_a_burst,
+        errors_in_a_burst_among_others,
+        errors_in_a_burst_alone,
+        clients_leaving_together,
+        all_clients_leaving,
+        a_slow_first_compile,
+        a_restart_between_requests,
+        a_stop_of_the_recorder,
+        one_reset_among_many,
+        one_connection_of_several,
+        a_queue,
+        slow_answers_in_one_piece,
+        a_server_that_says_it_is_loading,
+        timeouts_of_single_requests,
+    ],
+)
+def test_what_is_no_incident_is_none(build: Callable[[], World]) -> None:
+    """None is invented."""
+    assert build().incidents() == []
+
+
+def test_a_stop_that_cuts_streams_names_nobody() -> None:
+    """It looks exactly like a death; no request stands out."""
+    world = busy()
+    world.streams(26, 30, FRAME, error=ENGINE_ERROR)
+    world.add(29.9, 30.2, STATUS, status=500, seed=5_000_000, **JSON_SCHEMA)
+    world.refused(33, 45)
+    found = world.incidents()
+    assert [(each.kind.value, each.verdict, each.suspects) for each in found] == [
+        ("stopped_or_killed", "no_request", ())
+    ]
+
+
+def test_the_id_is_the_same_for_the_same_backend_and_moment() -> None:
+    """Whatever else the journal has."""
+    few, more = error_frames(), error_frames()
+    more.traffic(100, 120, upstream="gpu-2:8000")
+    assert [each.id for each in few.incidents()] == [each.id for each in more.incidents()]
