@@ -29,12 +29,14 @@ PATIENCE_SECONDS = 40.0
 def eventually(ask: Callable[[], T | None], what: str) -> T:
     """The first answer that is not None or False. Fails, saying what never came."""
     deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = 0.01
     while True:
         answer = ask()
         if answer is not None and answer is not False:
             return answer
         assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.1)  # to ask may cost as much as what is waited for: a journal is read each time
 
 
 def end(process: subprocess.Popen[Any], number: signal.Signals) -> int:

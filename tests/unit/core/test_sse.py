@@ -37,6 +37,7 @@ GRAMMAR = {
     "no space after the colon": (b"data:a\n\n", [message(b"a")]),
     "only one space is dropped": (b"data:  a\n\n", [message(b" a")]),
     "several data lines": (b"data: a\ndata: b\ndata:\ndata: c\n\n", [message(b"a\nb\n\nc")]),
+    "several lines with CRLF": (b"data: a\r\ndata: b\r\nevent: e\r\n\r\n", [message(b"a\nb", "e")]),
     "event type": (b"event: ping\ndata: {}\n\ndata: x\n\n", [message(b"{}", "ping"), message(b"x")]),
     "last event type counts": (b"event: a\nevent: b\ndata: x\n\n", [message(b"x", "b")]),
     "type after the data": (b"data: x\nevent: a\n\n", [message(b"x", "a")]),
