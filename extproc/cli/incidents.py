@@ -73,9 +73,7 @@ def command(
 
 def _flights(directories: Sequence[Path]) -> Iterator[Flight]:
     for exchange in output.chosen(reader.exchanges(directories), lambda _: True):
-        flight = evidence.flight(exchange, evidence.recorded_body)
-        if flight is not None:
-            yield flight
+        yield from evidence.flights(exchange, evidence.recorded_body)
 
 
 def _one(found: Sequence[Incident], id: str) -> Incident:

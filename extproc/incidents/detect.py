@@ -13,7 +13,7 @@ The moment is the first bad end; after a silence it is the last byte.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +102,8 @@ class _Upstream:
             (each for each in self.flights if each.end is End.BAD and each.ended is not None),
             key=lambda each: (each.ended or 0.0, each.id),
         )
+        self._bad_at = [each.ended for each in self._bad if each.ended is not None]
+        self._refused_at = [each.started for each in self.flights if each.end is End.REFUSED]
         self._served = sorted((each for each in self.flights if each.served), key=_answered)
         self._served_at = [_answered(each) for each in self._served]
 
@@ -114,7 +116,7 @@ class _Upstream:
             up_from = broken.until
         for bad in self._bad:
             assert bad.ended is not None
-            if bad.ended <= up_from:
+            if bad.ended <= up_from or not self._is_worth_a_look(bad):
                 continue
             life = Life(started, self._served_between(up_from, bad.ended))
             seen = self._death(bad.ended, life)
@@ -132,6 +134,15 @@ class _Upstream:
         yield from silences
 
     # Deaths ------------------------------------------------------------------------------------------------------
+
+    def _is_worth_a_look(self, bad: Flight) -> bool:
+        """Whether a bad end may be the first of a death: others follow it, or nobody listens afterwards."""
+        assert bad.ended is not None
+        first = bisect_left(self._bad_at, bad.ended)
+        if bisect_left(self._bad_at, bad.ended + AFTERWARDS_SECONDS) - first >= _MANY or engine_of([bad.error]):
+            return True
+        refused = bisect_left(self._refused_at, bad.ended)
+        return refused < len(self._refused_at) and self._refused_at[refused] < bad.ended + AFTERWARDS_SECONDS
 
     def _death(self, at: float, life: Life) -> Sighting | None:
         running = self.running(at)
@@ -292,11 +303,13 @@ class _Upstream:
     def _silences(self, deaths: Sequence[Sighting]) -> Iterator[Sighting]:
         """Moments at which several streams fell silent together and nothing else gave a byte, for long."""
         ends = sorted(self._quiet_spells(), key=lambda spell: spell[0])
+        starts = [spell[0] for spell in ends]
         index = 0
         while index < len(ends):
-            began = ends[index][0]
-            group = [spell for spell in ends[index:] if spell[0] <= began + TOGETHER_SECONDS]
+            group = ends[index : bisect_right(starts, starts[index] + TOGETHER_SECONDS)]
             index += len(group)
+            if len(group) < _MANY:
+                continue
             at = max(spell[0] for spell in group)
             until = self._next_sign(at)
             if seen := self._silence(group, at, until, deaths):

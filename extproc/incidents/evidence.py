@@ -1,6 +1,6 @@
 """An exchange as the search for a backend's death sees it: when it began, gave bytes, ended, and how.
 
-    flight = evidence.flight(exchange, body)     # None: it never reached a backend
+    flights = evidence.flights(exchange, body)   # none: it never reached a backend
 
 Times are seconds since 1970. What is kept of an exchange is small, so that all of a journal fit into memory.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
@@ -115,8 +115,52 @@ _REPORT_SECONDS: Final = 0.2
 """An error and its `[DONE]` come within this time."""
 
 
-def flight(exchange: Mapping[str, Any], body: Body) -> Flight | None:
-    """What an exchange says of its backend; None for one that has none."""
+def flights(exchange: Mapping[str, Any], body: Body) -> list[Flight]:
+    """What an exchange says of its backends: the one that it ended at, and those at which Envoy had tried before."""
+    last = _last(exchange, body)
+    if last is None:
+        return []
+    found: list[Flight] = []
+    reached = last.started
+    for attempt in exchange.get("failed_attempts") or ():
+        started = _moment(attempt.get("started_at")) or reached
+        ended = started + (attempt.get("duration_ms") or 0) / 1000
+        reached = max(reached, ended)
+        outcome = _outcome_of(attempt)
+        if attempt.get("upstream") and outcome is not None:
+            found.append(
+                replace(
+                    last,
+                    upstream=str(attempt["upstream"]),
+                    cluster=attempt.get("cluster"),
+                    started=started,
+                    ended=ended,
+                    end=_ENDS.get(outcome, End.BAD),
+                    outcome=outcome.value,
+                    status=attempt.get("status"),
+                    first_byte=None,
+                    last_byte=None,
+                    token=None,
+                    silence=None,
+                    error="",
+                )
+            )
+    return [*found, replace(last, started=reached)]
+
+
+def _outcome_of(attempt: Mapping[str, Any]) -> Outcome | None:
+    """How an attempt ended that Envoy did not leave at that; None: by nothing that the backend did."""
+    flags = set(attempt.get("response_flags") or ())
+    if "UF" in flags:
+        return Outcome.UPSTREAM_CONNECT_FAIL
+    if flags & {"UC", "UR", "UPE"}:
+        return Outcome.UPSTREAM_RESET_BEFORE_HEADERS
+    if flags & {"UT", "SI"}:
+        return Outcome.UPSTREAM_TIMEOUT
+    return Outcome.UPSTREAM_ERROR_STATUS if (attempt.get("status") or 0) >= 500 else None
+
+
+def _last(exchange: Mapping[str, Any], body: Body) -> Flight | None:
     upstream = exchange.get("upstream")
     started = _moment(exchange.get("started_at"))
     if not upstream or started is None:

@@ -50,10 +50,11 @@ class World:
         error: str = "",
         path: str = "/v1/chat/completions",
         body: bytes | None = None,
+        failed_attempts: Sequence[tuple[float, float, str, str]] = (),
         **params: Any,
     ) -> str:
         """One exchange; its id. `first`, `last`: when its first token and its last byte came; `silence`: its longest
-        one, from and to."""
+        one, from and to; `failed_attempts`: from, to, where, and Envoy's flag."""
         document = {**CHAT, "model": model, **({"stream": True} if stream else {}), **params}
         content = json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
         content = content if body is None else body
@@ -74,6 +75,17 @@ class World:
                 "path": path,
                 "client": "192.0.2.9:50123",
                 "trace_id": f"{number:032x}",
+                "failed_attempts": [
+                    {
+                        "upstream": where,
+                        "cluster": "llm",
+                        "status": None,
+                        "response_flags": [flag],
+                        "started_at": _moment(began),
+                        "duration_ms": (over - began) * 1000,
+                    }
+                    for began, over, where, flag in failed_attempts
+                ],
                 "request": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
                 "response": {
                     "bytes": 100,
@@ -146,8 +158,7 @@ class World:
 
     def flights(self) -> list[Flight]:
         """What the search sees of them."""
-        every = (evidence.flight(each, self._body) for each in self.exchanges)
-        return [flight for flight in every if flight is not None]
+        return [flight for each in self.exchanges for flight in evidence.flights(each, self._body)]
 
     def incidents(self) -> list[Incident]:
         """What is found."""

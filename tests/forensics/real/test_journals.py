@@ -44,7 +44,7 @@ EXPECTED = {
 def flights(name: str) -> list[Flight]:
     """A journal's exchanges."""
     every = reader.exchanges([HERE / name])
-    return [flight for each in every if (flight := evidence.flight(each, evidence.recorded_body))]
+    return [flight for each in every for flight in evidence.flights(each, evidence.recorded_body)]
 
 
 def truth(name: str) -> dict[str, Any]:

@@ -131,6 +131,20 @@ def test_a_retry_that_meets_a_second_backend_says_so() -> None:
     assert "the very same request was waiting at 1 other death, on gpu-1:8000" in second.suspects[0].reasons
 
 
+def test_a_retry_of_envoys_is_a_suspect_at_each_backend_that_it_met() -> None:
+    """One exchange, which Envoy took from the backend that it killed to the next one."""
+    made = world()
+    made.traffic(0, 33, upstream="gpu-2:8000")
+    made.streams(29, 33, FRAME, upstream="gpu-2:8000")
+    tried = [(29.9, 30.1, "gpu-1:8000", "UC")]
+    killer = made.add(29.9, 33.3, STATUS, status=500, upstream="gpu-2:8000", failed_attempts=tried, guided_choice=[])
+    made.refused(36, 40, upstream="gpu-2:8000")
+    assert [(each.sighting.upstream, suspects(each, 1)) for each in made.incidents()] == [
+        ("gpu-1:8000", [killer]),
+        ("gpu-2:8000", [killer]),
+    ]
+
+
 def test_several_deaths_are_intersected() -> None:
     """A text that killed twice, with nothing unusual in its parameters but itself."""
     made = World()
