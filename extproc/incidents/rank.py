@@ -44,23 +44,27 @@ SAME_BODY_SERVED: Final = -2.0
 ENDED_WELL: Final = -2.0
 """It was over, and well, before."""
 OTHER_DEATH: Final = 2.0
-"""One of the same shape was waiting at another death, and none was ever served: at most so much, and less for a shape
-that many requests have."""
+"""One of the same shape was there at another death: at most so much for each, and less for a shape that many have."""
 SAME_BODY_DIED: Final = 3.0
 """The same body was waiting at another death: a client's retry, mostly."""
 HEAD_OF_QUEUE: Final = 0.8
 WORKED_ON: Final = -1.0
 """Its answer comes in one piece, and it had waited longer than streams wait for their first token."""
+_FAR_POWERS: Final = {"2": 3, "10": 2}
+_FAR: Final = 0.8
+"""What a size far beyond all that was served counts: more than one that is merely new."""
 STUMBLE: Final = 1.0
 """Values on which engines stumble: nobody sends them on purpose."""
 RECENT: Final = (0.7, 2.5)
 """How much of the surprise that it came just then counts, and at most how much."""
-CANCEL: Final = (0.7, 2.5)
+CANCEL: Final = (0.7, 4.0)
+"""The same of a cancel, of which most are harmless."""
 
 WEIGHTS: Final = (
     (r"user|metadata|seed|store|request_id|cache_salt|safety_identifier|prompt_cache_key", 0.3, "a label"),
     (r"size|.* (bytes|length|count)|max_tokens|max_completion_tokens|max_output_tokens", 0.4, "a size"),
     (r".* digest", 0.6, "the value itself"),
+    (r".*\.(name|description|title|id)", 0.4, "a name"),
     (r"(messages|prompt|input|system|contents).*(characters|word|token|emptiness)", 0.7, "the text's characters"),
     (r"path|model", 0.8, "the endpoint, the adapter"),
     (r"combination of parameters", 1.0, "the parameters together, their values apart: see `Past.commonness`"),
@@ -71,6 +75,7 @@ _WEIGHTS: Final = tuple((re.compile(pattern), weight) for pattern, weight, _ in 
 _STUMBLES: Final = re.compile(
     r"null|false|0|-1|negative|below.*|empty.*|not finite|blank|.* or more|no valid.*|too deep|deep|twice|none"
 )
+_OF_ITS_OWN: Final = re.compile(r".*( digest|\.name|\.description|\.title|\.id)")
 _ABSENT: Final = "absent"
 _COMBINATION: Final = "combination of parameters"
 _STRUCTURED: Final = re.compile(
@@ -129,6 +134,15 @@ class Base:
             return self.total - sum(self._counts[place].values()) if place in self._counts else self.total
         return self._counts[place][value] if place in self._counts else 0
 
+    def far_beyond(self, place: str, value: str) -> bool:
+        """Whether a magnitude is far more than the largest that was served: an engine's limits are met there."""
+        own = _EXPONENT.fullmatch(value)
+        counts = self._counts.get(place) if own is not None else None
+        if own is None or not counts:
+            return False
+        served = [int(found[2]) for each in counts if (found := _EXPONENT.fullmatch(each)) and found[1] == own[1]]
+        return bool(served) and int(own[2]) - max(served) >= _FAR_POWERS[own[1]]
+
     def surprise(self, place: str, value: str) -> float:
         """The logarithm of how many requests it takes, on average, for one with a value that is as new as this."""
         times = self.times(place, value)
@@ -140,8 +154,8 @@ class Base:
             return near * math.log((self.total + 1) / (1 + _FLOOR))
         once = sum(1 for count in counts.values() if count == 1)
         present = sum(counts.values())
-        if place.endswith(" digest") and present:
-            # A constraint of its own in each request: new ones are rare or not among those that have one at all.
+        if _OF_ITS_OWN.fullmatch(place) and present:
+            # Names and constraints of one's own: new ones are rare or not among the requests that have one at all.
             return math.log((present + 1) / (once + _FLOOR))
         return math.log((self.total + 1) / (once + _FLOOR))
 
@@ -238,6 +252,7 @@ class _Judge:
         self._at = sighting.at
         self._others = [other for other in others if other is not sighting]
         self._waiting_elsewhere = [_waiting(other) for other in self._others]
+        self._shapes_elsewhere = [{one.fingerprint for one in other.in_flight} for other in self._others]
         minute = [each.started for each in around if self._at - 60 <= each.started <= self._at]
         self._arrivals = len(minute) / max(self._at - min(minute), 1.0) if minute else 0.0
         cancels = [each.ended for each in around if each.end is End.LEFT and each.ended is not None]
@@ -281,9 +296,9 @@ class _Judge:
             if each.served and base.times(place, value) <= 1:
                 continue  # it was served itself
             surprise = base.surprise(place, value)
-            weight = surprise * _weight(place)
+            weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))
             if place == _COMBINATION:
-                weight = min(weight, 0.6 * -math.log(self._expected(each)))
+                weight = min(weight, 0.5 * -math.log(self._expected(each)))
             new = not base.times(place, value)
             if new and _STUMBLES.fullmatch(value):
                 weight = surprise + STUMBLE
@@ -341,11 +356,11 @@ class _Judge:
             on = "on " + ", ".join(sorted(where)) if where != {each.upstream} else "here"
             reasons.append(f"the very same request was waiting at {_deaths(bodies)}, {on}")
             weight += SAME_BODY_DIED * (1 + 0.3 * min(bodies - 1, 3))
-        elif each.fingerprint and not base.fingerprints[each.fingerprint]:
-            shapes = sum(any(each.fingerprint == one.fingerprint for one in w) for w in self._waiting_elsewhere)
-            if shapes:
-                reasons.append(f"one of the same shape was waiting at {_deaths(shapes)}")
-                weight += min(-math.log(self._expected(each)), OTHER_DEATH) * (1 + 0.3 * min(shapes - 1, 3))
+        elif each.fingerprint and (shapes := sum(each.fingerprint in there for there in self._shapes_elsewhere)):
+            surprise = min(-math.log(self._expected(each)), OTHER_DEATH)
+            if surprise >= _WORTH_SAYING:
+                reasons.append(f"one of the same rare shape was there at {_deaths(shapes)}")
+            weight += surprise * min(shapes, 4)
         return weight, reasons
 
     def _latch(self, each: Flight, base: Base, odd: Sequence[str]) -> Flight | None:
