@@ -33,6 +33,8 @@ FREEZE_SECONDS: Final = 5.0
 HANG_SECONDS: Final = 10.0
 WARM_SECONDS: Final = 10.0
 """A backend that has served for less may be compiling still."""
+LASTING_SECONDS: Final = 60.0
+"""A server that loads its model says that it is not ready for less."""
 AFTERWARDS_SECONDS: Final = 30.0
 """Refused connections within this time tell of a death."""
 _RESTART_SECONDS: Final = 1.0
@@ -87,14 +89,16 @@ def sightings(flights: Iterable[Flight]) -> list[Sighting]:
     by_upstream: dict[str, list[Flight]] = defaultdict(list)
     for each in flights:
         by_upstream[each.upstream].append(each)
-    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each).sightings()]
+    until = max((each.ended or each.started for group in by_upstream.values() for each in group), default=0.0)
+    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each, until).sightings()]
     return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
 
 
 class _Upstream:
     """All exchanges of one backend."""
 
-    def __init__(self, flights: Sequence[Flight]) -> None:
+    def __init__(self, flights: Sequence[Flight], until: float) -> None:
+        self._until = until
         self.flights = sorted(flights, key=lambda each: (each.started, each.id))
         self._starts = [each.started for each in self.flights]
         self._longest = max(((each.ended or each.started) - each.started for each in self.flights), default=0.0)
@@ -178,6 +182,11 @@ class _Upstream:
                 len(worked) >= _MANY and not _alive_soon(back, at),
                 0.7,
                 f"{len(worked)} later requests failed that are like ones which were served before",
+            ),
+            (
+                len(worked) > _MANY and (back or self._until) > at + LASTING_SECONDS,
+                0.5,
+                f"and for {(back or self._until) - at:.0f} s nothing was served",
             ),
             (engine is not None, 0.6, "" if engine is None else f'message of {engine.name} seen: "{engine.message}"'),
             (
@@ -336,7 +345,7 @@ class _Upstream:
         running = [each for each in self.running(at + 0.001) if each.started <= at]
         streams = [each for each in running if each.streamed and each.token is not None and each.token <= at]
         resumed = [each for _, end, each in group if each.ended is None or each.ended > end + 0.001]
-        last_end = max((each.ended or at for each in self.flights), default=at)
+        last_end = max((each.ended or self._until for each in self.flights), default=at)
         lasted = min(until, last_end) - at
         goes_on = until < float("inf") and any(_sign_at(each, until) for each in running)
         start = max((other.until for other in deaths if other.at < at), default=None)
@@ -389,7 +398,8 @@ def _answered(each: Flight) -> float:
 def _goes_on(each: Flight, at: float) -> bool:
     """Whether an exchange has got more after a moment than what was on its way."""
     if each.end is End.BAD:
-        return False
+        quiet = each.quiet_from() if each.reset else None
+        return quiet is not None and quiet > at + TOGETHER_SECONDS
     last = each.last_byte if each.last_byte is not None else each.ended if each.end is End.GOOD else None
     return last is not None and last > at + TOGETHER_SECONDS
 
@@ -424,12 +434,12 @@ def _alive_soon(back: float | None, at: float) -> bool:
 
 def _enough(signs: Sequence[tuple[bool, float, str]], together: int, cut: int) -> bool:
     """Whether the signs say together that a backend died: many cut streams do, fewer need a second witness."""
-    many_cut, many, refused, worked, message, apart = (holds for holds, _, _ in signs)
+    many_cut, many, refused, worked, lasting, message, apart = (holds for holds, _, _ in signs)
     if many_cut:
         return True
     if many and (refused or worked or message or apart):
         return True
-    return bool(together) and (refused or (worked and (cut > 0 or message)) or message)
+    return bool(together) and (refused or (worked and (cut > 0 or lasting)) or message)
 
 
 def _confidence(weights: Iterable[float]) -> float:

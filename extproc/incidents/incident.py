@@ -116,7 +116,7 @@ def incidents(flights: Iterable[Flight]) -> list[Incident]:
     seen = detect.sightings(everything)
     if not seen:
         return []
-    past = rank.past(everything)
+    past = rank.past(everything, seen)
     hit = {each.upstream for each in seen}
     around: dict[str, list[Flight]] = {upstream: [] for upstream in hit}
     for each in everything:

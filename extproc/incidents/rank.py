@@ -119,10 +119,12 @@ class Base:
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self.fingerprints: Counter[str] = Counter()
         self.bodies: Counter[str] = Counter()
+        self.ids: set[str] = set()
         for each in flights:
             if each.atoms is None:
                 continue
             self.total += 1
+            self.ids.add(each.id)
             self.fingerprints[each.fingerprint] += 1
             self.bodies[each.body] += 1
             for place, value in asked(each).items():
@@ -199,13 +201,19 @@ class Past:
         return float(1 - (1 - share) ** max(among, 1))
 
 
-def past(flights: Iterable[Flight]) -> Past:
-    """Count a journal's requests."""
+def past(flights: Iterable[Flight], seen: Sequence[Sighting] = ()) -> Past:
+    """Count a journal's requests. What was there when something befell its backend was not served, whatever came of it
+    later: a request that froze it may have an answer in the end, or a refusal."""
+    doubtful = {each.id for sighting in seen for each in _waiting(sighting)}
+    moments: dict[str, list[float]] = defaultdict(list)
+    for sighting in seen:
+        moments[sighting.upstream].append(sighting.at)
     by_model: dict[str, list[Flight]] = defaultdict(list)
     bodies: dict[str, set[str]] = defaultdict(set)
     for each in flights:
         bodies[each.fingerprint].add(each.body)
-        if each.served:
+        declined = each.end is End.DECLINED and any(_just_before(each, at) for at in moments.get(each.upstream, ()))
+        if each.served and not declined and each.id not in doubtful:
             by_model[each.model].append(each)
     arrivals = {fingerprint: len(different) for fingerprint, different in bodies.items()}
     everything = [each for group in by_model.values() for each in group]
@@ -215,7 +223,7 @@ def past(flights: Iterable[Flight]) -> Past:
 
 def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Sequence[Flight] = ()) -> Ranking:
     """Rank what was in flight. `others`: what befell backends at other times; `around`: all of this upstream."""
-    running = [each for each in sighting.in_flight if each.atoms is not None and each.end is not End.DECLINED]
+    running = [each for each in sighting.in_flight if each.atoms is not None]
     before = [each for each in around if _just_before(each, sighting.at)]
     judge = _Judge(sighting, past, others, around)
     judged = [judge.suspect(each) for each in running] + [judge.suspect(each, over=True) for each in before]
@@ -281,7 +289,7 @@ class _Judge:
             stage_reasons.append(
                 f"requests of the same shape were served ({base.fingerprints[each.fingerprint]} times)"
             )
-        if base.bodies[each.body] - (1 if each.served else 0) > 0:
+        if base.bodies[each.body] - (1 if each.id in base.ids else 0) > 0:
             weight += SAME_BODY_SERVED
             stage_reasons.append("the very same request was served at another time")
         latch = self._latch(each, base, odd) if odd and not over else None
@@ -293,7 +301,7 @@ class _Judge:
         """What it asked for that was never served, by parameter: the strongest in full, the others for less."""
         by_parameter: dict[str, tuple[float, str]] = {}
         for place, value in asked(each).items():
-            if each.served and base.times(place, value) <= 1:
+            if each.id in base.ids and base.times(place, value) <= 1:
                 continue  # it was served itself
             surprise = base.surprise(place, value)
             weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))

@@ -68,6 +68,15 @@ def alive_with_errors_for_ever() -> World:
     return world
 
 
+def alone_with_errors_for_ever() -> World:
+    """One request fails, and then all that was served before: the process lives, and serves nobody."""
+    world = busy()
+    world.add(29.9, 30.2, STATUS, status=503, migration_request={"id": 1})
+    for number in range(50):
+        world.add(31 + number * 2, 31.1 + number * 2, STATUS, status=503, seed=number)
+    return world
+
+
 @pytest.mark.parametrize(
     ("build", "at"),
     [
@@ -76,6 +85,7 @@ def alive_with_errors_for_ever() -> World:
         (plain_requests_alone, 30),
         (one_request_alone, 36),
         (alive_with_errors_for_ever, 30),
+        (alone_with_errors_for_ever, 30.2),
     ],
 )
 def test_a_death_is_found_at_its_moment(build: Callable[[], World], at: float) -> None:
@@ -104,6 +114,49 @@ def test_clients_who_give_up_on_a_silent_backend_tell_of_a_hang() -> None:
         world.add(40 + number, 100 + number, "client_cancel_before_first_byte", status=None)
     found = world.incidents()
     assert (kinds(found), moments(found)) == (["hang"], [30.02])
+
+
+def test_a_hang_that_lasts_is_found_before_anybody_gives_up() -> None:
+    """What is in flight has no end in the journal yet; other backends tell how late it is."""
+    world = busy()
+    world.traffic(0, 60, upstream="gpu-2:8000")
+    killer = world.add(29.9, None, None, status=None, guided_choice=[])
+    for number in range(6):
+        world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=30)
+    (found,) = world.incidents()
+    assert (found.kind.value, moments([found])) == ("hang", [30])
+    assert found.suspects[0].flight.id == killer
+
+
+def test_an_error_just_before_the_others_break_is_not_the_moment() -> None:
+    """Streams went on after it; the one that failed is the first suspect all the same."""
+    world = busy()
+    killer = world.add(29.5, 29.6, STATUS, status=500, guided_choice=[])
+    world.streams(26, 31, CUT, spread=0.05)
+    world.refused(32, 40)
+    (found,) = world.incidents()
+    assert (found.kind.value, moments([found])) == ("death", [31])
+    assert found.suspects[0].flight.id == killer
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_request_that_was_refused_just_before_is_a_suspect(status: int) -> None:
+    """Its refusal is no proof that the engine lived with it."""
+    world = busy()
+    killer = world.add(29.5, 29.9, STATUS, status=status, guided_choice=[])
+    world.streams(26, 30, CUT, spread=0.05)
+    (found,) = world.incidents()
+    assert (found.kind.value, found.suspects[0].flight.id) == ("death", killer)
+
+
+def test_the_answer_after_a_freeze_acquits_nobody() -> None:
+    """The request that froze it is answered, in the end."""
+    world = busy()
+    killer = world.add(29.95, 48.2, STATUS, status=400, guided_choice=[])
+    for number in range(8):
+        world.add(26 + number / 10, 60 + number, first=26.5 + number / 10, silence=(30, 48.1))
+    (found,) = world.incidents()
+    assert (found.kind.value, found.suspects[0].flight.id) == ("freeze", killer)
 
 
 def test_streams_that_all_pause_and_go_on_tell_of_a_freeze() -> None:
