@@ -351,7 +351,8 @@ class _Upstream:
         start = max((other.until for other in deaths if other.at < at), default=None)
         since = self._back_after(start, start) if start is not None else self._first_token()
         served = [] if since is None else self._served_between(since, at)
-        warm = since is not None and (at - since >= WARM_SECONDS or sum(each.end is End.GOOD for each in served) >= 3)
+        whole = sum(each.end is End.GOOD and each.ended is not None and each.ended <= at for each in served)
+        warm = since is not None and (at - since >= WARM_SECONDS or whole >= _MANY)
         if len(silent) < _MANY or len(silent) < 0.8 * len(streams) or not warm:
             return None
         if lasted < (FREEZE_SECONDS if goes_on else HANG_SECONDS):

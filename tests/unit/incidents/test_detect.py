@@ -261,6 +261,25 @@ def a_slow_first_compile() -> World:
     return world
 
 
+def a_slow_first_compile_that_goes_on() -> World:
+    """All streams have had a token, and wait for the same thing."""
+    world = World()
+    for number in range(20):
+        world.add(number / 100, 60 + number, first=2 + number / 50, silence=(2.5, 32))
+    return world
+
+
+def errors_at_random() -> World:
+    """A few in a hundred requests break in each of all ways, for ten minutes."""
+    world = World(5)
+    world.traffic(0, 600)
+    for _ in range(100):
+        at = world.random.uniform(0, 600)
+        outcome = world.random.choice([UNCONNECTED, CUT, FRAME, STATUS])
+        world.add(at, at + world.random.uniform(0.01, 3), outcome, status=500)
+    return world
+
+
 def a_restart_between_requests() -> World:
     """A planned one: what ran ended well, then nobody listens for a while."""
     world = busy(30)
@@ -336,6 +355,8 @@ def timeouts_of_single_requests() -> World:
         clients_leaving_together,
         all_clients_leaving,
         a_slow_first_compile,
+        a_slow_first_compile_that_goes_on,
+        errors_at_random,
         a_restart_between_requests,
         a_stop_of_the_recorder,
         one_reset_among_many,
