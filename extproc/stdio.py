@@ -73,6 +73,9 @@ class _Out(_Whole):
             return memoryview(data).nbytes
         try:
             return super().write(data)
+        except KeyboardInterrupt:
+            self._failed = True  # what was being written may be out: the buffer would write it once more
+            raise
         except OSError as error:
             self._failed = True
             if isinstance(error, BrokenPipeError):

@@ -26,6 +26,8 @@ settings.load_profile(os.environ.get("EXTPROC_TEST_PROFILE", "extproc"))
 
 # A shell that runs this in the background has SIGINT ignored, which every program that a test starts would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# And one that runs it under nohup has SIGHUP ignored.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_report_header() -> str:

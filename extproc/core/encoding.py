@@ -185,13 +185,20 @@ class Decoder:
 
 def _is_text(head: bytes) -> bool | None:
     """Whether bytes are text, by their first ones; None while that cannot be told."""
+    if not may_be_text(head):
+        return False
+    return True if len(head) >= _TEXT_BYTES else None
+
+
+def may_be_text(head: bytes) -> bool:
+    """Whether the first bytes of a body are UTF-8 without control characters, but perhaps for one that is cut."""
     if _NO_TEXT.search(head) is not None:
         return False
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return False
-    return True if len(head) >= _TEXT_BYTES else None
+    return True
 
 
 class _Damaged(Exception):

@@ -228,6 +228,11 @@ class Exchange:
         return _text(self._attributes.get("upstream.address"))
 
     @property
+    def response_code_details(self) -> str | None:
+        """Why Envoy or the backend has answered so, in Envoy's words."""
+        return _text(self._attributes.get("response.code_details"))
+
+    @property
     def cluster(self) -> str | None:
         """Envoy's cluster, once it is known."""
         return _text(self._attributes.get("xds.cluster_name"))

@@ -6,6 +6,8 @@ are servers that send event streams as text, as JSON or without a type.
 
 from __future__ import annotations
 
+from extproc.core.encoding import may_be_text
+
 _STREAMS = frozenset(
     {
         "text/event-stream",
@@ -24,8 +26,9 @@ _STREAMS = frozenset(
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
-_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:")
 _MAX_SPACE = 1024
+_LOOKED_AT = 16
 
 
 def media_type(content_type: str | None) -> str:
@@ -36,6 +39,12 @@ def media_type(content_type: str | None) -> str:
 def is_stream_type(content_type: str | None) -> bool:
     """Whether the type alone says that it is a stream."""
     return media_type(content_type) in _STREAMS
+
+
+def is_binary_type(content_type: str | None) -> bool:
+    """Whether a body of this type is no text, whatever it begins with."""
+    kind = media_type(content_type)
+    return kind == "application/octet-stream" or kind.startswith(("image/", "audio/", "video/"))
 
 
 def is_json_type(content_type: str | None) -> bool:
@@ -53,6 +62,8 @@ def is_stream(content_type: str | None, head: bytes) -> bool | None:
     first = head.removeprefix(_BOM).lstrip(_SPACE)
     if not first:
         return None if len(head) < _MAX_SPACE else False
+    if first[:1] == b":":  # a comment, or the first byte of anything
+        return may_be_text(first[:_LOOKED_AT]) if len(first) > 1 else None
     if first.startswith(_FIELDS):
         return True
     return None if any(field.startswith(first) for field in _FIELDS) else False

@@ -72,6 +72,9 @@ class Exposition:
         yield _gauge("extproc_journal_queue_depth", "Records that wait for the writers.", figures.queue_depth)
         yield _counter("extproc_unaudited", "Requests and answers that passed without a record.", figures.unaudited)
         yield _counter("extproc_refused", "Requests that were refused, being not recordable.", figures.refused)
+        yield _counter(
+            "extproc_hold_failures", "Held requests that Envoy's buffers had no room for.", figures.hold_failures
+        )
         yield _counter("extproc_access_entries", "Entries of Envoy's access log that came.", figures.access_entries)
         yield _counter("extproc_access_entries_lost", "Those that could not be written.", figures.access_entries_lost)
         malformed = figures.access_malformed

@@ -31,6 +31,7 @@ class Figures(msgspec.Struct, frozen=True):
     queue_depth: int = 0
     unaudited: int = 0
     refused: int = 0
+    hold_failures: int = 0
     access_entries: int = 0
     access_entries_lost: int = 0
     access_malformed: int = 0
@@ -61,6 +62,7 @@ def of(recorder: Any, journal: Any) -> Figures:
         queue_depth=journal.queue_depth,
         unaudited=recorder.unaudited,
         refused=recorder.refused,
+        hold_failures=recorder.holding.failures,
         access_entries=access_log.entries,
         access_entries_lost=access_log.lost,
         access_malformed=access_log.malformed,

@@ -29,6 +29,7 @@ from extproc.journal.live import LiveTable, Slot
 from extproc.journal.timing import Times
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
+from extproc.service.holding import TOO_LARGE, Holding
 from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
@@ -70,8 +71,7 @@ class Recorder:
             config.inline_body_bytes,
             config.open_record_bytes,
         )
-        self._hold_request_bytes = config.hold_request_bytes
-        self._holdable_bytes = config.hold_total_bytes
+        self.holding = Holding(config.hold_request_bytes, config.hold_total_bytes)
         self._gate_timeout = config.gate_timeout_seconds
         self._open_delay = config.open_record_ms / 1000
         # Each queue has one delay for all, so that the order of arrival is the order of the deadlines.
@@ -144,16 +144,6 @@ class Recorder:
         effects = exchange.close(CloseReason.DRAIN if self._draining else reason, monotonic_ns())
         if effects:
             self.journal.submit(effects, partial(self._closed, unfinished, exchange.rejected))
-
-    def hold(self, announced: int | None) -> int:
-        """How many bytes of a request Envoy may keep back for us: all that it announced, or none."""
-        if not announced or announced > min(self._hold_request_bytes, self._holdable_bytes):
-            return 0
-        self._holdable_bytes -= announced
-        return announced
-
-    def release(self, held: int) -> None:
-        self._holdable_bytes += held
 
     def watch_unfinished(self, exchange: Exchange) -> None:
         """Give the exchange an `open` record, should its request be long in coming."""
@@ -254,7 +244,7 @@ class _Gate:
 class Processor:
     """One stream. `receive` and `closed` are called by the stream's owner, `settle` by the gate's."""
 
-    __slots__ = ("_asked", "_exchange", "_held", "_modes", "_parent", "_recorder", "_send", "_slot")
+    __slots__ = ("_asked", "_exchange", "_held", "_held_since", "_modes", "_parent", "_recorder", "_send", "_slot")
 
     def __init__(
         self, recorder: Recorder, metadata: Iterable[tuple[str, str | bytes]], send: Callable[[bytes], None]
@@ -265,6 +255,7 @@ class Processor:
         self._exchange: Exchange | None = None
         self._modes: Modes | None = None
         self._held = 0
+        self._held_since = 0.0
         self._slot: Slot | None = None
 
     def receive(self, data: bytes) -> bytes | None:
@@ -282,8 +273,8 @@ class Processor:
         if self._slot is not None:
             self._show(self._slot, exchange, message.kind)
         reply = wire.routed(headers) if headers else self._reply(exchange, message, late=exchange.late_count > late)
-        if self._held and message.kind is Kind.REQUEST_BODY:
-            self._release(exchange)
+        if self._held:
+            self._look_at_held(self._held, exchange, message.kind)
         if not effects:
             return reply
         return self._carry_out(message.event.direction, effects, reply)
@@ -291,7 +282,9 @@ class Processor:
     def closed(self, reason: CloseReason) -> None:
         """The stream is over; nothing is under way on it."""
         if self._exchange is not None:
-            self._recorder.release(self._held)
+            if self._held:
+                self._recorder.holding.release(self._held)
+                self._recorder.holding.was_left(self._held, self._held_since)
             self._recorder.end(self._exchange, reason)
             self._exchange = None
             if self._slot is not None:
@@ -332,7 +325,8 @@ class Processor:
             return wire.neutral(message, self._modes, late=late)
         if not exchange.request_over:
             if self._modes.may_hold:
-                self._held = self._recorder.hold(exchange.announced_request_bytes)
+                self._held = self._recorder.holding.take(exchange.announced_request_bytes)
+                self._held_since = monotonic()
             self._recorder.watch_unfinished(exchange)
         exchange.held = self._held > 0
         reply = wire.accepted(exchange.id, hold=exchange.held)
@@ -364,10 +358,19 @@ class Processor:
         exchange.routing["set"] |= headers
         return headers
 
-    def _release(self, exchange: Exchange) -> None:
-        # Envoy sends a held body as one message. If this was not all of it, our override had no effect.
-        exchange.held = exchange.request_over
-        self._recorder.release(self._held)
+    def _look_at_held(self, held: int, exchange: Exchange, kind: Kind) -> None:
+        """A held request comes as one message, or is refused by Envoy because it does not fit into its buffers."""
+        holding = self._recorder.holding
+        if kind is Kind.REQUEST_BODY:
+            # If this was not all of it, our override had no effect.
+            exchange.held = exchange.request_over
+            if exchange.held:
+                holding.came(held)
+        elif kind is Kind.RESPONSE_HEADERS and exchange.response_code_details == TOO_LARGE:
+            holding.was_refused(held)
+        else:
+            return
+        holding.release(held)
         self._held = 0
 
     def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> bytes | None:

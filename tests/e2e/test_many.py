@@ -87,7 +87,8 @@ def serve(plan: Plan, connection: Connection, head: Head) -> None:
     """The backend's part."""
     plan.at_backend = hashlib.sha256(connection.finish(head).body).hexdigest()
     if not plan.stream:
-        connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(plan.response) + plan.response)
+        head_of_bytes = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %d\r\n\r\n"
+        connection.send(head_of_bytes % len(plan.response) + plan.response)
         return
     connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
     middle = len(plan.response) // 2

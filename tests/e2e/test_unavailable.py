@@ -263,8 +263,11 @@ def test_nothing_reaches_a_server_that_is_not_trusted(broken: Broken) -> None:
 
 
 def test_no_route(broken: Broken) -> None:
-    """404, recorded as what it is."""
-    answer, exchange = broken.ask("/elsewhere")
+    """404, listed as what it is: what has no route never meets the recorder, and Envoy's access entry tells of it."""
+    with Client(broken.stack.port) as client:
+        answer = client.ask(path="/elsewhere", body={"model": "m", "messages": []})
+    assert "x-audit-id" not in answer.headers
+    exchange = broken.stack.exchange_of("/elsewhere")
     assert (error(answer, 404)["type"], error(answer, 404)["code"]) == ("invalid_request_error", "no_route")
     assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["NR"])
     assert (exchange["cluster"], exchange["route"], exchange["upstream"]) == (None, None, None)

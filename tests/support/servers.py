@@ -73,9 +73,9 @@ class Servers:
         self.all[index].otherwise = self._script(index)
 
     def open_stream(self, port: int, body: bytes = b"", headers: str = "") -> Stream:
-        """A request whose answer has begun, and ends with `end_streams`."""
+        """A request whose answer has begun, and ends with `end_streams`; of no API that says how its streams end."""
         connection = Connection.to(port)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\nx-hold: 1\r\ncontent-length: {len(body)}\r\n{headers}"
+        head = f"POST /v1/stream HTTP/1.1\r\nhost: a\r\nx-hold: 1\r\ncontent-length: {len(body)}\r\n{headers}"
         connection.send(f"{head}\r\n".encode() + body)
         return Stream(connection, connection.read_head())
 

@@ -11,7 +11,7 @@ from extproc.core.dialects.answer import Answer, Dialect
 from extproc.core.dialects.anthropic import Messages
 from extproc.core.dialects.errors import is_error_name, is_error_text, message_of, told
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
-from extproc.core.encoding import Decoder
+from extproc.core.encoding import Decoder, may_be_text
 from extproc.core.jsondoc import Digest, Document, Summary
 from extproc.core.sse import Parser, ServerSentEvent
 
@@ -28,7 +28,7 @@ _SPACE = b" \t\r\n"
 _NOTHING = (b"", b"null")
 """Data that says nothing. llama.cpp begins the stream of several prompts with `null`."""
 _BAD_STATUS = 400
-_LAST_BYTES = 64
+_FIRST_BYTES = _LAST_BYTES = 64
 
 
 class ResponseReading:
@@ -57,7 +57,7 @@ class ResponseReading:
         self._begun = False
         self._parser: Parser | None = None
         self._document: Document | None = None
-        self._last_bytes = b""
+        self._first_bytes = self._last_bytes = b""
         self._answer = Answer()
         self._events = 0
         self._last_at = 0
@@ -116,6 +116,8 @@ class ResponseReading:
             self._stream(piece)
         elif self._document is not None:
             self._document.feed(piece)
+            if len(self._first_bytes) < _FIRST_BYTES:
+                self._first_bytes += piece[: _FIRST_BYTES - len(self._first_bytes)]
             self._last_bytes = (self._last_bytes + piece[-_LAST_BYTES:])[-_LAST_BYTES:]
         elif not self._begun:
             self._begin(piece)
@@ -132,7 +134,8 @@ class ResponseReading:
             self._stream(head)
             return
         self.wants_chunks = False
-        is_json = head.lstrip(_BOM + _SPACE).startswith((b"{", b"["))
+        begins = head.lstrip(_BOM + _SPACE).startswith((b"{", b"["))
+        is_json = begins and not media.is_binary_type(self._content_type)
         if is_json or media.is_json_type(self._content_type):
             content = self._dialect.content if self._dialect else frozenset()
             self._document = Document(content, elements_of="choices")
@@ -240,7 +243,7 @@ class ResponseReading:
         if summary.error is not None and held is not None and self._is_otherwise(held):
             return
         self._parse_error = summary.parse_error
-        self._ended_inside = _is_unended(summary, held, self._last_bytes)
+        self._ended_inside = _may_be_json(self._first_bytes) and _is_unended(summary, held, self._last_bytes)
         body = _without_digests(summary)
         if summary.elements:
             body["choices"] = [_without_digests(element) for element in summary.elements]
@@ -306,6 +309,11 @@ def _without_digests(summary: Summary) -> dict[str, Any]:
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
+def _may_be_json(head: bytes) -> bool:
+    """Whether a document begins as JSON does. What is none, or no text at all, cannot have been cut within it."""
+    return head.lstrip(_BOM + _SPACE)[:1] in (b"{", b"[") and may_be_text(head)
+
+
 def _is_unended(summary: Summary, held: bytes | None, last: bytes) -> bool:
     """Whether a document ended before its brackets closed, whatever else is wrong with it."""
     if summary.error is None:
@@ -313,8 +321,6 @@ def _is_unended(summary: Summary, held: bytes | None, last: bytes) -> bool:
     if held is None:
         # Too long to be looked at again: by its last byte.
         return summary.error[0] == "cut off" or last.rstrip()[-1:] not in (b"}", b"]")
-    if held.lstrip(_BOM + _SPACE)[:1] not in (b"{", b"["):
-        return False
     depth = 0
     for token in _TOKENS.finditer(held):
         found = token.group()

@@ -57,9 +57,9 @@ def test_tokens(usage: Any, text: str) -> None:
 
 def test_an_exchange_of_which_nothing_is_known_still_has_a_row() -> None:
     """Every field may be missing or null."""
-    assert len(view.row({"id": "x"}, local=True)) == len(view.COLUMNS)
+    assert len(view.row({"id": "x"}, view.COLUMNS, local=True)) == len(view.COLUMNS)
     empty = dict.fromkeys(["started_at", "status", "method", "path", "llm", "duration_ms", "outcome"])
-    assert len(view.row({"id": "x", **empty}, local=False)) == len(view.COLUMNS)
+    assert len(view.row({"id": "x", **empty}, view.COLUMNS, local=False)) == len(view.COLUMNS)
 
 
 def test_times_of_today_are_short_and_others_have_their_date() -> None:

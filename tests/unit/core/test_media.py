@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from extproc.core.media import is_json_type, is_stream, is_stream_type, media_type
+from extproc.core.media import is_binary_type, is_json_type, is_stream, is_stream_type, media_type
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,26 @@ def test_types() -> None:
     assert not any(map(is_json_type, ("text/plain", "text/event-stream", "application/x-ndjson")))
 
 
-@pytest.mark.parametrize("head", [b"data: {", b"data:", b"event: x", b"id: 1", b"retry: 9", b": ping", b":"])
+@pytest.mark.parametrize("head", [b":", b":\xd0\xe4", b":\x01", b"\xd0data: a"])
+def test_what_may_be_anything_is_no_stream(head: bytes) -> None:
+    """A colon begins a comment, and any bytes may begin with one."""
+    assert not is_stream(None, head)
+
+
+@pytest.mark.parametrize("type", ["application/octet-stream", "image/png", "Audio/WAV"])
+def test_types_that_are_no_text(type: str) -> None:
+    """A body of these is not looked at."""
+    assert is_binary_type(type)
+    assert not is_binary_type("text/plain")
+
+
+@pytest.mark.parametrize("head", [b"data: {", b"data:", b"event: x", b"id: 1", b"retry: 9", b": ping"])
 @pytest.mark.parametrize("before", [b"", b"\n", b"\xef\xbb\xbf", b"\xef\xbb\xbf \r\n"])
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/json"])
 def test_a_stream_by_its_first_bytes(head: bytes, before: bytes, content_type: str | None) -> None:
     """A field or a comment begins a stream under any type; until it is there, nothing is said."""
     body = before + head
-    whole = len(before) + head.index(b":") + 1
+    whole = len(before) + max(2, head.index(b":") + 1)
     assert [is_stream(content_type, body[:at]) for at in range(whole, len(body) + 1)] == [True] * (
         len(body) + 1 - whole
     )

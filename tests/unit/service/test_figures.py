@@ -7,13 +7,13 @@ import pytest
 
 from extproc.service.figures import Figures, Times
 
-ONE = Figures(1, 2, 3, 4, 5, 6, 7, Times([1] * 17, 0.5), Times([2] * 17, 1.5))
+ONE = Figures(1, 2, 3, 4, 5, 6, 7, 8, Times([1] * 17, 0.5), Times([2] * 17, 1.5))
 
 
 def test_all_workers_as_one() -> None:
     """Number by number, bucket by bucket."""
     both = ONE + ONE
-    assert (both.in_flight, both.queue_depth, both.access_entries_lost) == (2, 4, 12)
+    assert (both.in_flight, both.queue_depth, both.access_entries_lost) == (2, 4, 14)
     assert (both.sync.counts, both.sync.sum) == ([2] * 17, 1.0)
     assert sum([ONE, ONE], Figures()) == both
 

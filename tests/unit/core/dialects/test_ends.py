@@ -434,3 +434,16 @@ def test_an_empty_finish_reason(api: str, empty: str | None) -> None:
     outcome, found = read(api, [begin, *end, reasons[api]])
     assert outcome is Outcome.OK
     assert None not in found["finish_reasons"]
+
+
+@pytest.mark.parametrize("content_type", [None, "application/json", "text/plain"])
+@pytest.mark.parametrize(
+    "body", [b"\x19\x13k\xa1" * 90_000, b"{\xf9\x95\xc4\xce" * 60, b":\xd0\xe4\t\xaa" * 60, b"9PLA\xce" * 90_000]
+)
+def test_bytes_that_are_no_text_are_not_cut(body: bytes, content_type: str | None) -> None:
+    """Whatever they begin with, and however long they are: nothing in them says where they should end."""
+    reading = ResponseReading("chat.completions", content_type, None, 200)
+    reading.feed(body, 1)
+    found = reading.finish(complete=True)
+    assert found is not None
+    assert not found["cut"]

@@ -1,0 +1,128 @@
+"""An Envoy whose buffers are smaller than what the recorder holds, as Envoy Gateway's are: 32 KiB.
+
+Its configuration is none of ours, so `extproc check` never sees it. What is learnt is learnt from the traffic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.commands import PROGRAM
+from support.envoys import admin_of
+from support.raw import Connection, Head, RawBackend
+from support.stack import end, eventually
+
+from extproc.journal import reader
+
+BOOTSTRAP = """
+static_resources:
+  listeners:
+  - name: gateway
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    per_connection_buffer_limit_bytes: 32768
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: gateway
+          route_config:
+            name: gateway
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes: [{{match: {{prefix: /}}, route: {{cluster: llm, timeout: 0s}}}}]
+          http_filters:
+          - name: envoy.filters.http.ext_proc
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
+              grpc_service: {{envoy_grpc: {{cluster_name: extproc}}, timeout: 10s}}
+              message_timeout: 10s
+              processing_mode: {{request_body_mode: STREAMED, response_body_mode: STREAMED}}
+              allow_mode_override: true
+              request_attributes: [source.address]
+              response_attributes: [upstream.address, response.code_details]
+          - name: envoy.filters.http.router
+            typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: llm
+    connect_timeout: 5s
+    per_connection_buffer_limit_bytes: 32768
+    load_assignment:
+      cluster_name: llm
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}
+  - name: extproc
+    connect_timeout: 5s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}
+    load_assignment:
+      cluster_name: extproc
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{pipe: {{path: {socket}}}}}}}
+"""
+
+BODY = b'{"model":"demo","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 100_000)
+
+
+def echo(connection: Connection, head: Head) -> None:
+    """Answer with the digest of what has come."""
+    digest = hashlib.sha256(connection.finish(head).body).hexdigest().encode()
+    connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(digest), digest))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def try_once(port: int) -> bool:
+    """Whether a request of 100 kB reaches the backend. One that is answered otherwise, or not at all, does not."""
+    with Connection.to(port) as client:
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(BODY))
+        try:
+            client.send(BODY)
+            client.socket.settimeout(3.0)
+            answer = client.read_message()
+        except OSError:
+            return False
+        return answer.head.status == 200 and answer.body.decode() == hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.mark.timeout(180)
+def test_a_size_that_does_not_fit_is_held_no_longer(tmp_path: Path) -> None:
+    """The first ones fail; then they are streamed, recorded whole, and the log says what to change."""
+    path = tmp_path / "extproc.sock"
+    with RawBackend() as backend, (tmp_path / "stderr").open("wb") as stderr:
+        backend.otherwise = echo
+        arguments = ("--listen", f"unix:{path}", "--admin-port", "0", "--data-dir", str(tmp_path / "data"))
+        sidecar = subprocess.Popen(
+            [*PROGRAM, "serve", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        try:
+            assert sidecar.stdout is not None
+            assert sidecar.stdout.readline().startswith("ready ")
+            port = free_port()
+            with admin_of(BOOTSTRAP.format(port=port, backend=backend.port, socket=path), tmp_path / "envoy"):
+                eventually(lambda: try_once(port), "a request that passes")
+                assert try_once(port)
+        finally:
+            code = end(sidecar, signal.SIGTERM)
+            sidecar.communicate()
+        assert code == 0
+    said = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
+    warnings = [each["event"] for each in said if each["level"] == "warning"]
+    assert any("was held back" in each and "bufferLimit" in each for each in warnings), said
+    last = list(reader.exchanges([tmp_path / "data"]))[-1]
+    assert (last["held"], last["request"]["sha256"]) == (False, hashlib.sha256(BODY).hexdigest())
