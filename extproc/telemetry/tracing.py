@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeGuard
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -37,6 +37,8 @@ MAX_CONTENT: Final = 64 * 1024
 MAX_TEXT: Final = 256
 SCOPE: Final = InstrumentationScope("extproc", __version__)
 
+_LONGEST_MS: Final = 1e12
+"""Thirty years: more than an exchange lasts, and less than what a timestamp of OTLP can be later by."""
 _FAULTS: Final = frozenset({"upstream", "sidecar", "unknown"})
 """Classes of outcomes that make a span an error: the client's own leaving or mistake is none, nor is a limit."""
 
@@ -243,9 +245,7 @@ def _events(exchange: Exchange, began: int, ended: int) -> list[Event]:
         ("first token", (exchange.get("llm") or {}).get("ttft_ms")),
         ("end of stream", response.get("last_byte_ms") if _ended_by_itself(response) else None),
     )
-    events = [
-        Event(text, {}, timestamp=began + int(at * 1_000_000)) for text, at in times if isinstance(at, int | float)
-    ]
+    events = [Event(text, {}, timestamp=began + int(at * 1_000_000)) for text, at in times if _is_span_of_time(at)]
     # When late messages came is not recorded: after the end.
     events += [
         Event("late message", {"extproc.late.kind": _text(kind) or "", "extproc.late.count": count}, timestamp=ended)
@@ -283,6 +283,11 @@ def _content(exchange: Exchange) -> Attributes:
 def _body(exchange: Exchange, direction: str) -> bytes:
     field = exchange.body(direction) or {}
     return str(field.get("text") or "").encode("utf-8", "surrogatepass")
+
+
+def _is_span_of_time(milliseconds: object) -> TypeGuard[float]:
+    """Whether it is a number of milliseconds that a timestamp can be later by."""
+    return isinstance(milliseconds, int | float) and 0 <= milliseconds < _LONGEST_MS
 
 
 def _status(exchange: Exchange) -> Status:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -196,6 +196,9 @@ llms = st.none() | st.fixed_dictionaries(
 
 
 @given(llms, values, values, values)
+@example({"ttft_ms": 1.6e13}, None, None, None)
+@example({"ttft_ms": -1}, None, None, None)
+@example({"ttft_ms": float("nan")}, None, None, None)
 def test_odd_exchanges(llm: Any, upstream: Any, status: Any, path: Any) -> None:
     """Whatever a client or a server has said, there is a span, and OTLP can encode it."""
     from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans  # noqa: PLC0415
