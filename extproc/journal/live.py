@@ -155,6 +155,9 @@ class LiveTable:
             size = _HEAD_BYTES + slots * SLOT_BYTES
             os.posix_fallocate(fd, 0, size)  # a hole that a full disk cannot fill would be a SIGBUS
             self.map = mmap.mmap(fd, size)
+        except OSError:
+            path.unlink()  # what a full disk has no room for is to take none
+            raise
         finally:
             os.close(fd)
         _HEAD.pack_into(self.map, 0, _MAGIC, _kernel_boot(), slots, SLOT_BYTES, 0)

@@ -6,7 +6,7 @@ Usage comes in two parts, at the start and with the last delta: they are merged,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,9 +23,10 @@ class _Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     partial_json: str | None = None
 
 
-class _BlockDelta(msgspec.Struct, gc=False, tag_field="type", tag="content_block_delta", forbid_unknown_fields=True):
+class _BlockDelta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A delta with the usual members; any other is decoded in full."""
 
+    type: Literal["content_block_delta"]
     delta: _Delta
     index: int | None = None
 

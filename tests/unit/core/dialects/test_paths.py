@@ -166,6 +166,8 @@ def test_responses(events: list[bytes]) -> None:
 
 @given(streams(parts))
 @example([b'{"type":"content_block_delta","delta":{"text":"a","x":"\xff"}}'])
+@example([b'{"delta":{"text":"a"}}'])
+@example([b'{"type":null,"delta":{"text":"a"}}'])
 def test_messages(events: list[bytes]) -> None:
     """Deltas of Anthropic's Messages."""
     same_both_ways(Messages(), events)
