@@ -108,9 +108,14 @@ class _Recovery:
                 self._recover(name, names[:position], names[position + 1 :], wait)
 
     def _recover(self, name: Name, earlier: list[Name], later: list[Name], wait: float) -> None:
-        fd = os.open(str(name), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._segments)
+        try:
+            fd = os.open(str(name), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._segments)
+        except FileNotFoundError:
+            return  # its worker has closed it since it was listed
         try:
             _lock(fd, name, wait)
+            if not self._is_still(fd, name):
+                return  # its worker, whose supervisor is gone, has come to its own end meanwhile
             end = self._find_end(name, later)
             self._cut(fd, name, end)
             if not end.lines and not later:
@@ -122,6 +127,14 @@ class _Recovery:
                 os.fsync(self._segments)
         finally:
             os.close(fd)
+
+    def _is_still(self, fd: int, name: Name) -> bool:
+        """Whether the file has the name that it was opened by."""
+        try:
+            found = os.stat(str(name), dir_fd=self._segments, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(fd))
 
     def _find_end(self, name: Name, later: list[Name]) -> _End:
         limit, end = lines.void_from(self._series.directory, later), _End()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -344,3 +347,28 @@ def test_an_access_entry_ends_nothing(data: Path) -> None:
     orphans = [record["id"] for record in records(data) if record["type"] == "orphan"]
     assert orphans == [id_of(1)]
     assert findings(data) == []
+
+
+def test_a_worker_that_comes_to_its_end_meanwhile(data: Path) -> None:
+    """Its supervisor was killed and a new one recovers: it closes its segment itself, and that is no failure."""
+    with journal(data) as writer:
+        append(writer, request(1), response(1))
+        found: list[Recovered] = []
+        waiting = threading.Thread(target=lambda: found.append(recover(data, wait=30)))
+        waiting.start()
+        while not _waits_for_a_lock(data):
+            time.sleep(0.01)
+    waiting.join()
+    assert found == [Recovered()]
+    assert [name.endswith(".jsonl") for name in segments(data)] == [True]
+    assert findings(data) == []
+
+
+def _waits_for_a_lock(data: Path) -> bool:
+    """Whether recovery has opened the segment that is being written, besides its writer."""
+    here = data / "segments" / segments(data)[0]
+    opened = 0
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            opened += each.readlink() == here
+    return opened > 1
