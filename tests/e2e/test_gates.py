@@ -92,7 +92,7 @@ def test_an_answer_is_on_disk_before_the_client_sees_its_end(
     with Connection.to(raw_stack.port) as client:
         client.send(post(path))
         assert client.read_message().body == b"ok"
-        assert recorded(raw_stack, path) == ["request", "response"]
+        assert recorded(raw_stack, path)[:2] == ["request", "response"]  # and perhaps Envoy's word already
 
 
 # When the journal cannot be written -----------------------------------------------------------------------

@@ -31,7 +31,7 @@ def test_a_client_that_speaks_http2(raw_stack: RunningStack, raw_backend: RawBac
 
     path = raw_backend.on(script)
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    with httpx2.Client(http1=False, http2=True) as client:
+    with httpx2.Client(http1=False, http2=True, timeout=50) as client:
         answer = client.post(raw_stack.url + path, content=body)
     assert (answer.http_version, answer.status_code, answer.content) == ("HTTP/2", 200, body)
     assert answer.headers["content-length"] == lengths[0] == str(size)
@@ -47,7 +47,7 @@ def test_many_streams_on_one_connection(raw_stack: RunningStack, raw_backend: Ra
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
     path = raw_backend.on(script)
-    with httpx2.Client(http1=False, http2=True) as client, ThreadPoolExecutor(20) as pool:
+    with httpx2.Client(http1=False, http2=True, timeout=50) as client, ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda number: client.post(raw_stack.url + path, content=b"%d" % number), range(60)))
     for number, answer in enumerate(answers):
         assert answer.content == b"%d" % number

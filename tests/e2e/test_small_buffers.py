@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.commands import PROGRAM
 from support.envoys import admin_of
-from support.raw import Connection, Head, RawBackend
+from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import end, eventually
 
 from extproc.journal import reader
@@ -89,15 +89,15 @@ def free_port() -> int:
 
 def try_once(port: int) -> bool:
     """Whether a request of 100 kB reaches the backend. One that is answered otherwise, or not at all, does not."""
-    with Connection.to(port) as client:
-        client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(BODY))
-        try:
-            client.send(BODY)
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+    try:
+        with Connection.to(port) as client:
+            client.send(head + BODY)
             client.socket.settimeout(3.0)
             answer = client.read_message()
-        except OSError:
-            return False
-        return answer.head.status == 200 and answer.body.decode() == hashlib.sha256(BODY).hexdigest()
+    except (OSError, Closed):
+        return False
+    return answer.head.status == 200 and answer.body.decode() == hashlib.sha256(BODY).hexdigest()
 
 
 @pytest.mark.timeout(180)

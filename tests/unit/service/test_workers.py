@@ -465,11 +465,13 @@ def test_a_worker_that_dies_just_before_the_end_leaves_nothing_open(config: Conf
     async def run() -> None:
         async with started(config) as (workers, _):
             with connected(workers.addresses[0]) as channel:
-                await asyncio.to_thread(Talk(channel).ask, WHOLE_REQUEST)
+                talk = Talk(channel)  # kept: a call that nobody holds is cancelled, and that would be its end
+                await asyncio.to_thread(talk.ask, WHOLE_REQUEST)
                 (pid,) = workers.pids
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
                 await workers.stop()
+                del talk
 
     story(run)
     assert list(verify(config.data_dir)) == []
