@@ -21,7 +21,7 @@ from extproc.config import Config
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from extproc.journal.join import Exchange
+    from extproc.history.join import Exchange
     from extproc.telemetry.metrics import Metrics
     from extproc.telemetry.tracing import Tracing
 

@@ -11,10 +11,10 @@ import click
 
 from extproc.cli import options, output, view
 from extproc.errors import ExtprocError
+from extproc.history import reader
 from extproc.incidents import evidence, incident, report
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident
-from extproc.journal import reader
 
 _COLUMNS = (
     output.Column("ID", fixed=True),

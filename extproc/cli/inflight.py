@@ -9,11 +9,10 @@ from pathlib import Path
 import click
 
 from extproc.cli import filters, listing, options, output, view
-from extproc.history import deaths, now
+from extproc.history import deaths, now, reader
 from extproc.history.filters import Filters
 from extproc.history.grep import Grep
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 
 
 @click.command

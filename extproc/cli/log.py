@@ -13,10 +13,10 @@ from extproc.cli import filters, listing, options, output, tally, view
 from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
 from extproc.errors import JournalError
+from extproc.history import reader
 from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.grep import Grep
-from extproc.journal import reader
-from extproc.journal.join import Exchange, later
+from extproc.history.join import Exchange, later
 
 _LONGEST = timedelta(hours=1)
 """How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""

@@ -13,8 +13,8 @@ import click
 
 from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 Decorated = Callable[..., Any]
 

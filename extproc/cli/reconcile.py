@@ -18,7 +18,7 @@ from extproc.core.record import moment_text
 from extproc.envoy import entries as envoy
 from extproc.envoy.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable
 from extproc.envoy.reconcile import MEANING, Finding, Reason, reconcile
-from extproc.journal.coverage import Coverage
+from extproc.history.coverage import Coverage
 
 STDIN: Final = "-"
 _NAMED: Final = 20

@@ -24,7 +24,7 @@ from extproc.cli import curl, options, output
 from extproc.cli.request import TOKEN, Request, Text, Variable, prepare, resolve
 from extproc.core.redact import parameter_name
 from extproc.errors import ConfigError, ExtprocError
-from extproc.journal import reader
+from extproc.history import reader
 
 CONNECT_SECONDS: Final = 10.0
 

@@ -18,8 +18,8 @@ from extproc.cli import options, output, view
 from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
 """More of a body than this is of no use on a screen: `--body` writes all of it."""

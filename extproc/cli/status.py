@@ -17,7 +17,7 @@ from extproc.history.status import Status
 def _follower(directory: Path) -> tuple[int | None, float | None]:
     """How much of the journal the follower has not read, and when it last kept its position."""
     from extproc.follow import position
-    from extproc.follow.tail import Tails
+    from extproc.history.tails import Tails
 
     path = directory / position.DIRECTORY / position.FILE_NAME
     kept = position.load(path)

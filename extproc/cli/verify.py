@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from extproc.cli import options, output
-from extproc.journal import verify
+from extproc.history import verify
 
 
 @click.command

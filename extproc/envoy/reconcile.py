@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from extproc.core.outcome import REFUSED_DETAILS
 from extproc.envoy.entries import Entry
-from extproc.journal.join import later
+from extproc.history.join import later
 
 BATCH: Final = 20_000
 """Entries that are looked up together: they are in memory, and each batch reads a part of the journal."""
@@ -77,7 +77,7 @@ class Finding:
 
 
 class Journal(Protocol):
-    """The journal as it is asked here; `extproc.journal.coverage` has the contract."""
+    """The journal as it is asked here; `extproc.history.coverage` has the contract."""
 
     def known(self, names: Collection[str], first: str, last: str) -> set[str]: ...
     def since(self) -> str: ...

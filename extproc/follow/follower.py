@@ -21,10 +21,10 @@ from typing import Any, Final, Protocol
 
 from extproc.core.record import timestamp
 from extproc.follow import position
-from extproc.follow.join import Join
 from extproc.follow.position import Position
-from extproc.follow.tail import Tails, record_at
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
+from extproc.history.joiner import Join
+from extproc.history.tails import Tails, record_at
 
 Record = Mapping[str, Any]
 

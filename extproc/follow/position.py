@@ -20,10 +20,8 @@ import google_crc32c
 import msgspec
 
 from extproc.errors import JournalError
+from extproc.history.tails import RecordPosition
 from extproc.journal.directory import sync
-
-Place = tuple[str, int, int]
-"""Where a record stands: its series (`w0-BOOT`), the segment's number, the offset in its uncompressed bytes."""
 
 DIRECTORY: Final = "follow"
 FILE_NAME: Final = "position.json"
@@ -38,7 +36,7 @@ class Position(msgspec.Struct, frozen=True):
     """What the file says."""
 
     series: dict[str, tuple[int, int]]
-    pending: list[Place]
+    pending: list[RecordPosition]
     version: int = VERSION
 
 

@@ -1,1 +1,1 @@
-"""Questions to the journal: which exchanges, counted by what. Stands on its reader, and knows no terminal."""
+"""Everything that reads a journal: exchanges made of its records, and what is asked of them."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.outcome import Outcome
-from extproc.history import now
-from extproc.journal import lines, reader, segment
+from extproc.history import now, reader
+from extproc.history.join import Exchange
+from extproc.journal import lines, segment
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.join import Exchange
 
 Progress = Callable[[Iterable[Exchange]], Iterator[Exchange]]
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from extproc.core.outcome import CLASSES, Outcome, class_of
 from extproc.core.redact import MARK
-from extproc.journal.identifier import Identifier
+from extproc.history.identifier import Identifier
 
 Exchange = Mapping[str, Any]
 

@@ -16,8 +16,8 @@ import re2
 from extproc.core.encoding import Decoder
 from extproc.core.events import Direction
 from extproc.errors import ConfigError, JournalError
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Of a body; an expression that matches only further on is not found."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.record import timestamp
-from extproc.history import filters
-from extproc.journal import lines, live, reader, segment
+from extproc.history import filters, reader
+from extproc.history.join import Exchange, Parts
+from extproc.journal import lines, live, segment
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.join import Exchange, Parts
 
 SILENT_MS: Final = 5000
 """A stream without a chunk for so long is called silent."""

@@ -18,9 +18,9 @@ from typing import Final
 import msgspec
 
 from extproc.history import deaths, now
+from extproc.history.join import Exchange
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, space
-from extproc.journal.join import Exchange
 
 _DAY_SECONDS: Final = 86_400.0
 

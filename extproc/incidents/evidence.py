@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from extproc.core.outcome import Outcome
 from extproc.errors import JournalError
+from extproc.history import reader
 from extproc.incidents import atoms
-from extproc.journal import reader
 
 Body = Callable[[Mapping[str, Any], str], bytes | None]
 """The bytes of one direction (`request`, `response`) of an exchange, as far as they were recorded."""

@@ -6,10 +6,13 @@ segment, so that recovery after a crash need not read what was closed before.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 _OPENING = b'{"type":"'
 _EARLY_ENDS = 1024
+
+BEGINNING: Final = frozenset({"request", "open", "response", "orphan"})
+"""The types that may be the first of an exchange. A `late` or `access` record without any of them is of none."""
 
 
 class Flight:

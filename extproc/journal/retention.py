@@ -17,17 +17,16 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from extproc.core.events import Direction
 from extproc.core.record import DamagedLine, encode, seal
 from extproc.journal import frames, lines
 from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
-from extproc.journal.flight import Flight, type_and_id
-from extproc.journal.join import BEGINNING, Record
+from extproc.journal.flight import BEGINNING, Flight, type_and_id
 from extproc.journal.lines import Series
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name, is_live
 from extproc.journal.spool import exchange_of
@@ -223,7 +222,7 @@ class _Segment:
             return
 
 
-def _head(series: Series, name: Name) -> Record:
+def _head(series: Series, name: Name) -> Mapping[str, Any]:
     return lines.header(series.directory, name) or {}
 
 

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
-from extproc.journal import alone
-from extproc.journal.join import Exchange
+from extproc.history import alone
+from extproc.history.join import Exchange
 from extproc.telemetry import kinds, openmetrics, semconv
 from extproc.telemetry.kinds import OTHER
 

@@ -28,7 +28,7 @@ from extproc import __version__
 from extproc.config import Config
 from extproc.core import dialects, encoding
 from extproc.core.outcome import class_of
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 from extproc.telemetry import otlp, semconv
 from extproc.telemetry.export import Exporter
 

@@ -11,7 +11,7 @@ import pytest
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
-from extproc.journal import reader
+from extproc.history import reader
 
 CHAT = "/v1/chat/completions?number="
 PROMPT = b'{"model":"m","stream":true,"messages":[]}'

@@ -13,7 +13,7 @@ from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack
 
 from extproc.envoy import files
-from extproc.journal import reader
+from extproc.history import reader
 
 SIZES = [0, 1, 400_000, 3_000_000]
 """None, held, held and almost too large for Envoy's buffer, streamed."""

@@ -16,7 +16,7 @@ from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
 from support.traffic import PATH, Servers, Traffic, question, whole
 
-from extproc.journal import reader
+from extproc.history import reader
 
 
 @dataclasses.dataclass

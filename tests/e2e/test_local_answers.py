@@ -16,7 +16,7 @@ from support.raw import Closed, Connection
 from support.stack import RunningStack, eventually
 
 from extproc.envoy import files, source
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 
 POST = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"
 

@@ -19,7 +19,7 @@ from support.stack import RunningStack, eventually
 
 from extproc.core.outcome import Outcome
 from extproc.envoy import files, source
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 
 CHAT: Final = "/v1/chat/completions?number="
 PROMPT: Final = b'{"model":"m","stream":true,"messages":[]}'

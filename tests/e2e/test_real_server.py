@@ -20,8 +20,8 @@ from support.llama import LlamaServer
 from support.stack import RunningStack
 
 from extproc.cli import show
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 HELLO: Any = [{"role": "user", "content": "Tell me of the wind, and spell naïve \N{CRAB}"}]
 SCHEMA: Any = {

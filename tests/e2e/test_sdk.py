@@ -15,8 +15,8 @@ from support.clients import AsyncWatching, Seen, Watching
 from support.commands import run
 from support.stack import RunningStack
 
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 HELLO: Any = [{"role": "user", "content": "Tell me about the runway, and spell naïve \N{CRAB}"}]
 TOOL: Any = {

@@ -18,7 +18,7 @@ from support.envoys import admin_of
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import end, eventually
 
-from extproc.journal import reader
+from extproc.history import reader
 
 BOOTSTRAP = """
 static_resources:

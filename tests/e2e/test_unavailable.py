@@ -18,7 +18,7 @@ from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
 
 from extproc.envoy import files
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 
 Cluster = dict[str, Any]
 

@@ -25,9 +25,10 @@ from support.journals import id_of, journal, request, response, write
 from extproc.core.effects import Append
 from extproc.follow import position
 from extproc.follow.follower import Follower
-from extproc.journal import lines, recovery, retention, verify
+from extproc.history import verify
+from extproc.history.verify import Finding
+from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
-from extproc.journal.verify import Finding
 from extproc.service import redaction_key
 
 STATES: Final = int(os.environ.get("EXTPROC_TEST_POWER_CUTS", "400"))

@@ -17,7 +17,7 @@ from support.raw import Connection
 from support.recipes import Client, Recipe, copied
 from support.stack import eventually
 
-from extproc.journal import reader
+from extproc.history import reader
 
 ADDRESSES = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
 """Where servers are, all on one port: all of 127/8 is this machine."""

@@ -13,7 +13,7 @@ from support.recipes import Answer, Client, Recipe
 from support.stack import eventually
 from support.traffic import PATH, Servers, Traffic, question
 
-from extproc.journal import reader, verify
+from extproc.history import reader, verify
 
 
 @pytest.fixture(scope="module")

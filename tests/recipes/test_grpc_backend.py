@@ -20,8 +20,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from support.recipes import Recipe
 from support.stack import eventually
 
-from extproc.journal import reader
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 

@@ -12,7 +12,7 @@ import pytest
 from support.raw import Connection, Head, RawBackend
 from support.recipes import Answer, Recipe
 
-from extproc.journal import reader
+from extproc.history import reader
 
 LONG = json.dumps({"object": "list", "data": [{"index": number} for number in range(1000)]}).encode()
 SHORT = b'{"object": "list", "data": []}'

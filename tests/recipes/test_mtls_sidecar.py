@@ -22,8 +22,8 @@ from support.recipes import CHAT, EXAMPLES, Answer, Client, Recipe, copied
 from support.stack import eventually
 
 from extproc.envoy.proxy import Envoy, State
-from extproc.journal import reader, verify
-from extproc.journal.join import Exchange
+from extproc.history import reader, verify
+from extproc.history.join import Exchange
 
 RECIPE = EXAMPLES / "mtls-sidecar"
 

@@ -14,7 +14,7 @@ from support.raw import Closed, Connection
 from support.recipes import CHAT, Recipe
 from support.stack import eventually
 
-from extproc.journal import reader
+from extproc.history import reader
 
 CLIENT = "spiffe://example.org/team-a"
 """Of a certificate's alternative names Envoy tells those that are URIs."""

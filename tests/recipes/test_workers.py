@@ -16,7 +16,7 @@ from support.recipes import Recipe
 from support.stack import eventually, is_running
 from support.traffic import Servers, Traffic
 
-from extproc.journal import reader, verify
+from extproc.history import reader, verify
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, Self
 from support.stack import RunningStack, eventually
 
 from extproc.envoy import files
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"
 

@@ -12,9 +12,9 @@ from support.transports import MakeServer, Running, Talk, connected
 
 from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.config import Config
-from extproc.journal import verify
-from extproc.journal.join import Exchange
-from extproc.journal.reader import exchanges, scan
+from extproc.history import verify
+from extproc.history.join import Exchange
+from extproc.history.reader import exchanges, scan
 from extproc.journal.writer import Journal
 from extproc.service.health import Health
 from extproc.service.processor import Recorder

@@ -17,8 +17,8 @@ from typing import Any, Self, TypeVar
 
 from support.commands import PROGRAM
 
-from extproc.journal import reader, verify
-from extproc.journal.join import Exchange
+from extproc.history import reader, verify
+from extproc.history.join import Exchange
 
 T = TypeVar("T")
 

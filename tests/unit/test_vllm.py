@@ -21,7 +21,7 @@ from extproc.core.exchange import Exchange, Settings
 from extproc.core.outcome import Outcome
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
-from extproc.journal.join import Parts
+from extproc.history.join import Parts
 
 ALL = vllm.load()
 STREAMS = [captured for captured in ALL if captured.is_stream and captured.response.whole]

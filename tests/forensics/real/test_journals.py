@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from extproc.history import reader
 from extproc.incidents import evidence
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Class, Incident, incidents
-from extproc.journal import reader
 
 HERE = Path(__file__).parent
 JOURNALS = sorted(path.name for path in HERE.iterdir() if (path / "truth.json").exists())

@@ -14,7 +14,7 @@ from support.recorded import ANSWER, CHAT, ESCAPE, Recording, as_a_crash_leaves_
 
 from extproc.cli import show
 from extproc.core import record
-from extproc.journal import reader
+from extproc.history import reader
 from extproc.journal.recovery import recover
 
 STREAM = (

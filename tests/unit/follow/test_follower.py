@@ -12,7 +12,7 @@ from support.stack import eventually
 
 from extproc.follow import follower as follower_
 from extproc.follow.follower import Follower
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 from extproc.journal.writer import Journal
 
 

@@ -9,8 +9,8 @@ import pytest
 from support.recorded import Recording
 
 from extproc.errors import ConfigError
+from extproc.history import reader
 from extproc.history.grep import Grep
-from extproc.journal import reader
 
 
 @pytest.mark.parametrize(

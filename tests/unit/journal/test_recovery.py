@@ -31,7 +31,8 @@ from support.journals import (
 from extproc.core.effects import Append, Spool
 from extproc.core.events import Direction
 from extproc.errors import JournalError
-from extproc.journal import lines, verify
+from extproc.history import verify
+from extproc.journal import lines
 from extproc.journal.lines import Line
 from extproc.journal.recovery import Recovered, recover
 from extproc.journal.segment import Name

@@ -12,7 +12,8 @@ from support.journals import Faults, Trace, abandon, append, id_of, journal, rec
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.errors import JournalError
-from extproc.journal import lines, reader, recovery, retention, verify
+from extproc.history import reader, verify
+from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import Name
 
 DAY = 86_400

@@ -24,7 +24,8 @@ from support.journals import (
 
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
-from extproc.journal import spool, verify
+from extproc.history import verify
+from extproc.journal import spool
 
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
 

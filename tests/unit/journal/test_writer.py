@@ -38,7 +38,8 @@ from extproc.core.effects import Append
 from extproc.core.events import Direction
 from extproc.core.record import LONGEST, encode
 from extproc.errors import JournalError
-from extproc.journal import recovery, verify
+from extproc.history import verify
+from extproc.journal import recovery
 from extproc.journal.writer import Journal
 
 DAY = 86_400_000_000_000

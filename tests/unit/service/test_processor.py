@@ -23,7 +23,7 @@ from extproc.config import Config
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
 from extproc.errors import JournalError, Postponed
-from extproc.journal import verify
+from extproc.history import verify
 from extproc.service import processor as module
 from extproc.service import wire
 from extproc.service.processor import Processor, Recorder

@@ -14,8 +14,8 @@ from support.messages import head
 from support.transports import Talk, connected
 
 from extproc.config import Config
-from extproc.journal import verify
-from extproc.journal.reader import scan
+from extproc.history import verify
+from extproc.history.reader import scan
 
 HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
 

@@ -23,8 +23,8 @@ from extproc.config import Config
 from extproc.core.effects import Append
 from extproc.core.record import encode
 from extproc.errors import ConfigError, JournalError, StackError
-from extproc.journal.reader import scan
-from extproc.journal.verify import verify
+from extproc.history.reader import scan
+from extproc.history.verify import verify
 from extproc.journal.writer import Journal
 from extproc.logs import RateLimit
 from extproc.service import workers as workers_

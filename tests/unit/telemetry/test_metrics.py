@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from extproc.core.outcome import Outcome
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 from extproc.telemetry import semconv
 from extproc.telemetry.metrics import MAX_MODELS, MAX_UPSTREAMS, Bounded, Metrics, unmatched
 

@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 
 from extproc.config import Config
 from extproc.core.outcome import Outcome, outcome_class
-from extproc.journal.join import Exchange
+from extproc.history.join import Exchange
 from extproc.telemetry.tracing import CAPTURE, MAX_TEXT, Tracing, span_of
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

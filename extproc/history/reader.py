@@ -24,15 +24,16 @@ from typing import Any, Final, Protocol
 
 from extproc.core.record import DamagedLine, moment_text, timestamp
 from extproc.errors import JournalError
-from extproc.journal import alone, lines, live
+from extproc.history import alone
+from extproc.history.identifier import Identifier
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, Record, later, started_by_id
+from extproc.history.tail import Tail
+from extproc.journal import lines, live
 from extproc.journal.directory import BODIES, SEGMENTS, reason
-from extproc.journal.flight import type_and_id
-from extproc.journal.identifier import Identifier
-from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, Record, later, started_by_id
+from extproc.journal.flight import BEGINNING, type_and_id
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import OPEN, Name
 from extproc.journal.spool import exchange_of
-from extproc.journal.tail import Tail
 
 _WINDOW: Final = 1000
 _LIMIT: Final = 4 * _WINDOW

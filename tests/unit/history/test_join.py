@@ -11,7 +11,7 @@ import pytest
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
-from extproc.journal.join import ACCESS_SECONDS, Exchange, Parts, later, started_by_id
+from extproc.history.join import ACCESS_SECONDS, Exchange, Parts, later, started_by_id
 
 END = timestamp(START_NS + 1_000_000_000)
 

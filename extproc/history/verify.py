@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.errors import JournalError
+from extproc.history.reader import body_path
 from extproc.journal import lines, lock, segment
 from extproc.journal.directory import BODIES, SEGMENTS, reason
 from extproc.journal.lines import Line, Series
-from extproc.journal.reader import body_path
 from extproc.journal.segment import CLOSED, OPEN, Name, is_live
 from extproc.journal.spool import exchange_of
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.journals import START_NS, access, request
 
 from extproc.core.record import timestamp
-from extproc.journal import alone
-from extproc.journal.join import started_by_id
+from extproc.history import alone
+from extproc.history.join import started_by_id
 
 NO_ROUTE: dict[str, Any] = {"upstream": None, "status": 404, "response_code_details": "route_not_found"}
 HUNG: dict[str, Any] = {"upstream": None, "status": 504, "response_code_details": "ext_proc_error_gRPC_error_14{}"}

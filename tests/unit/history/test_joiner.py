@@ -11,9 +11,9 @@ import pytest
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
-from extproc.follow import join
-from extproc.follow.join import Join
-from extproc.journal.join import Exchange
+from extproc.history import joiner
+from extproc.history.join import Exchange
+from extproc.history.joiner import Join
 
 SECOND = 1_000_000_000
 NOW = timestamp(START_NS + 2 * SECOND)
@@ -23,7 +23,7 @@ LATE = timestamp(START_NS + 60 * SECOND)
 @pytest.fixture
 def joining(monkeypatch: pytest.MonkeyPatch) -> Join:
     """A join that began before everything here."""
-    monkeypatch.setattr(join, "time", _Clock())
+    monkeypatch.setattr(joiner, "time", _Clock())
     return Join(Path("data"))
 
 
@@ -140,7 +140,7 @@ def test_bodies_are_let_go_of(joining: Join) -> None:
 
 def test_too_many_at_once(joining: Join, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is given up and counted; memory is bounded."""
-    monkeypatch.setattr(join, "MAX_PENDING", 3)
+    monkeypatch.setattr(joiner, "MAX_PENDING", 3)
     add(joining, *(request(number) for number in range(1, 6)))
     assert (joining.given_up, len(joining.pending())) == (2, 3)
     add(joining, response(1), access(1), response(5), access(5))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from support.journals import append, id_of, journal, request, response, segments
 
-from extproc.journal import lines, recovery, tail
+from extproc.history import tail
+from extproc.history.tail import Tail
+from extproc.journal import lines, recovery
 from extproc.journal.lines import Line
-from extproc.journal.tail import Tail
 
 
 @pytest.fixture

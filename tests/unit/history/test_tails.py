@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.journals import START_NS, Faults, abandon, append, id_of, journal, request, response, segments
 
-from extproc.follow.tail import Tails, record_at
+from extproc.history.tails import Tails, record_at
 from extproc.journal import recovery, retention
 
 MINUTE = 60_000_000_000

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from extproc.core.record import body_field, encode
-from extproc.journal.identifier import Identifier
+from extproc.history.identifier import Identifier
 
 OURS = "019aa465-b400-7000-8000-00000000c0de"
 REQUEST_ID = "7398a14e-d072-4fb5-9858-8331ce637b73"

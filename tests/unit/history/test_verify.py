@@ -12,7 +12,8 @@ from support.journals import abandon, access, append, id_of, journal, request, r
 from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import seal, unseal
-from extproc.journal import reader, retention, verify
+from extproc.history import reader, verify
+from extproc.journal import retention
 from extproc.journal.lock import lock_directory
 
 

@@ -23,7 +23,7 @@ from extproc.core.llm import of_request, of_response
 from extproc.core.outcome import class_of, decide
 from extproc.core.record import moment_text, timestamp
 from extproc.core.routing import credential
-from extproc.journal import alone
+from extproc.history import alone
 
 Record = Mapping[str, Any]
 
@@ -32,9 +32,6 @@ ACCESS_SECONDS: Final = 5
 
 JOINED: Final = frozenset({"request", "open", "response", "orphan", "late", "access"})
 """The types of records that belong to an exchange; an `access` record only where it names one."""
-
-BEGINNING: Final = frozenset({"request", "open", "response", "orphan"})
-"""Those that may be the first of an exchange. A `late` or `access` record without any of them is of none."""
 
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 

@@ -30,8 +30,9 @@ from extproc.core.effects import Append, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import encode, timestamp, unseal
 from extproc.errors import JournalError
-from extproc.journal import reader, recovery, retention
-from extproc.journal.join import Exchange
+from extproc.history import reader
+from extproc.history.join import Exchange
+from extproc.journal import recovery, retention
 
 SECOND = 1_000_000_000
 START = datetime.fromtimestamp(START_NS // SECOND, UTC)

@@ -1,7 +1,7 @@
 """Records into final exchanges, each once, in bounded memory.
 
 An exchange is final when its terminal record and Envoy's access entry are there, or when the entry has had its time
-to come. An entry that stands alone (see `journal/alone.py`) is one of its own when its exchange has had as long to
+to come. An entry that stands alone (see `alone.py`) is one of its own when its exchange has had as long to
 come. Time is that of the records, or of the clock where there are none: so an old journal is joined as fast as it
 can be read. What a body says is read when its record comes, and the body is let go of then.
 """
@@ -16,9 +16,10 @@ from typing import Any, Final, TypeVar
 
 from extproc.core.llm import of_request, of_response
 from extproc.core.record import timestamp
-from extproc.follow.position import Place
-from extproc.journal import alone
-from extproc.journal.join import ACCESS_SECONDS, BEGINNING, JOINED, Exchange, Parts, later, started_by_id
+from extproc.history import alone
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later, started_by_id
+from extproc.history.tails import RecordPosition
+from extproc.journal.flight import BEGINNING
 
 Record = Mapping[str, Any]
 T = TypeVar("T")
@@ -40,10 +41,10 @@ class Join:
         self._directory = directory
         self._keep_bodies = keep_bodies
         self._pending: dict[str, Parts] = {}
-        self._places: dict[str, list[Place]] = {}
+        self._places: dict[str, list[RecordPosition]] = {}
         self._ended: deque[str] = deque()
         self._strays: dict[str, Record] = {}
-        self._stray_places: dict[str, Place] = {}
+        self._stray_places: dict[str, RecordPosition] = {}
         self._given: dict[str, None] = {}
         self._by_request_id: dict[str, str] = {}
         """Which of the pending ones Envoy knows by this id, for entries that name none of ours."""
@@ -54,7 +55,7 @@ class Join:
         self._ready: list[Exchange] = []
         self._others: list[Record] = []
 
-    def add(self, place: Place, record: Record) -> None:
+    def add(self, place: RecordPosition, record: Record) -> None:
         """Take one record in."""
         record = alone.as_own(record)
         type, id = record["type"], record.get("id")
@@ -103,11 +104,11 @@ class Join:
         self._ended.clear()
         yield from self.exchanges(horizon)
 
-    def pending(self) -> list[Place]:
+    def pending(self) -> list[RecordPosition]:
         """Where the records stand that are still needed."""
         return [*(place for places in self._places.values() for place in places), *self._stray_places.values()]
 
-    def _join(self, id: str, place: Place, record: Record) -> None:
+    def _join(self, id: str, place: RecordPosition, record: Record) -> None:
         parts = self._pending.get(id)
         if parts is None and alone.stands_alone(record):
             parts = self._whose(record) or self._begin(id)

@@ -13,8 +13,8 @@ from support.journals import abandon, access, append, id_of, journal, request, r
 
 from extproc.core.events import Direction
 from extproc.core.record import encode, timestamp
+from extproc.history.coverage import Coverage
 from extproc.journal import recovery, retention
-from extproc.journal.coverage import Coverage
 from extproc.journal.writer import Journal
 
 SECOND = 1_000_000_000

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.record import DamagedLine, moment_text, timestamp
+from extproc.history.join import Record, later
+from extproc.history.reader import merged
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.flight import type_and_id
-from extproc.journal.join import BEGINNING, Record, later
+from extproc.journal.flight import BEGINNING, type_and_id
 from extproc.journal.lines import Line, Series
-from extproc.journal.reader import merged
 from extproc.journal.segment import OPEN, Name, is_live
 
 _SLACK_SECONDS: Final = 60

@@ -13,14 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from extproc.follow.position import Place
+from extproc.history.tail import Tail
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.lines import Line, Listing, Series
 from extproc.journal.segment import OPEN
-from extproc.journal.tail import Tail
 
 Record = Mapping[str, Any]
+
+RecordPosition = tuple[str, int, int]
+"""Where a record stands: its series (`w0-BOOT`), the segment's number, the offset in its uncompressed bytes."""
 
 
 class Tails:
@@ -40,7 +42,7 @@ class Tails:
         """Up to where each series has been given out: the segment's number and the offset of the next line."""
         return dict(self._positions)
 
-    def records(self, limit: int) -> Iterator[tuple[Place, Record]]:
+    def records(self, limit: int) -> Iterator[tuple[RecordPosition, Record]]:
         """What is there now, oldest first, at most so many; fewer means that there is nothing more at the moment."""
         self._refresh()
         queue = [(source.next_at, key) for key, source in self._open.items() if source.look()]
@@ -143,7 +145,7 @@ class _Source:
         return line
 
 
-def record_at(directory: Path, place: Place) -> Record | None:
+def record_at(directory: Path, place: RecordPosition) -> Record | None:
     """The record that stands at a place, whatever has become of its segment; None when it is gone."""
     key, number, offset = place
     for series in lines.series(directory):
