@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import google_crc32c
@@ -33,6 +33,7 @@ _ESCAPED = 6
 """What a byte of a text may become: `\\u0000`."""
 _SEAL = b',"crc":"'
 _TAIL = len(_SEAL) + 8 + len(b'"}')
+_KEPT = b'"":{'  # as it cannot stand within a text, where quotes are escaped
 _LONG_INTEGER_BITS = 8192  # under the 4,300 digits that sys.int_info allows
 
 _encode_fast = msgspec.json.Encoder().encode
@@ -44,7 +45,7 @@ class DamagedLine(ValueError):
     """A line that is not what was written: cut, changed or not ours. The text says what was seen."""
 
 
-def encode(fields: Mapping[str, Any]) -> bytes:
+def encode(fields: Mapping[str, Any] | msgspec.Struct) -> bytes:
     """One record as a JSON object without a line end, ASCII only.
 
     Content never makes it raise: NaN and infinities become null, and an integer of more digits than Python turns
@@ -52,14 +53,15 @@ def encode(fields: Mapping[str, Any]) -> bytes:
     """
     try:
         line = _encode_fast(fields)
-        if line.isascii() and b"\n" not in line:
+        if line.isascii() and b"\n" not in line and _KEPT not in line:
             return line
     except (UnicodeEncodeError, OverflowError, ValueError, RecursionError):
         pass  # a lone surrogate or a very long number: the slower encoder writes both
     try:
-        return _encode_ascii(_plain(fields)).encode("ascii")
+        return _encode_ascii(plain(fields)).encode("ascii")
     except RecursionError:  # only `llm` holds values that a client nested
-        return _encode_ascii(_plain({**fields, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
+        shallow = msgspec.structs.asdict(fields) if isinstance(fields, msgspec.Struct) else fields
+        return _encode_ascii(plain({**shallow, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
 
 
 def fits(body: bytes) -> bool:
@@ -75,6 +77,11 @@ def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:
 
 def unseal(line: bytes) -> dict[str, Any]:
     """The record in a line, with or without its line end. Raises `DamagedLine` when a byte is not as written."""
+    return decode(whole(line))
+
+
+def whole(line: bytes) -> bytes:
+    """A line without its line end, once its checksum is found right. Raises `DamagedLine`."""
     line = line.removesuffix(b"\n")
     start, tail = line[:-_TAIL], line[-_TAIL:]
     if not (tail.startswith(_SEAL) and tail.endswith(b'"}')):
@@ -84,6 +91,11 @@ def unseal(line: bytes) -> dict[str, Any]:
         raise DamagedLine(
             f"the checksum is {tail[len(_SEAL) : -2].decode('ascii', 'replace')}, the bytes give {seen.decode()}"
         )
+    return line
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line that is whole. Raises `DamagedLine` where it is none."""
     try:
         record = _decode(line)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -133,8 +145,11 @@ def _decode_slowly(line: bytes, error: Exception) -> Any:
         raise DamagedLine(f"the checksum is right but the JSON is not: {error}") from error
 
 
-def _plain(value: Any) -> Any:
-    """The same value with every number one that any reader of JSON can hold."""
+def plain(value: Any) -> Any:
+    """The same value as dicts and lists, with every number one that any reader of JSON can hold.
+
+    A type's member without a name holds what was kept of a newer version: its members come behind the others.
+    """
     match value:
         case str() | bool() | None:
             return value
@@ -143,10 +158,33 @@ def _plain(value: Any) -> Any:
         case int():
             return value if value.bit_length() < _LONG_INTEGER_BITS else hex(value)
         case Mapping():
-            return {key: _plain(item) for key, item in value.items()}
+            return {key: plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case msgspec.Raw():
             return json.loads(bytes(value))
+        case msgspec.Struct():
+            return _members(value)
         case _:
             return str(value)
+
+
+def _members(value: msgspec.Struct) -> dict[str, Any]:
+    config = value.__struct_config__
+    members: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
+    kept: dict[str, Any] = {}
+    for name, attribute, default in zip(
+        value.__struct_encode_fields__, value.__struct_fields__, _defaults(type(value)), strict=True
+    ):
+        member = getattr(value, attribute)
+        if member is not msgspec.UNSET and not (config.omit_defaults and member is default):
+            if name:
+                members[name] = plain(member)
+            else:
+                kept = plain(member)
+    return members | kept
+
+
+@cache
+def _defaults(type: type[msgspec.Struct]) -> tuple[Any, ...]:
+    return tuple(field.default for field in msgspec.structs.fields(type))
