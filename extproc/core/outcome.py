@@ -9,7 +9,7 @@ came before it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from extproc.core.media import is_stream_type, media_type
@@ -104,6 +104,7 @@ _FIRST_FAILURE = 500
 _NO_FAILURE = frozenset({"ok", "client", "limited"})
 _REQUEST_TIMEOUT = 408
 """Envoy's status where the same limit was met by a request that did not come to its end: nobody upstream is slow."""
+_PROTOCOL_ERROR = "DPE"
 _CLIENT_LEFT = frozenset({"DC", "DR", "DPE"})
 _CLIENT_LEFT_DETAILS = ("downstream_remote_disconnect", "http2.remote_", "http3.remote_", "codec_error:")
 _PROXY_LEFT_DETAILS = ("downstream_local_disconnect", "drained")
@@ -155,6 +156,15 @@ def recorder_failed(record: Record) -> bool:
     return str(record.get("response_code_details") or "").startswith(RECORDER_FAILED_DETAILS)
 
 
+def broke_off(response_flags: Collection[str] | None, method: str | None) -> bool:
+    """Whether Envoy gave a request up whose headers were in order, and what followed them was no HTTP.
+
+    A chunk without a length, more bytes than announced: Envoy's flag is that of a protocol error. Its own 400 does not
+    arrive, and where all of it came at once, Envoy took what it had said to the recorder back.
+    """
+    return _PROTOCOL_ERROR in (response_flags or ()) and method is not None
+
+
 def class_of(exchange: Record) -> str:
     """The class of an exchange as `extproc log --json` gives it."""
     return outcome_class(exchange.get("outcome"), exchange.get("status"), exchange.get("grpc_status"))
@@ -182,9 +192,13 @@ def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome
 def _without_us(access: Record) -> Outcome:
     if recorder_failed(access):
         return Outcome.RECORDER_FAILED
-    if access.get("status") is None and _client_left(access):
+    if _client_left(access) and (access.get("status") is None or _broke_off(access)):
         return Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
     return Outcome.LOCAL_REPLY if access.get("response_code_details") else Outcome.UNKNOWN
+
+
+def _broke_off(access: Record) -> bool:
+    return broke_off(access.get("response_flags"), access.get("method"))
 
 
 def _client_left(access: Record) -> bool:

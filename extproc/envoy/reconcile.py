@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from extproc.core.outcome import REFUSED_DETAILS
+from extproc.core.outcome import REFUSED_DETAILS, broke_off
 from extproc.envoy.entries import Entry
 from extproc.history.join import later
 
@@ -35,6 +35,7 @@ class Reason(enum.StrEnum):
     SIDECAR_AWAY = "sidecar_away"
     GAP = "gap"
     REFUSED = "refused"
+    MALFORMED_BODY = "malformed_body"
     ENDED_BEFORE_RECORDER = "ended_before_recorder"
     RECORD_MISSING = "record_missing"
     BEFORE_JOURNAL = "before_journal"
@@ -47,6 +48,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.SIDECAR_AWAY: "the recorder did not answer, or no sidecar was running",
     Reason.GAP: "the journal could not be written, and on_audit_failure let it pass",
     Reason.REFUSED: "the journal could not be written, and on_audit_failure refused it",
+    Reason.MALFORMED_BODY: "its body was no HTTP, and Envoy closed before the recorder's turn",
     Reason.ENDED_BEFORE_RECORDER: "Envoy answered, or the client left, before the recorder's turn",
     Reason.RECORD_MISSING: "the recorder had it, and the journal has no record",
     Reason.BEFORE_JOURNAL: "it is older than what retention has left of the journal",
@@ -127,7 +129,7 @@ def _reason(entry: Entry, journal: Journal, since: str) -> Reason:
 
 def _without_id(entry: Entry, journal: Journal) -> Reason:
     if not reached_backend(entry):
-        return Reason.ENDED_BEFORE_RECORDER
+        return Reason.MALFORMED_BODY if broke_off(entry.response_flags, entry.method) else Reason.ENDED_BEFORE_RECORDER
     if entry.failed_open is None and not journal.written_at(entry.started_at):
         return Reason.SIDECAR_AWAY
     return Reason.UNEXPLAINED

@@ -4,10 +4,10 @@ No route matched, the request was no HTTP, the recorder did not answer in time: 
 and its entry names no exchange. `as_own` makes an exchange of it, with an id of its own: a UUIDv7 of the time at which
 the request began and of what the entry says, the same one each time that the entry is read, or written again.
 
-The recorder may have had the request all the same, with an id that Envoy never heard: where the recorder hung, and
-wherever Envoy does not wait for it (`best_effort`). `is_of` tells whether an entry is that exchange's; it then belongs
-to it. They have Envoy's request id in common. A client may have chosen that, so where the exchange's own entry comes,
-that one counts.
+The recorder may have had the request all the same, with an id that Envoy never heard: where the recorder hung, where
+the request broke off at once, and wherever Envoy does not wait for it (`best_effort`). `is_of` tells whether an entry is
+that exchange's; it then belongs to it. They have Envoy's request id in common. A client may have chosen that, so where
+the exchange's own entry comes, that one counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from extproc.core.outcome import REFUSED_DETAILS, recorder_failed
+from extproc.core.outcome import REFUSED_DETAILS, broke_off, recorder_failed
 
 Record = Mapping[str, Any]
 
@@ -45,7 +45,12 @@ def is_of(entry: Record, request: Record) -> bool:
     """Whether an entry that stands alone is that of an exchange with this `request` or `open` record."""
     if not entry.get("request_id") or entry.get("request_id") != request.get("request_id"):
         return False
-    return bool(request.get("best_effort")) or recorder_failed(entry) or entry.get("status") is None
+    unheard = (
+        recorder_failed(entry)
+        or broke_off(entry.get("response_flags"), entry.get("method"))
+        or entry.get("status") is None
+    )
+    return unheard or bool(request.get("best_effort"))
 
 
 def _stands_alone(record: Record) -> bool:

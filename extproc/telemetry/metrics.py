@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from extproc.core.outcome import REFUSED_DETAILS, Outcome, class_of, outcome_class
+from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, class_of, outcome_class
 from extproc.history import alone
 from extproc.history.join import Exchange
 from extproc.telemetry import kinds, openmetrics, semconv
@@ -33,7 +33,7 @@ SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
 
 DIRECTIONS: Final = ("request", "response")
-UNMATCHED: Final = ("bypass", "refused", "malformed", "local", "unrecorded")
+UNMATCHED: Final = ("bypass", "refused", "malformed", "malformed_body", "local", "unrecorded")
 
 _HEX: Final = frozenset("0123456789abcdef")
 _NO_STATUS: Final = "none"
@@ -429,13 +429,15 @@ def _is_hex(text: object, length: int) -> bool:
 
 def unmatched(record: Record) -> str:
     """Why an access entry has no exchange: `bypass` by a route's rule, `refused` by us, `malformed` before any filter
-    saw it, `local` where Envoy ended it for another reason and no backend had it, else `unrecorded`, which should not
-    be."""
+    saw it, `malformed_body` where its headers were in order and what followed was no HTTP, `local` where Envoy ended it
+    for another reason and no backend had it, else `unrecorded`, which should not be."""
     if record.get("bypass"):
         return "bypass"
     details = str(record.get("response_code_details") or "")
     if REFUSED_DETAILS in details:
         return "refused"
+    if broke_off(record.get("response_flags"), record.get("method")):
+        return "malformed_body"
     if details.startswith(_BEFORE_THE_FILTERS):
         return "malformed"
     return "local" if alone.stands_alone(alone.as_own(record)) else "unrecorded"

@@ -79,6 +79,16 @@ def status(stack: RunningStack, request: bytes) -> int | None:
             return None
 
 
+NO_CHUNK_COUNT = 'extproc_unmatched_access_entries_total{reason="malformed_body"}'
+
+
+def counted(stack: RunningStack, name: str) -> float:
+    """A figure of the metrics; 0 where nothing has been counted."""
+    with urllib.request.urlopen(f"{stack.admin}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+
 @pytest.mark.parametrize(
     ("path", "expected", "details"), [("/v1/denied/1", 403, "rbac_access_denied"), ("/none/1", 404, "route_not_found")]
 )
@@ -111,6 +121,43 @@ def test_what_is_no_http_is_listed_too(stack: RunningStack) -> None:
     assert (exchange["outcome"], exchange["method"], exchange["worker"]) == ("local_reply", None, 0)
 
 
+CHUNKED = b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+NO_CHUNK = {
+    "with the headers": (CHUNKED + b"ZZ\r\n",),
+    "behind a chunk": (CHUNKED + b"5\r\nhello\r\nZZ\r\n",),
+    "once the recorder has it": (CHUNKED + b"5\r\nhello\r\n", b"ZZ\r\n"),
+    "in place of trailers": (CHUNKED + b"5\r\nhello\r\n0\r\n", b"x y\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CHUNK)
+def test_a_body_that_is_no_http_is_the_clients_doing(stack: RunningStack, name: str) -> None:
+    """One exchange, whether the recorder had heard of it or not, with method, path and route; `reconcile` and the
+    metric have a word of their own for what it had not heard of."""
+    path = f"/v1/chat/completions?{name.replace(' ', '-')}"
+    before = counted(stack, NO_CHUNK_COUNT)
+    first, *rest = NO_CHUNK[name]
+    with Connection.to(stack.port) as client:
+        client.send(first % path.encode())
+        for part in rest:
+            eventually(lambda: any(each["path"] == path for each in stack.exchanges()), "its beginning")
+            client.send(part)
+        with pytest.raises(Closed):
+            client.read_head()
+    exchange = listed(stack, path)
+    assert (exchange["outcome"], exchange["class"]) == ("client_cancel_before_first_byte", "client")
+    assert (exchange["method"], exchange["route"], exchange["response_flags"]) == ("POST", "default", ["DPE"])
+    assert exchange["response_code_details"] == "http1.codec_error"
+    entries = [record for record in stack.records() if record["type"] == "access" and record["path"] == path]
+    heard = [entry["id"] for entry in entries] == [exchange["id"]]
+    found = invoke("reconcile", "--json", "--data-dir", stack.data_dir)
+    reasons = [line["reason"] for line in map(json.loads, found.stdout.splitlines()) if line["path"] == path]
+    assert reasons == ([] if heard else ["malformed_body"])
+    assert not (rest and not heard)
+    if not heard:
+        eventually(lambda: counted(stack, NO_CHUNK_COUNT) > before, "its count")
+
+
 def test_a_recorder_that_hangs_before_the_request_leaves_one_exchange(stack: RunningStack) -> None:
     """Envoy's entry names none; the worker, once it goes on, writes down what had been waiting: the same one."""
     path, pid = "/v1/chat/completions?hung=1", stack.workers()[0]
@@ -132,10 +179,4 @@ def test_the_metrics_have_them(stack: RunningStack) -> None:
     assert status(stack, POST % path.encode()) == 404
     listed(stack, path)
     name = 'extproc_exchange_results_total{class="local",outcome="local_reply",status="4xx"}'
-
-    def counted() -> bool:
-        with urllib.request.urlopen(f"{stack.admin}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        return any(line.startswith(name) and float(line.rpartition(" ")[2]) >= 1 for line in lines)
-
-    eventually(counted, "its count")
+    eventually(lambda: counted(stack, name) >= 1, "its count")

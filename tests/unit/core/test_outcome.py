@@ -142,6 +142,25 @@ def test_who_cut_it_off(response: dict[str, Any], flags: list[str], details: str
     assert decide(response, None, access) is outcome
 
 
+@pytest.mark.parametrize(
+    ("entry", "outcome"),
+    [
+        ({"response_code_details": "route_not_found", "status": 404}, Outcome.LOCAL_REPLY),
+        ({"response_code_details": "http1.codec_error", "response_flags": ["DPE"], "status": 400}, Outcome.LOCAL_REPLY),
+        (
+            {"response_code_details": "http1.codec_error", "response_flags": ["DPE"], "status": 400, "method": "POST"},
+            Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE,
+        ),
+        ({"response_code_details": LEFT, "response_flags": ["DC"]}, Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE),
+        ({"response_code_details": FAILED, "status": 504}, Outcome.RECORDER_FAILED),
+        ({}, Outcome.UNKNOWN),
+    ],
+)
+def test_what_envoys_entry_alone_tells(entry: dict[str, Any], outcome: Outcome) -> None:
+    """Envoy's own answer is one where it arrives: not to a client whose body broke off in what is no HTTP."""
+    assert decide(None, None, entry) is outcome
+
+
 @pytest.mark.parametrize(("status", "outcome"), [(504, Outcome.UPSTREAM_TIMEOUT), (408, Outcome.LOCAL_REPLY)])
 def test_who_was_silent(status: int, outcome: Outcome) -> None:
     """The same limit, met by a backend that does not answer or by a client that does not go on sending."""

@@ -86,6 +86,8 @@ def test_a_recorded_request_is_no_finding() -> None:
         (replace(ANSWERED, id=ID, response_code_details="extproc_not_recorded"), {}, Reason.REFUSED, False),
         (ANSWERED, {}, Reason.ENDED_BEFORE_RECORDER, False),
         (ANSWERED, {"running": False}, Reason.ENDED_BEFORE_RECORDER, False),
+        (replace(ANSWERED, method="POST", path="/v1"), {}, Reason.MALFORMED_BODY, False),
+        (replace(ANSWERED, method="POST", response_flags=("DC",)), {}, Reason.ENDED_BEFORE_RECORDER, False),
         (replace(REACHED, response_flags=("UF",), attempts=1), {}, Reason.ENDED_BEFORE_RECORDER, False),
         (replace(REACHED, id=ID), {}, Reason.RECORD_MISSING, True),
         (replace(REACHED, id=ID, bypass="health"), {}, Reason.RECORD_MISSING, True),

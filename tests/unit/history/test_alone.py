@@ -69,6 +69,9 @@ def test_odd_entries(fields: dict[str, Any]) -> None:
     [
         (entry(**HUNG), {"request_id": "r"}, True),
         (entry(status=None, response_code_details="downstream_remote_disconnect"), {"request_id": "r"}, True),
+        (entry(status=400, response_flags=["DPE"]), {"request_id": "r"}, True),
+        (entry(status=400, response_flags=["DPE"]), {"request_id": "q"}, False),
+        (entry(status=400, response_flags=["DPE"], method=None), {"request_id": "r"}, False),
         (entry(), {"request_id": "r", "best_effort": True}, True),
         (entry(**HUNG), {"request_id": "q"}, False),
         (entry(**HUNG, request_id=None), {"request_id": None}, False),

@@ -237,7 +237,13 @@ def test_integrity() -> None:
     [
         ({"bypass": "upgrade"}, "bypass"),
         ({"response_code_details": "extproc_not_recorded"}, "refused"),
-        ({"response_code_details": "http1.codec_error"}, "malformed"),
+        ({"response_code_details": "http1.codec_error", "response_flags": ["DPE"], "method": None}, "malformed"),
+        ({"response_code_details": "http1.codec_error", "response_flags": ["DPE"], "method": "POST"}, "malformed_body"),
+        (
+            {"response_code_details": "http2.x", "response_flags": ["DPE"], "method": "POST"},
+            "malformed_body",
+        ),
+        ({"response_code_details": "http2.remote_reset", "response_flags": ["DR"], "method": "POST"}, "malformed"),
         ({"response_code_details": "ext_proc_error_gRPC_error_14{}"}, "local"),
         ({"response_code_details": "rbac_access_denied"}, "local"),
         ({"response_code_details": "via_upstream"}, "unrecorded"),
