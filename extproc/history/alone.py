@@ -5,9 +5,9 @@ and its entry names no exchange. `as_own` makes an exchange of it, with an id of
 the request began and of what the entry says, the same one each time that the entry is read, or written again.
 
 The recorder may have had the request all the same, with an id that Envoy never heard: where the recorder hung, where
-the request broke off at once, and wherever Envoy does not wait for it (`best_effort`). `is_of` tells whether an entry is
-that exchange's; it then belongs to it. They have Envoy's request id in common. A client may have chosen that, so where
-the exchange's own entry comes, that one counts.
+the request broke off at once, and wherever Envoy does not wait for it (`best_effort`). `is_of` tells whether an entry
+is that exchange's; it then belongs to it. They have Envoy's request id in common. A client may have chosen that, so
+where the exchange's own entry comes, that one counts.
 """
 
 from __future__ import annotations
