@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from extproc.mock.generation import BadRequestError, Json, Tool
+
+MOST_CHOICES: Final = 128
+"""As many answers to one request are made, however many are asked for."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from extproc.mock.answer import DONE, Context, frame, integer, json_schema, objects, texts, wanted_tool
+from extproc.mock.answer import DONE, MOST_CHOICES, Context, frame, integer, json_schema, objects, texts, wanted_tool
 from extproc.mock.generation import BadRequestError, Json, Said, Tool, Wish, count_all, say
 
 
@@ -39,7 +39,7 @@ class ChatAnswer:
             tool=wanted_tool(tools, choice, "required"),
         )
         self.prompt_tokens = wish.prompt_tokens
-        self._said = [say(wish, context.seed, index) for index in range(integer(body, "n") or 1)]
+        self._said = [say(wish, context.seed, index) for index in range(min(integer(body, "n") or 1, MOST_CHOICES))]
 
     @property
     def completion_tokens(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from extproc.mock.answer import DONE, Context, frame, inputs, integer, texts
+from extproc.mock.answer import DONE, MOST_CHOICES, Context, frame, inputs, integer, texts
 from extproc.mock.generation import BadRequestError, Json, Said, Wish, count_all, say
 
 
@@ -29,7 +29,7 @@ class CompletionAnswer:
             ignore_eos=bool(body.get("ignore_eos")),
         )
         self.prompt_tokens = wish.prompt_tokens
-        each = integer(body, "n") or 1
+        each = min(integer(body, "n") or 1, MOST_CHOICES)
         self._said = [say(wish, context.seed, index) for index in range(each * len(prompts))]
         echoed = [prompt if isinstance(prompt, str) else "" for prompt in prompts for _ in range(each)]
         self._echo = echoed if body.get("echo") else [""] * len(echoed)

@@ -6,14 +6,13 @@ Each frame of a stream is written on its own, when its token is due. Errors have
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from aiohttp import web
@@ -21,10 +20,13 @@ from aiohttp import web
 from extproc.mock.answer import Answer, Context
 from extproc.mock.chat import ChatAnswer
 from extproc.mock.completions import CompletionAnswer
+from extproc.mock.dying import Broken, DeadError, Flight, Life, Plan
 from extproc.mock.embeddings import EmbeddingAnswer
+from extproc.mock.engines import ENGINES, Engine, frames
 from extproc.mock.generation import BadRequestError, Json
 from extproc.mock.messages import MessagesAnswer
 from extproc.mock.responses import ResponsesAnswer
+from extproc.mock.rules import Asked
 
 _APIS: Final[Mapping[str, Callable[[Mapping[str, Any], Context], Answer]]] = {
     "/v1/chat/completions": ChatAnswer,
@@ -49,13 +51,17 @@ class Settings:
     seed: int = 0
     strict: bool = False
     """Refuse models other than `model` with 404, as a real server does."""
+    engine: str = "vllm"
+    """Whose words it uses when it dies: a name of `ENGINES`."""
 
 
 class Backend:
     """One demo LLM server."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, plan: Plan) -> None:
         self.settings = settings
+        self._engine: Engine = ENGINES[settings.engine]
+        self._life = Life(plan)
         self._started = time.time()
         self._numbers = itertools.count()
         self._running = 0
@@ -69,17 +75,22 @@ class Backend:
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/health", self._health)
         application.router.add_get("/metrics", self._metrics)
+        for path in self._engine.about:
+            application.router.add_get(path, self._about)
         return application
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response()
+        return web.Response(status=503 if self._life.broken in (Broken.ERROR, Broken.UNAVAILABLE) else 200)
+
+    async def _about(self, request: web.Request) -> web.Response:
+        return web.json_response(self._engine.about[request.path])
 
     async def _models(self, _: web.Request) -> web.Response:
         model = {
             "id": self.settings.model,
             "object": "model",
             "created": int(self._started),
-            "owned_by": "extproc",
+            "owned_by": self._engine.owner,
             "root": self.settings.model,
             "parent": None,
             "max_model_len": 131_072,
@@ -93,7 +104,9 @@ class Backend:
             "# TYPE process_start_time_seconds gauge",
             f"process_start_time_seconds {self._started:.3f}",
             "# TYPE vllm:num_requests_running gauge",
-            f"vllm:num_requests_running{{{label}}} {self._running}",
+            f"vllm:num_requests_running{{{label}}} {self._running - self._life.waiting}",
+            "# TYPE vllm:num_requests_waiting gauge",
+            f"vllm:num_requests_waiting{{{label}}} {self._life.waiting}",
             "# TYPE vllm:prompt_tokens_total counter",
             f"vllm:prompt_tokens_total{{{label}}} {self._tokens['prompt']}",
             "# TYPE vllm:generation_tokens_total counter",
@@ -109,23 +122,32 @@ class Backend:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw = await request.read()
         try:
-            answer = self._parsed(request, raw)
+            body, context = self._parsed(request, raw)
         except BadRequestError as error:
             return _refusal(request.path, 400, str(error))
         except LookupError as error:
             return _refusal(request.path, 404, str(error.args[0]))
+        try:
+            answer = _APIS[request.path](body, context)
+        except BadRequestError as error:
+            answer = _Refused(str(error), bool(body.get("stream")))
         self._running += 1
         self._tokens["prompt"] += answer.prompt_tokens
         ended = "abort"
+        asked = Asked(request.path, raw, body, answer.prompt_tokens, context.id)
         try:
-            response = await self._send(request, answer)
-            ended = "done"
+            with self._life.request(asked) as flight:
+                response = await self._send(request, answer, flight)
+                ended = "done"
+        except ConnectionResetError:
+            # A client that has left is normal: the generation ends there, as the real server's does.
+            response = web.Response()
         finally:
             self._running -= 1
             self._finished[ended] += 1
         return response
 
-    def _parsed(self, request: web.Request, raw: bytes) -> Answer:
+    def _parsed(self, request: web.Request, raw: bytes) -> tuple[Mapping[str, Any], Context]:
         try:
             body = json.loads(raw)
         except RecursionError:
@@ -141,30 +163,87 @@ class Backend:
             raise LookupError(f"The model `{model}` does not exist.")
         settings = self.settings
         id = request.headers.get("x-request-id") or hashlib.sha256(raw + b"%d" % next(self._numbers)).hexdigest()[:32]
-        return _APIS[request.path](body, Context(raw, model, settings.seed, int(time.time()), id))
+        return body, Context(raw, model, settings.seed, int(time.time()), id)
 
-    async def _send(self, request: web.Request, answer: Answer) -> web.StreamResponse:
-        pace = _Pace(self.settings)
-        if not answer.stream:
+    async def _send(self, request: web.Request, answer: Answer, flight: Flight) -> web.StreamResponse:
+        try:
+            await flight.turn()
+            if isinstance(answer, _Refused):
+                return _refusal(request.path, 400, answer.message)
+            pace = _Pace(self.settings, flight)
+            if answer.stream:
+                return await self._stream(request, answer, pace)
             await pace.tokens(answer.steps)
             self._tokens["generation"] += answer.completion_tokens
             return web.json_response(answer.whole())
-        response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
-        await response.prepare(request)
-        # A client that has left is normal: the generation ends there, as the real server's does.
-        with contextlib.suppress(ConnectionResetError):
+        except DeadError:
+            await flight.last_words()
+            return await self._last_words(request, answer, flight)
+
+    async def _stream(self, request: web.Request, answer: Answer, pace: _Pace) -> web.StreamResponse:
+        response = await _begun_stream(request)
+        try:
             for tokens, data in answer.frames():
                 await pace.tokens(tokens)
                 await response.write(data)
                 self._tokens["generation"] += tokens
-            await response.write_eof()
+        except DeadError:
+            await pace.flight.last_words()
+            await self._end_stream(request, response)
+            return response
+        await response.write_eof()
         return response
+
+    async def _last_words(self, request: web.Request, answer: Answer, flight: Flight) -> web.StreamResponse:
+        """What a request gets that the dead engine had given nothing yet."""
+        engine = self._engine
+        if self._life.broken is Broken.UNAVAILABLE:
+            return web.json_response(engine.error(engine.message, 503), status=503)
+        if answer.stream and self._life.hears_in_stream(flight):
+            response = await _begun_stream(request)
+            await self._end_stream(request, response)
+            return response
+        if engine.plain_status == 200 and self._life.broken is not None:
+            return web.json_response(None)
+        return web.json_response(engine.error(engine.message, 500), status=500)
+
+    async def _end_stream(self, request: web.Request, response: web.StreamResponse) -> None:
+        last = None if self._life.broken is Broken.UNAVAILABLE else frames(self._engine, request.path)
+        if last is not None:
+            await response.write(last)
+            await response.write_eof()
+        elif request.transport is not None:
+            request.transport.abort()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Refused(Answer):
+    """In place of an answer to a request that is wrong: an engine may die of it before it is refused."""
+
+    message: str
+    stream: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+
+    def whole(self) -> Json:
+        raise AssertionError(self.message)
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        raise AssertionError(self.message)
+
+
+async def _begun_stream(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
+    await response.prepare(request)
+    return response
 
 
 class _Pace:
     """The times at which tokens are due, counted from the request: what is late is not made up for by pauses."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, flight: Flight) -> None:
+        self.flight = flight
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + settings.ttft_ms / 1000
         self._each = 1 / settings.tokens_per_second if settings.tokens_per_second else 0.0
@@ -175,9 +254,7 @@ class _Pace:
             return
         self._due += self._each * (number - self._first)
         self._first = False
-        delay = self._due - self._loop.time()
-        if delay > 0:
-            await asyncio.sleep(delay)
+        await self.flight.tokens(number, self._due - self._loop.time())
 
 
 def _refusal(path: str, status: int, message: str) -> web.Response:
@@ -190,10 +267,12 @@ def _refusal(path: str, status: int, message: str) -> web.Response:
     return web.json_response(body, status=status)
 
 
-async def serve(settings: Settings, host: str, port: int, ready: Callable[[str, int], None]) -> None:
-    """Serve until cancelled. `ready` is called with the address once requests are accepted."""
+async def serve(settings: Settings, plan: Plan, host: str, port: int, ready: Callable[[str, int], None]) -> None:
+    """Serve until cancelled, or the engine's death. `ready` is called with the address once requests are accepted."""
     # A gateway keeps idle connections for less than this, so that none is closed under a request.
-    runner = web.AppRunner(Backend(settings).application(), access_log=None, keepalive_timeout=30.0)
+    runner = web.AppRunner(
+        Backend(settings, plan).application(), access_log=None, keepalive_timeout=30.0, handler_cancellation=True
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port, shutdown_timeout=1.0)

@@ -1,0 +1,49 @@
+"""The demo backend under a supervisor: started again some seconds after each end, at the same port."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from extproc.envoy import process
+from extproc.mock.dying import NOT_READY
+
+_STOP_SECONDS: Final = 3.0
+_PORT: Final = re.compile(r":(\d+)$")
+
+
+async def keep(
+    command: Sequence[str], after: float, say: Callable[[str], None], complain: Callable[[str], None]
+) -> int:
+    """Run a command, and again `after` seconds after each end by itself, until cancelled; `--port` is added to it.
+
+    `say` gets its lines, `ready` with the address at each start among them; `complain` how it ended. Returns only
+    when it did not come up: its exit code.
+    """
+    port: list[str] = []
+    while True:
+        child = await process.start(*command, *port, stdout=subprocess.PIPE)
+        try:
+            assert child.stdout is not None
+            line = (await child.stdout.readline()).decode().strip()
+            if (found := _PORT.search(line)) is None:
+                return await child.wait()
+            port = ["--port", found[1]]
+            say(line)
+            code = await child.wait()
+        except asyncio.CancelledError:
+            if child.returncode is None:
+                await process.stop(child, _STOP_SECONDS)
+            raise
+        delay = 0.0 if code == NOT_READY else after
+        complain(f"{process.how_it_ended(code)}; starting it again in {delay:g} s")
+        await asyncio.sleep(delay)
+
+
+def command() -> list[str]:
+    """This program as it was called, as the child of a supervisor."""
+    return [sys.executable, "-m", "extproc", *sys.argv[1:], "--supervised"]
