@@ -87,7 +87,7 @@ TEST_LONG = $(BIN)/python -m pytest -o timeout=0 $(ARGS)
 kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=1000 $(TEST_LONG) tests/e2e/test_kill.py
 	PYTHONSAFEPATH=1 EXTPROC_TEST_KILLS=200 $(TEST_LONG) tests/unit/journal/test_writer.py -k kill_9
-	PYTHONSAFEPATH=1 EXTPROC_TEST_STARTS=300 $(TEST_LONG) tests/unit/service/test_workers.py -k every_start
+	PYTHONSAFEPATH=1 EXTPROC_TEST_STARTS=300 $(TEST_LONG) tests/unit/service/sidecar/test_workers.py -k every_start
 
 soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_SOAK_MINUTES=30 $(TEST_LONG) -s tests/e2e/test_soak.py

@@ -11,8 +11,9 @@ import http.client
 import sys
 from typing import Final
 
-from extproc import config, stdio
+from extproc import config
 from extproc.errors import ConfigError
+from extproc.processes import stdio
 
 SECONDS: Final = 3.0
 

@@ -32,7 +32,9 @@ def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[st
       extproc check --envoy-dir envoy/examples/model-routing --config envoy/examples/model-routing/extproc.yaml
       extproc check --json | jq .message
     """
-    from extproc.envoy import check, compose, files, names, publish
+    from extproc.envoy.check import check, compose
+    from extproc.envoy.config import files, names
+    from extproc.envoy.publish import publish
     from extproc.telemetry import otlp
 
     settings = config.load(config_path, overrides=overrides)

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extproc import config, logs, signals
+from extproc import config, logs
 from extproc.cli import options, output
 from extproc.config import Config
 from extproc.errors import ConfigError
+from extproc.processes import signals
 
 if TYPE_CHECKING:
     from extproc.history.join import Exchange
@@ -91,7 +92,7 @@ def go_on(settings: Config, tracing: Tracing | None, admin_port: int | None) -> 
 @contextlib.contextmanager
 def _served(settings: Config, port: int, metrics: Metrics) -> Iterator[None]:
     """/metrics, by a loop in a thread of its own."""
-    from extproc.service.admin import Admin
+    from extproc.service.sidecar.admin import Admin
 
     async def text(*, open_metrics: bool = False) -> bytes:
         return await asyncio.to_thread(metrics.text, open_metrics=open_metrics)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extproc import signals
 from extproc.cli import output, tally, view
 from extproc.errors import ConfigError, StackError
+from extproc.processes import signals
 
 if TYPE_CHECKING:
-    from extproc.load import Plan, Run
+    from extproc.load.run import Plan, Run
 
 DEFAULT_PATH = "/v1/chat/completions"
 
@@ -39,7 +39,7 @@ def _headers(lines: Sequence[str]) -> dict[str, str]:
 
 
 async def _go(plan: Plan) -> Run:
-    from extproc.load import Run
+    from extproc.load.run import Run
 
     run = Run(plan)
     for number in signals.ending():
@@ -130,7 +130,7 @@ def command(
     """
     try:
         # Only here: the HTTP client is in the extra `stack`.
-        from extproc.load import Plan
+        from extproc.load.run import Plan
     except ModuleNotFoundError as error:
         raise ConfigError(f"load needs the extra 'stack': pip install 'extproc[stack]' ({error})") from None
     plan = Plan(_url(url), requests, concurrency, stream, model, prompt, max_tokens, timeout, _headers(headers))

@@ -17,9 +17,9 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from extproc import stdio
 from extproc.cli import output
 from extproc.errors import ConfigError, ExtprocError
+from extproc.processes import stdio
 
 COMMANDS: Final = {
     "up": "Run the whole stack on this machine: Envoy, the sidecar, demo backends.",

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from extproc import signals
 from extproc.cli import output
 from extproc.config import in_url
 from extproc.errors import ConfigError, StackError
+from extproc.processes import signals
 
 
 @click.command

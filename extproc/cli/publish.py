@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from extproc import config, logs, signals
+from extproc import config, logs
 from extproc.cli import options, output
+from extproc.processes import signals
 
 if TYPE_CHECKING:
-    from extproc.envoy.publish import Publisher
+    from extproc.envoy.publish.publish import Publisher
 
 log = logging.getLogger("extproc.publish")
 
@@ -62,8 +63,8 @@ def command(
       extproc publish --to /run/envoy --sidecar unix:/run/a/extproc.sock --sidecar unix:/run/b/extproc.sock
       extproc publish --to /run/envoy --watch
     """
-    from extproc.envoy import publish
-    from extproc.envoy.claim import claimed
+    from extproc.envoy.publish import publish
+    from extproc.envoy.publish.claim import claimed
     from extproc.telemetry import otlp
 
     settings = config.load(config_path, overrides=overrides)

@@ -15,10 +15,10 @@ import click
 from extproc.cli import options, output, view
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.record import moment_text
-from extproc.envoy import entries as envoy
-from extproc.envoy.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable
-from extproc.envoy.reconcile import MEANING, Finding, Reason, reconcile
 from extproc.history.coverage import Coverage
+from extproc.reconcile import entries as envoy
+from extproc.reconcile.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable
+from extproc.reconcile.reconcile import MEANING, Finding, Reason, reconcile
 
 STDIN: Final = "-"
 _NAMED: Final = 20

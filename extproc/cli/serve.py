@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from extproc import config, logs, signals
+from extproc import config, logs
 from extproc.cli import options, output
 from extproc.config import Config
-from extproc.service.sidecar import Sidecar
+from extproc.processes import signals
+from extproc.service.sidecar.sidecar import Sidecar
 
 log = logging.getLogger("extproc.cli")
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from extproc import config, logs, shell, signals
+from extproc import config, logs, shell
 from extproc.cli import options, output
 from extproc.config import Config
-from extproc.envoy.stack import Stack
+from extproc.processes import signals
+from extproc.up.stack import Stack
 
 log = logging.getLogger("extproc.cli")
 

@@ -25,12 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from extproc import garbage, logs, pipes, stdio
+from extproc import logs
 from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import position
 from extproc.follow.follower import Consumer, Follower
-from extproc.harden import harden
+from extproc.processes import gc, pipes, stdio
+from extproc.processes.harden import restrict_process
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tracing import Tracing
 
@@ -48,7 +49,7 @@ def main() -> int:
     stdio.prepare()
     config = Config.from_json(sys.stdin.buffer.readline())
     logs.setup("follower", config.log_format)
-    harden()
+    restrict_process()
     os.nice(NICENESS)  # the data path has the first claim on the processor
     out = _Out(pipes.claim_stdout())
     try:
@@ -60,7 +61,7 @@ def main() -> int:
                 signal.signal(number, lambda *_: stopping.set())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
-            garbage.tune()
+            gc.freeze_after_start()
             out.line("ready")
             follow(follower, tracing, stopping, lambda state: out.line(f"state {json.dumps(state)}"))
             follower.finish()  # the workers are gone, so that no access entry can come any more

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bench.processes import Program
 from support.recorded import Recording
 
-from extproc import garbage
 from extproc.config import Config
 from extproc.follow.follower import Consumer, Follower
+from extproc.processes import gc
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tracing import Tracing
 
@@ -77,7 +77,7 @@ def lines(exchanges: int) -> Iterator[str]:
     """What the bench prints."""
     with tempfile.TemporaryDirectory(prefix="extproc-bench-") as name:
         record(Path(name), exchanges)
-        garbage.tune()  # as the follower's process does
+        gc.freeze_after_start()  # as the follower's process does
         for what, metrics, traced in (
             ("reading and joining", False, False),
             ("and metrics", True, False),

@@ -80,7 +80,7 @@ class Stack:
             return []
         if self.target.kind != "extproc":
             return [self.server.pid]
-        return [pid for pid in children(self.server.pid) if "extproc.service.worker" in command_line(pid)]
+        return [pid for pid in children(self.server.pid) if "extproc.service.sidecar.worker" in command_line(pid)]
 
     @property
     def follower_pid(self) -> int | None:

@@ -204,7 +204,7 @@ def _index_files() -> dict[str, str]:
 
 
 def _envoy() -> Path:
-    from extproc.envoy import binary  # noqa: PLC0415
+    from extproc.envoy.process import binary  # noqa: PLC0415
 
     return binary.find()
 

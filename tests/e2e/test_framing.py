@@ -19,7 +19,7 @@ from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, Strea
 from support.raw import Closed, Connection, Head, Message, RawBackend
 from support.stack import RunningStack, eventually
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 
 OURS = {"x-real-ip", "x-audit-id", "x-upstream"}
 OF_THE_MOMENT = {"x-request-id", "date"}

@@ -12,7 +12,7 @@ import pytest
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 from extproc.history import reader
 
 SIZES = [0, 1, 400_000, 3_000_000]

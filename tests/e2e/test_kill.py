@@ -25,7 +25,7 @@ import pytest
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually, is_running
 
-from extproc.service.workers import MAX_DEATHS
+from extproc.service.sidecar.workers import MAX_DEATHS
 
 KILLS = int(os.environ.get("EXTPROC_TEST_KILLS", "20"))
 STACKS_PER_JOURNAL = 4

@@ -15,7 +15,7 @@ from support.commands import invoke
 from support.raw import Closed, Connection
 from support.stack import RunningStack, eventually
 
-from extproc.envoy import files, source
+from extproc.envoy.config import files, source
 from extproc.history.join import Exchange
 
 POST = b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}"

@@ -18,7 +18,7 @@ from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
 from extproc.core.outcome import Outcome
-from extproc.envoy import files, source
+from extproc.envoy.config import files, source
 from extproc.history.join import Exchange
 
 CHAT: Final = "/v1/chat/completions?number="

@@ -18,7 +18,7 @@ import pytest
 from support.stack import RunningStack, resident_bytes
 from support.traffic import Servers, Traffic
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 
 MINUTES = float(os.environ.get("EXTPROC_TEST_SOAK_MINUTES", "0.3"))
 WARM_SHARE = 1 / 3

@@ -25,7 +25,7 @@ from support.jaeger import BUILD_SECONDS, Jaeger, Span, go
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 
 INGRESS: Final = "ingress"
 EXT_PROC: Final = "async envoy.service.ext_proc.v3.ExternalProcessor.Process egress"

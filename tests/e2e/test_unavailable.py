@@ -17,7 +17,7 @@ from support.raw import Connection, Head, Message, RawBackend
 from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 from extproc.history.join import Exchange
 
 Cluster = dict[str, Any]

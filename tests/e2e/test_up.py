@@ -22,7 +22,7 @@ from support.commands import PROGRAM, run
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack, eventually, is_running
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 
 FAST = ("--envoy-concurrency", "1")
 FREE_PORTS = ("--port", "0", "--admin-port", "0", "--envoy-admin-port", "0")

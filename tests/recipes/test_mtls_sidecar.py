@@ -21,7 +21,7 @@ from support.raw import Connection, Head, RawBackend
 from support.recipes import CHAT, EXAMPLES, Answer, Client, Recipe, copied
 from support.stack import eventually
 
-from extproc.envoy.proxy import Envoy, State
+from extproc.envoy.process.proxy import Envoy, State
 from extproc.history import reader, verify
 from extproc.history.join import Exchange
 

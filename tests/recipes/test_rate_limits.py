@@ -14,7 +14,7 @@ from support.raw import Connection, Head, RawBackend
 from support.recipes import CHAT, EXAMPLES, Answer, Client, Recipe
 from support.stack import eventually
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 
 ROUTE = 40
 KEY = 5

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from hypothesis import strategies as st
 
-from extproc.envoy import files
-from extproc.envoy.files import Documents
-from extproc.envoy.source import Path as Way
+from extproc.envoy.config import files
+from extproc.envoy.config.files import Documents
+from extproc.envoy.config.source import Path as Way
 
 ODD_VALUES: Final[tuple[Any, ...]] = (
     *(None, True, 5, -1.5, float("inf"), "x", "", [], {}),

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from extproc.envoy import binary
+from extproc.envoy.process import binary
 
 _UNREADABLE: Final = ("Unable to parse JSON as proto", "has unknown fields", "yaml-cpp")
 _PATIENCE_SECONDS: Final = 40.0

@@ -18,7 +18,7 @@ from typing import Self
 
 from support.stack import PATIENCE_SECONDS, end, eventually, whole_lines
 
-from extproc.envoy import binary
+from extproc.envoy.process import binary
 
 
 def free_port() -> int:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 
 from support.stack import RunningStack, eventually
 
-from extproc.envoy import files
+from extproc.envoy.config import files
 from extproc.history.join import Exchange
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "envoy" / "examples"

@@ -11,10 +11,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.config import Config
 from extproc.core.outcome import Outcome, outcome_class
-from extproc.envoy import check, files
-from extproc.service.exposition import Exposition
-from extproc.service.follower import FollowerProcess
-from extproc.service.workers import Workers
+from extproc.envoy.check import check
+from extproc.envoy.config import files
+from extproc.service.sidecar.exposition import Exposition
+from extproc.service.sidecar.follower import FollowerProcess
+from extproc.service.sidecar.workers import Workers
 from extproc.telemetry.metrics import Metrics
 
 

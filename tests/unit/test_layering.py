@@ -1,4 +1,4 @@
-"""The parts of the package know only those below them: core and journal first, the commands last (`LAYERS`)."""
+"""The rooms of the package know only those before them: core and journal first, the commands last (`CHAINS`)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,19 @@ CORE = [
     *(each.name for each in pkgutil.walk_packages(extproc.core.__path__, "extproc.core.")),
 ]
 
-LAYERS = ["core", "journal", "history", "incidents", "telemetry", "follow", "service", "cli"]
-"""Each may import itself and those before it; `config` and `errors` may be imported by all but the core."""
+CHAINS = [
+    "core <- journal <- history <- incidents <- telemetry <- follow <- service <- service.sidecar <- up <- cli",
+    "core <- envoy.config <- envoy.process <- envoy.check <- envoy.publish <- up <- cli",
+    "core <- journal <- history <- reconcile <- cli",
+    "core <- load <- cli",
+    "mock <- cli",
+]
+"""A package imports itself and what stands before it in one of these chains."""
+
+FOUNDATIONS = {"_proto", "config", "errors", "logs", "processes", "shell"}
+"""What all but the core and the demo backend may import. They import nothing but each other."""
+
+ALONE = {"core", "mock"}
 
 FOREIGN = ["grpc", "asyncio", "opentelemetry"]
 
@@ -40,10 +51,41 @@ def imports(path: Path) -> Iterator[str]:
                 yield from (f"{base}.{each.name}" for each in names)
 
 
-def part(module: str) -> str | None:
-    """The part of the package that a module belongs to, `core` for `extproc.core.sse`; None for others'."""
-    names = module.split(".")
-    return names[1] if names[0] == "extproc" and len(names) > 1 else None
+def packages() -> Iterator[str]:
+    """Every package, `service` and `service.sidecar` for two of them."""
+    for path in sorted(PACKAGE.rglob("__init__.py")):
+        yield ".".join(path.parent.relative_to(PACKAGE).parts)
+
+
+def room(module: str) -> str | None:
+    """The room that a module of ours is in: `core` for `extproc.core.sse`, `config` for itself; None for others'."""
+    name = module.removeprefix("extproc.")
+    if name == module:
+        return None
+    rooms = [each for each in (*CHAIN_NAMES, *FOUNDATIONS) if name == each or name.startswith(f"{each}.")]
+    return max(rooms, key=len, default=None)
+
+
+def names_of(chain: str) -> list[str]:
+    """The rooms of a chain, in its order."""
+    return chain.split(" <- ")
+
+
+CHAIN_NAMES = {name for chain in CHAINS for name in names_of(chain)}
+
+
+def allowed(name: str) -> set[str]:
+    """The rooms that one may import."""
+    before = {each for chain in CHAINS if name in (names := names_of(chain)) for each in names[: names.index(name) + 1]}
+    return before if name in ALONE else before | FOUNDATIONS
+
+
+def sources(name: str) -> Iterator[Path]:
+    """The source files of a room, without those of another within it."""
+    path = PACKAGE.joinpath(*name.split("."))
+    for each in sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
+        if room(".".join(["extproc", *each.relative_to(PACKAGE).with_suffix("").parts])) == name:
+            yield each
 
 
 @pytest.mark.parametrize("module", CORE)
@@ -56,25 +98,23 @@ def test_core_loads_no_transport(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-def test_imports_point_one_way(layer: str) -> None:
-    """No module of a layer imports one of a layer above it."""
-    above = LAYERS[LAYERS.index(layer) + 1 :]
+@pytest.mark.parametrize("name", sorted(CHAIN_NAMES | FOUNDATIONS - {"_proto"}))
+def test_imports_point_one_way(name: str) -> None:
+    """No module imports one of a room that does not stand before its own."""
+    may = allowed(name) if name in CHAIN_NAMES else FOUNDATIONS
+    files = list(sources(name))
+    assert files
     wrong = [
         f"{path.relative_to(PACKAGE)} imports {module}"
-        for path in sorted((PACKAGE / layer).rglob("*.py"))
+        for path in files
         for module in imports(path)
-        if part(module) in above
+        if (its := room(module)) is not None and its not in may
     ]
     assert wrong == []
 
 
-def test_core_imports_only_itself() -> None:
-    """The core knows neither the settings nor the generated messages nor any other part of the package."""
-    wrong = [
-        f"{path.relative_to(PACKAGE)} imports {module}"
-        for path in sorted((PACKAGE / "core").rglob("*.py"))
-        for module in imports(path)
-        if part(module) not in (None, "core")
-    ]
-    assert wrong == []
+def test_every_package_has_its_place() -> None:
+    """A new package is put into a chain: nothing is outside of the rule."""
+    known = CHAIN_NAMES | FOUNDATIONS
+    lost = [name for name in packages() if name and not any(f"{name}.".startswith(f"{each}.") for each in known)]
+    assert [name for name in lost if not any(each.startswith(f"{name}.") for each in known)] == []

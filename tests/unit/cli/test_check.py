@@ -9,7 +9,7 @@ import pytest
 from support.commands import invoke, on_terminal, run
 from support.configuration import edit, position, shipped_copy
 
-from extproc.envoy import binary
+from extproc.envoy.process import binary
 from extproc.errors import StackError
 
 

@@ -14,7 +14,7 @@ from support.journals import access, append, id_of, journal, request, response
 from support.recorded import ESCAPE
 
 from extproc.core.record import timestamp
-from extproc.envoy.reconcile import Reason
+from extproc.reconcile.reconcile import Reason
 
 SECOND = 1_000_000_000
 START = 1_763_694_720 * SECOND

@@ -1,0 +1,3 @@
+"""A bounded load on an LLM server."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The whole stack on one machine."""
+
+from __future__ import annotations
