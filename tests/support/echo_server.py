@@ -1,4 +1,4 @@
-"""A transport in a process of its own, to look at from outside: `python echo_server.py completion_queue|aio ADDRESS`.
+"""A transport in a process of its own, to look at from outside: `python echo_server.py NAME ADDRESS [MAX_STREAMS]`.
 
 Echoes, prints `ready ADDRESS`, ends on SIGTERM.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from extproc.core.events import CloseReason
-from extproc.service import aio, completion_queue
+from extproc.service import aio, completion_queue, http2
 from extproc.service.health import Health
 from extproc.service.transport import Endpoint, Server
 
@@ -49,10 +49,21 @@ class _NoTimers:
         """Nothing to do."""
 
 
-def main(transport: str, address: str) -> None:
+class _WithTable(http2.Server):
+    """For clients that use HPACK's table whatever the server says."""
+
+    table_bytes = 4096
+
+
+def main(transport: str, address: str, max_streams: str = "100000") -> None:
     """Serve until SIGTERM."""
-    module = {"completion_queue": completion_queue, "aio": aio}[transport]
-    server: Server = module.Server(Endpoint(address), _Echo, _NoTimers(), Health({}))
+    servers: dict[str, Callable[..., Server]] = {
+        "http2": http2.Server,
+        "http2_with_table": _WithTable,
+        "completion_queue": completion_queue.Server,
+        "aio": aio.Server,
+    }
+    server: Server = servers[transport](Endpoint(address, max_streams=int(max_streams)), _Echo, _NoTimers(), Health({}))
     signal.signal(signal.SIGTERM, lambda *_: server.stop(0.0))
     print(f"ready {server.start()}", flush=True)
     server.run()
