@@ -8,15 +8,15 @@ from pathlib import Path
 
 import click
 
-from extproc.cli import filters, listing, options, output, view
+from extproc.cli import filters as chosen_by
+from extproc.cli import listing, options, output, view
 from extproc.history import deaths, now, reader
 from extproc.history.filters import Filters
-from extproc.history.grep import Grep
 from extproc.history.join import Exchange
 
 
 @click.command
-@filters.options
+@chosen_by.options
 @click.option("--at-crash", "crash", is_flag=True, help="In flight when the sidecar last died.")
 @listing.options
 @options.journal_directories
@@ -47,12 +47,7 @@ def command(
     if crash and filters.between is not None:
         raise click.UsageError("--at and --at-crash exclude each other.")
     directories = options.existing(data_dirs, config_path)
-    searched = Grep(grep) if grep is not None else None
-
-    def matches(exchange: Exchange) -> bool:
-        return filters.matches(exchange) and (searched is None or searched.finds(exchange))
-
-    found = output.chosen(_asked_for(directories, filters, crash=crash), matches)
+    found = output.chosen(_asked_for(directories, filters, crash=crash), chosen_by.test(filters, grep))
     past = crash or filters.between is not None
     if not listing.print_all(found, form, columns, default=view.LISTED if past else view.RUNNING):
         click.echo("nothing was in flight" if past else "nothing is in flight", err=True)

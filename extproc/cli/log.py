@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
-from extproc.cli import filters, listing, options, output, tally, view
+from extproc.cli import filters as chosen_by
+from extproc.cli import listing, options, output, tally, view
 from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
 from extproc.errors import JournalError
 from extproc.history import reader
 from extproc.history.filters import IN_FLIGHT, Filters
-from extproc.history.grep import Grep
-from extproc.history.join import Exchange, later
+from extproc.history.join import Exchange
 
 _LONGEST = timedelta(hours=1)
 """How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""
-
-
-def _named(directories: Sequence[Path], ids: Sequence[str]) -> list[Exchange]:
-    """The exchanges with these ids, in the order of the list."""
-    found = {exchange["id"]: exchange for id in ids for exchange in reader.find(directories, id)}
-    return sorted(found.values(), key=lambda each: (each.in_flight, each["started_at"]))
 
 
 def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:
@@ -34,8 +28,8 @@ def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange
 
 def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]:
     """Exchanges as they end, from `since` on, else from now on."""
-    now, since = datetime.now(UTC), _moment(filters.since)
-    until = _moment(filters.until)
+    now, since = datetime.now(UTC), chosen_by.moment(filters.since)
+    until = chosen_by.moment(filters.until)
     for exchange in reader.exchanges(directories, since=since or now - _LONGEST, until=until, follow=True):
         ended_at = view.moment(exchange["ended_at"])
         if since or ended_at is None or ended_at >= now:
@@ -54,7 +48,7 @@ def openresty_line(exchange: Exchange, body: bytes) -> str:
 
 
 @click.command
-@filters.options
+@chosen_by.options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--all", "everything", is_flag=True, help="Exchanges in flight, too.")
 @click.option("--follow", "-f", is_flag=True, help="Go on, and print each exchange as it ends.")
@@ -98,49 +92,48 @@ def command(
       extproc log --since 1h --by upstream
     """
     form = listing.form_of(form, as_json)
+    _refuse(form, columns, limit, follow=follow, counting=key is not None, layout=layout)
+    directories = options.existing(data_dirs, config_path)
+    matches = chosen_by.test(filters, grep)
+    if not (everything or IN_FLIGHT in filters.outcomes):
+        matches = _ended(matches)
+    if follow:
+        chosen: Iterable[Exchange] = filter(matches, _ending(directories, filters))
+    else:
+        chosen = _last(output.chosen(chosen_by.candidates(directories, filters), matches), limit)
+    if key:
+        _print_counts(key, chosen, form)
+    else:
+        _print_all(chosen, form, columns, layout=layout, follow=follow)
+
+
+def _refuse(
+    form: str, columns: Sequence[str] | None, limit: int | None, *, follow: bool, counting: bool, layout: str | None
+) -> None:
+    """Options that exclude each other."""
     if layout and (form != "table" or columns):
         raise click.UsageError("--format excludes --json, -o and --columns.")
     if follow and limit is not None:
         raise click.UsageError("--follow and --limit exclude each other.")
-    if key and (follow or layout):
+    if counting and (follow or layout):
         raise click.UsageError("--by excludes --follow and --format.")
-    everything = everything or IN_FLIGHT in filters.outcomes
-    directories = options.existing(data_dirs, config_path)
-    searched = Grep(grep) if grep is not None else None
 
-    def matches(exchange: Exchange) -> bool:
-        if exchange.in_flight and not everything:
-            return False
-        return filters.matches(exchange) and (searched is None or searched.finds(exchange))
 
-    if follow:
-        chosen: Iterable[Exchange] = filter(matches, _ending(directories, filters))
-    else:
-        chosen = _last(output.chosen(_found(directories, filters), matches), limit)
-    if key:
-        _print_counts(key, chosen, form)
-        return
+def _ended(matches: Callable[[Exchange], bool]) -> Callable[[Exchange], bool]:
+    return lambda exchange: not exchange.in_flight and matches(exchange)
+
+
+def _print_all(
+    exchanges: Iterable[Exchange], form: str, columns: Sequence[str] | None, *, layout: str | None, follow: bool
+) -> None:
     try:
-        count = _print(chosen, form, columns, layout=layout, follow=follow)
+        count = _print(exchanges, form, columns, layout=layout, follow=follow)
     except KeyboardInterrupt:
         if not follow:
             raise
         return
     if not count and output.is_terminal():
         click.echo("no exchange matches", err=True)
-
-
-def _found(directories: Sequence[Path], filters: Filters) -> Iterable[Exchange]:
-    """Those that can match: by their ids, or by their time."""
-    if filters.ids:
-        return _named(directories, filters.ids)
-    last = filters.between[1] if filters.between else None
-    until = min(filter(None, (filters.until, last and later(last, 1e-6))), default=None)
-    return reader.exchanges(directories, since=_moment(filters.since), until=_moment(until))
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
 
 
 def _print(
