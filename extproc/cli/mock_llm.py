@@ -116,7 +116,8 @@ def command(
     """
     try:
         # Only here: the HTTP server is in the extra `stack`.
-        from extproc.mock import again, dying
+        from extproc.cli import again
+        from extproc.mock import dying
         from extproc.mock.engines import ENGINES
         from extproc.mock.rules import RuleError, parse
         from extproc.mock.server import Settings, serve

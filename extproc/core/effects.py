@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from extproc.core.events import Direction
+from extproc.core.records import Known
 
 
 class Spool(msgspec.Struct, frozen=True, gc=False):
@@ -31,11 +32,10 @@ class SpoolEnd(msgspec.Struct, frozen=True, gc=False):
 class Append(msgspec.Struct, frozen=True, gc=False):
     """Write this record. `gate`: somebody waits until it is durable; otherwise it is written and not waited for.
 
-    `record` is one JSON object, ASCII, without line end, as `record.encode` makes it; the journal adds the
-    members that only it knows (`worker`, `boot_id`, `seq`, `crc`).
+    The journal adds the members that only it knows (`worker`, `boot_id`, `seq`, `crc`).
     """
 
-    record: bytes
+    record: Known
     gate: bool = True
 
 

@@ -17,22 +17,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
-from extproc.core import dialects, record, response_flags
+from extproc.core import dialects, records, response_flags
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
 from extproc.core.half import Half
 from extproc.core.head import Head, read
 from extproc.core.media import is_stream, is_stream_type
 from extproc.core.reading import RequestReader, ResponseReader
+from extproc.core.record import timestamp
+from extproc.core.records import Body as BodyField
+from extproc.core.records import (
+    Late,
+    Open,
+    Protocol,
+    Request,
+    RequestDirection,
+    RequestLlm,
+    Response,
+    ResponseDirection,
+    ResponseLlm,
+    Routing,
+)
 from extproc.core.redact import Redactor
 from extproc.core.stream import LATE, Input, State
 from extproc.core.trace import TraceContext, under
 
 NOTHING: Sequence[Effect] = ()
+NOTHING_LATE = Protocol()
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -96,13 +111,13 @@ class Exchange:
         """Envoy keeps the whole request back until its body is answered."""
         self.best_effort = False
         """Nobody waits for the records (observability mode)."""
-        self.routing: dict[str, Any] | None = None
+        self.routing: Routing | None = None
         """What Envoy was told to route by, where its configuration asks us (see `routing`)."""
         self.late_count = 0
         """Messages that came after the end of their direction."""
         self._settings = settings
         self._started_ns = started_ns
-        self._started = record.timestamp(started_ns)
+        self._started = timestamp(started_ns)
         self._started_at = started_at
         self._new_trace = self._trace = trace
         self._parent = parent
@@ -140,7 +155,7 @@ class Exchange:
         if body.spooled:
             return [self._open(at, self._file(self._request))]
         held = body.so_far()
-        return [self._open(at, record.body_field(held) if record.fits(held) else None)]
+        return [self._open(at, BodyField.of(held) if records.fits(held) else None)]
 
     def reject(self, *, recorded: bool) -> bool:
         """Our own refusal takes the place of an answer. `recorded`: the request may be in the journal all the same.
@@ -164,7 +179,7 @@ class Exchange:
         if began and not self._terminal:
             effects.append(self._terminal_record(at, reason, gate=False))
         elif not self._rejected and (self.late_count > self._reported or self._trailers_after):
-            effects.append(Append(record.encode(self._late_record(at)), gate=False))
+            effects.append(Append(self._late_record(at), gate=False))
         return effects
 
     @property
@@ -371,17 +386,17 @@ class Exchange:
 
     # -- the records ----------------------------------------------------------------------------------------------
 
-    def _open(self, at: int, body: dict[str, str] | None) -> Append:
+    def _open(self, at: int, body: BodyField | None) -> Append:
         self._opened = True
-        return Append(record.encode(self._request_record("open", at, None, body, None)), gate=False)
+        return Append(self._request_record(Open, at, None, body, None), gate=False)
 
     def _finish(self, half: Half, ended_by: str, at: int, *, gate: bool = True) -> Sequence[Effect]:
         """The one place where a direction ends."""
         half.end(ended_by)
         whole, rest, sha256 = half.body.finish()
-        if whole is not None and not record.fits(whole):
+        if whole is not None and not records.fits(whole):
             rest, whole = [whole], None
-        body = self._file(half) if whole is None else record.body_field(whole)
+        body = self._file(half) if whole is None else BodyField.of(whole)
         spool = self._spool(half, rest) if rest else NOTHING
         last = self._end_request if half is self._request else self._end_response
         append = last(at, body, sha256, gate=gate)
@@ -394,71 +409,96 @@ class Exchange:
             return self._finish(half, reason.value, at, gate=False)
         return [SpoolEnd(self.id, half.stream.direction)] if half.body.spooled else NOTHING
 
-    def _end_request(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
+    def _end_request(self, at: int, body: BodyField, sha256: str, *, gate: bool) -> Append:
         llm = None
         if self._request_reader is not None:
             llm = self._request_reader.finish(complete=not self._request.truncated)
             self._request_reader = None
-        return Append(record.encode(self._request_record("request", at, sha256, body, llm)), gate=gate)
+        return Append(self._request_record(Request, at, sha256, body, llm), gate=gate)
 
-    def _end_response(self, at: int, body: dict[str, str], sha256: str, *, gate: bool) -> Append:
+    def _end_response(self, at: int, body: BodyField, sha256: str, *, gate: bool) -> Append:
         half = self._response
-        answer = half.fields(sha256, body)
         lasted, began, offset = half.silence
-        answer["max_silence_ms"] = lasted // 1000 / 1000 if offset else None
-        answer["silence_at_ms"] = self._ms(began) if offset else None
-        answer["silence_at_byte"] = offset or None
-        answer["first_byte_ms"] = self._ms(half.first_at)
-        answer["last_byte_ms"] = self._ms(half.last_at)
+        answer = ResponseDirection(
+            bytes=half.body.length,
+            sha256=sha256,
+            chunks=half.body.chunks,
+            ended_by=half.ended_by,
+            truncated=half.truncated,
+            content_type=half.head.content_type,
+            headers=half.head.fields,
+            body=body,
+            trailers=half.recorded_trailers,
+            max_silence_ms=lasted // 1000 / 1000 if offset else None,
+            silence_at_ms=self._ms(began) if offset else None,
+            silence_at_byte=offset or None,
+            first_byte_ms=self._ms(half.first_at),
+            last_byte_ms=self._ms(half.last_at),
+        )
         reason = CloseReason(half.ended_by or "") if half.stream.state is State.ABORTED else None
         return self._terminal_record(at, reason, answer, self._response_llm(), gate=gate)
 
-    def _response_llm(self) -> dict[str, Any] | None:
+    def _response_llm(self) -> ResponseLlm | None:
         reader, half = self._response_reader, self._response
         if reader is None:
             return None
-        llm = reader.finish(half.last_at, complete=not half.truncated)
-        if llm is not None:
-            first = reader.first_token_at
-            if first is None and llm.get("output_chars"):
-                first = half.first_at  # an answer in one piece has its first token where its body begins
-            llm["ttft_ms"] = None if first is None else self._ms(first)
         self._response_reader = None
-        return llm
+        llm = reader.finish(half.last_at, complete=not half.truncated)
+        if llm is None:
+            return None
+        first = reader.first_token_at
+        if first is None and llm.output_chars:
+            first = half.first_at  # an answer in one piece has its first token where its body begins
+        return llm if first is None else msgspec.structs.replace(llm, ttft_ms=self._ms(first))
 
     def _request_record(
-        self, type: str, at: int, sha256: str | None, body: dict[str, str] | None, llm: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        head, trace = self._request.head, self._trace
-        return {
-            "type": type,
-            "id": self.id,
-            "at": self._time(at),
-            "started_at": self._started,
-            "method": head.method,
-            "path": head.path,
-            "authority": head.authority,
-            "scheme": head.scheme,
-            "client": self._attributes.get("source.address"),
-            "request_id": head.request_id,
-            "trace_id": trace.trace_id,
-            "span_id": trace.span_id,
-            "parent_span_id": trace.parent_span_id,
-            "trace_flags": trace.trace_flags,
-            "held": self.held,
-            "best_effort": self.best_effort,
-            "routing": self.routing,
-            "request": self._request.fields(sha256, body),
-            "llm": llm,
-            "protocol": self._protocol(),
-        }
+        self,
+        kind: type[Request | Open],
+        at: int,
+        sha256: str | None,
+        body: BodyField | None,
+        llm: RequestLlm | None,
+    ) -> Request | Open:
+        half, trace = self._request, self._trace
+        head = half.head
+        return kind(
+            id=self.id,
+            at=self._time(at),
+            started_at=self._started,
+            method=head.method,
+            path=head.path,
+            authority=head.authority,
+            scheme=head.scheme,
+            client=_text(self._attributes.get("source.address")),
+            request_id=head.request_id,
+            trace_id=trace.trace_id,
+            span_id=trace.span_id,
+            parent_span_id=trace.parent_span_id,
+            trace_flags=trace.trace_flags,
+            held=self.held,
+            best_effort=self.best_effort,
+            routing=self.routing,
+            request=RequestDirection(
+                bytes=half.body.length,
+                sha256=sha256,
+                chunks=half.body.chunks,
+                ended_by=half.ended_by,
+                truncated=half.truncated,
+                content_type=head.content_type,
+                headers=head.fields,
+                body=body,
+                trailers=half.recorded_trailers,
+            ),
+            llm=llm,
+            protocol=self._protocol(),
+        )
 
     def _terminal_record(
         self,
         at: int,
         reason: CloseReason | None,
-        answer: dict[str, Any] | None = None,
-        llm: dict[str, Any] | None = None,
+        answer: ResponseDirection | None = None,
+        llm: ResponseLlm | None = None,
         *,
         gate: bool,
     ) -> Append:
@@ -466,47 +506,48 @@ class Exchange:
         self._reported = self.late_count
         head, trailers, attributes = self._response.head, self._response.trailers, self._attributes
         ended_at = self._time(at)
-        fields = {
-            "type": "response",
-            "id": self.id,
-            "at": ended_at,
-            "started_at": self._started,
-            "ended_at": ended_at,
-            "duration_ms": self._ms(at),
-            "method": self._request.head.method,
-            "path": self._request.head.path,
-            "status": head.status,
-            "upstream": attributes.get("upstream.address"),
-            "cluster": attributes.get("xds.cluster_name"),
-            "route": attributes.get("xds.route_name"),
-            "response_flags": response_flags.names(int(attributes.get("response.flags", 0))),
-            "response_code_details": attributes.get("response.code_details"),
-            "grpc_status": (trailers and trailers.grpc_status) or head.grpc_status,
-            "closed": reason,
-            "rejected": self._rejected,
-            "response": answer,
-            "llm": llm,
-            "protocol": self._protocol(),
-        }
-        return Append(record.encode(fields), gate=gate)
+        fields = Response(
+            id=self.id,
+            at=ended_at,
+            started_at=self._started,
+            ended_at=ended_at,
+            duration_ms=self._ms(at),
+            method=self._request.head.method,
+            path=self._request.head.path,
+            status=head.status,
+            upstream=_text(attributes.get("upstream.address")),
+            cluster=_text(attributes.get("xds.cluster_name")),
+            route=_text(attributes.get("xds.route_name")),
+            response_flags=response_flags.names(int(attributes.get("response.flags", 0))),
+            response_code_details=_text(attributes.get("response.code_details")),
+            grpc_status=(trailers and trailers.grpc_status) or head.grpc_status,
+            closed=reason,
+            rejected=self._rejected,
+            response=answer,
+            llm=llm,
+            protocol=self._protocol(),
+        )
+        return Append(fields, gate=gate)
 
-    def _late_record(self, at: int) -> dict[str, Any]:
+    def _late_record(self, at: int) -> Late:
         halves = (self._request, self._response)
         trailers = {half.stream.direction.value: half.trailers.fields for half in halves if half.trailers is not None}
-        fields = {"type": "late", "id": self.id, "at": self._time(at), "protocol": self._protocol()}
-        return fields | ({"trailers": trailers} if trailers else {})
+        return Late(id=self.id, at=self._time(at), protocol=self._protocol(), trailers=trailers or UNSET)
 
-    def _protocol(self) -> dict[str, Any]:
-        fields: dict[str, Any] = {"late": self._late or {}, "duplicate_end_of_stream": self._duplicate_ends}
-        if self._late_bytes:
-            fields["late_bytes"] = self._late_bytes
-        return fields
+    def _protocol(self) -> Protocol:
+        if self._late is None and not self._duplicate_ends:
+            return NOTHING_LATE
+        return Protocol(
+            late=dict(self._late or {}),
+            duplicate_end_of_stream=self._duplicate_ends,
+            late_bytes=dict(self._late_bytes) if self._late_bytes else UNSET,
+        )
 
-    def _file(self, half: Half) -> dict[str, str]:
-        return {"file": f"bodies/{self.id}.{half.stream.direction.value}"}
+    def _file(self, half: Half) -> BodyField:
+        return BodyField(file=f"bodies/{self.id}.{half.stream.direction.value}")
 
     def _time(self, at: int) -> str:
-        return record.timestamp(self._started_ns + at - self._started_at)
+        return timestamp(self._started_ns + at - self._started_at)
 
     def _ms(self, at: int) -> float:
         return (at - self._started_at) // 1000 / 1000

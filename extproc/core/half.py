@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from msgspec import UNSET, UnsetType
 
 from extproc.core.body import Body
 from extproc.core.events import Body as BodyEvent
 from extproc.core.events import Direction
 from extproc.core.head import Head
+from extproc.core.records import Headers
 from extproc.core.stream import Input, State, Stream
 
 NO_HEAD = Head([])
@@ -54,18 +55,7 @@ class Half:
         short = announced is not None and self.body.length < announced and ended_by != "headers"
         self.truncated |= short or self.stream.state is State.ABORTED
 
-    def fields(self, sha256: str | None, body: dict[str, str] | None) -> dict[str, Any]:
-        """The direction's part of a record, all but its times."""
-        fields: dict[str, Any] = {
-            "bytes": self.body.length,
-            "sha256": sha256,
-            "chunks": self.body.chunks,
-            "ended_by": self.ended_by,
-            "truncated": self.truncated,
-            "content_type": self.head.content_type,
-            "headers": self.head.fields,
-            "body": body,
-        }
-        if self.trailers is not None:
-            fields["trailers"] = self.trailers.fields
-        return fields
+    @property
+    def recorded_trailers(self) -> Headers | UnsetType:
+        """As they stand in a record."""
+        return UNSET if self.trailers is None else self.trailers.fields

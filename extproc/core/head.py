@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from extproc.core.events import HeaderList
+from extproc.core.records import Headers
 from extproc.core.redact import Redactor
 
 KEPT_CONTENT_LENGTH = "x-extproc-content-length"
@@ -17,7 +18,7 @@ KEPT_CONTENT_LENGTH = "x-extproc-content-length"
 class Head(msgspec.Struct, gc=False):
     """Pseudo-headers and the headers that matter by name; the others only in `fields`."""
 
-    fields: list[tuple[str, Any]]
+    fields: Headers
     """`(name, value)` in the order of the wire, credentials replaced, pseudo-headers left out."""
     method: str | None = None
     path: str | None = None
@@ -51,7 +52,7 @@ _NUMBERS = frozenset({"status", "content_length"})
 
 def read(headers: HeaderList, redactor: Redactor) -> Head:
     """Read a header list, or trailers. Any bytes are accepted: what is not UTF-8 is kept as marked base64."""
-    fields: list[tuple[str, Any]] = []
+    fields: Headers = []
     head = Head(fields)
     for name, raw in headers:
         attribute = _BY_NAME.get(name)

@@ -8,74 +8,105 @@ that of a body which is left out of its record (`without_body`).
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+from msgspec import structs
+
 from extproc.core import dialects, encoding
 from extproc.core.reading import RequestReader, ResponseReader
-from extproc.core.record import LONGEST, encode
+from extproc.core.records import (
+    Body,
+    Headers,
+    Open,
+    Request,
+    RequestLlm,
+    Response,
+    ResponseDirection,
+    ResponseLlm,
+    of_fields,
+)
 
-Record = Mapping[str, Any]
 
-_LEAST = ("type", "id", "at", "started_at", "ended_at", "duration_ms", "status", "closed", "rejected", "response_flags")
-"""What a terminal record cannot do without, of one that is too long without its body, too."""
-
-
-def of_request(record: Record | None) -> dict[str, Any] | None:
-    """The request part of `llm` from a `request` or an `open` record; None where there is none."""
-    half = None if record is None else record.get("request")
-    if record is None or half is None:
-        return None
-    written: dict[str, Any] | None = record.get("llm")
-    body, api = _inline(half), dialects.api_of(record.get("method"), record.get("path") or "")
-    if written is not None or api is None or body is None:
-        return written
-    reader = RequestReader(dialects.RequestReading(api, half["content_type"], encoding.of_headers(half["headers"])))
+def request_llm(record: Request | Open) -> RequestLlm | None:
+    """The request part of `llm`; None where there is none."""
+    direction, api = record.request, dialects.api_of(record.method, record.path or "")
+    body = None if direction is None else _inline(direction.body)
+    if record.llm is not None or api is None or direction is None or body is None:
+        return record.llm
+    reader = RequestReader(dialects.RequestReading(api, direction.content_type, _coding(direction.headers)))
     reader.feed(body)
-    return reader.finish(complete=half["ended_by"] is not None and not half["truncated"])
+    return reader.finish(complete=direction.ended_by is not None and not direction.truncated)
 
 
-def of_response(record: Record | None) -> dict[str, Any] | None:
-    """The response part of `llm` from a `response` record; None where there is none."""
-    half = None if record is None else record.get("response")
-    if record is None or half is None:
-        return None
-    written: dict[str, Any] | None = record.get("llm")
-    body, api = _inline(half), dialects.api_of(record.get("method"), record.get("path") or "")
-    if written is not None or api is None or not body:
-        return written
-    coding = encoding.of_headers(half["headers"])
-    reading = dialects.ResponseReading(api, half["content_type"], coding, record["status"])
-    reader = ResponseReader(reading)
+def response_llm(record: Response) -> ResponseLlm | None:
+    """The response part of `llm`; None where there is none."""
+    direction, api = record.response, dialects.api_of(record.method, record.path or "")
+    body = None if direction is None else _inline(direction.body)
+    if record.llm is not None or api is None or direction is None or not body:
+        return record.llm
+    coding = _coding(direction.headers)
+    reader = ResponseReader(dialects.ResponseReading(api, direction.content_type, coding, record.status))
     reader.feed(body, 0)
-    llm = reader.finish(0, complete=not half["truncated"])
-    if llm is not None:
-        in_one_piece = reader.first_token_at is None
-        llm["ttft_ms"] = half["first_byte_ms"] if in_one_piece and llm.get("output_chars") else None
-    return llm
+    llm = reader.finish(0, complete=not direction.truncated)
+    if llm is None or reader.first_token_at is not None or not llm.output_chars:
+        return llm
+    return structs.replace(llm, ttft_ms=direction.first_byte_ms)  # it came in one piece
 
 
-def without_body(response: bytes, *, keep_file: bool) -> bytes:
-    """The same `response` record with its body left out: small enough to be kept until it can be written.
+def without_body(record: Response, *, keep_file: bool) -> Response:
+    """The same record with its body left out: small enough to be kept until it can be written.
 
     What the body said of the model's answer stays, and so does whether the answer was whole. `keep_file`: where the
     body has a file of its own, that holds all of it.
     """
-    fields = json.loads(response)
-    half = fields["response"]
-    if half is not None and not (keep_file and "file" in half["body"]):
-        fields["llm"] = of_response(fields)
-        fields["response"] |= {"body": None, "body_lost": True}
-    reduced = encode(fields)
-    return reduced if len(reduced) <= LONGEST else encode({name: fields.get(name) for name in _LEAST})
+    direction = record.response
+    if direction is None or (keep_file and direction.body is not None and direction.body.file is not None):
+        return record
+    lost: ResponseDirection = structs.replace(direction, body=None, body_lost=True)
+    return structs.replace(record, llm=response_llm(record), response=lost)
 
 
-def _inline(half: Mapping[str, Any]) -> bytes | None:
-    match half.get("body"):
-        case {"text": str(text)}:
-            return text.encode("utf-8", "surrogatepass")
-        case {"base64": str(text)}:
-            return base64.b64decode(text)
-        case _:
-            return None
+def at_least(record: Response) -> Response:
+    """What a terminal record cannot do without, of one that is too long without its body, too."""
+    return Response(
+        id=record.id,
+        at=record.at,
+        started_at=record.started_at,
+        ended_at=record.ended_at,
+        duration_ms=record.duration_ms,
+        status=record.status,
+        response_flags=record.response_flags,
+        closed=record.closed,
+        rejected=record.rejected,
+    )
+
+
+def of_request(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`request_llm` of a record's members."""
+    typed = None if record is None else of_fields({"id": "", "type": "request", **record})
+    return _members(request_llm(typed)) if isinstance(typed, Request | Open) else None
+
+
+def of_response(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """`response_llm` of a record's members."""
+    typed = None if record is None else of_fields({"id": "", "type": "response", **record})
+    return _members(response_llm(typed)) if isinstance(typed, Response) else None
+
+
+def _members(llm: RequestLlm | ResponseLlm | None) -> dict[str, Any] | None:
+    members: dict[str, Any] | None = msgspec.to_builtins(llm)
+    return members
+
+
+def _coding(headers: Headers | None) -> str | None:
+    return encoding.of_headers(headers or [])
+
+
+def _inline(body: Body | None) -> bytes | None:
+    if body is None:
+        return None
+    if body.text is not None:
+        return body.text.encode("utf-8", "surrogatepass")
+    return None if body.base64 is None else base64.b64decode(body.base64)

@@ -7,9 +7,12 @@ record, the body is recorded as always, and the exchange goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from extproc.core.dialects import RequestReading, ResponseReading
+from extproc.core.records import RequestLlm, ResponseLlm
+
+L = TypeVar("L", RequestLlm, ResponseLlm)
 
 READ_BATCH = 16 * 1024
 """Once chunk times no longer matter, a dialect gets so many bytes at a time: nothing per chunk but an append."""
@@ -31,8 +34,8 @@ class RequestReader:
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the traffic
                 self._failure = _describe(error)
 
-    def finish(self, *, complete: bool) -> dict[str, Any] | None:
-        return _finish(self._reading.finish, self._failure, complete=complete)
+    def finish(self, *, complete: bool) -> RequestLlm | None:
+        return _finish(RequestLlm, self._reading.finish, self._failure, complete=complete)
 
 
 class ResponseReader:
@@ -60,10 +63,10 @@ class ResponseReader:
         if self._unread_bytes >= READ_BATCH:
             self._feed(self._take_unread(), at)
 
-    def finish(self, at: int, *, complete: bool) -> dict[str, Any] | None:
+    def finish(self, at: int, *, complete: bool) -> ResponseLlm | None:
         if self._unread:
             self._feed(self._take_unread(), at)
-        return _finish(self._reading.finish, self._failure, complete=complete)
+        return _finish(ResponseLlm, self._reading.finish, self._failure, complete=complete)
 
     def _feed(self, data: bytes, at: int) -> None:
         if self._failure is None:
@@ -78,15 +81,13 @@ class ResponseReader:
         return data
 
 
-def _finish(
-    finish: Callable[[bool], dict[str, Any] | None], failure: str | None, *, complete: bool
-) -> dict[str, Any] | None:
+def _finish(kind: type[L], finish: Callable[[bool], L | None], failure: str | None, *, complete: bool) -> L | None:
     if failure is None:
         try:
             return finish(complete)
         except Exception as error:  # noqa: BLE001 - as above
             failure = _describe(error)
-    return {"parse_error": failure}
+    return kind(parse_error=failure)
 
 
 def _describe(error: Exception) -> str:

@@ -27,10 +27,6 @@ LONGEST = 32 * 1024 * 1024
 LONGEST_LINE = LONGEST + 1024
 """With what `seal` adds."""
 
-_INLINE = LONGEST // 2
-"""Bytes of the longest body in a record, as it stands there; the rest is for everything else."""
-_ESCAPED = 6
-"""What a byte of a text may become: `\\u0000`."""
 _SEAL = b',"crc":"'
 _TAIL = len(_SEAL) + 8 + len(b'"}')
 _KEPT = b'"":{'  # as it cannot stand within a text, where quotes are escaped
@@ -55,18 +51,13 @@ def encode(fields: Mapping[str, Any] | msgspec.Struct) -> bytes:
         line = _encode_fast(fields)
         if line.isascii() and b"\n" not in line and _KEPT not in line:
             return line
-    except (UnicodeEncodeError, OverflowError, ValueError, RecursionError):
+    except (UnicodeEncodeError, OverflowError, ValueError, TypeError, RecursionError):
         pass  # a lone surrogate or a very long number: the slower encoder writes both
     try:
         return _encode_ascii(plain(fields)).encode("ascii")
     except RecursionError:  # only `llm` holds values that a client nested
         shallow = msgspec.structs.asdict(fields) if isinstance(fields, msgspec.Struct) else fields
         return _encode_ascii(plain({**shallow, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
-
-
-def fits(body: bytes) -> bool:
-    """Whether a body can stand in a record, however many of its bytes have to be escaped."""
-    return len(body) * _ESCAPED <= _INLINE or len(encode(body_field(body))) <= _INLINE
 
 
 def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:
@@ -115,14 +106,6 @@ def timestamp(ns: int) -> str:
 def moment_text(moment: datetime) -> str:
     """A moment as `timestamp` writes it, so that the two sort together."""
     return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
-def body_field(data: bytes) -> dict[str, str]:
-    """A body as it stands in a record: `text` where it is UTF-8, else `base64`. Exact either way."""
-    try:
-        return {"text": data.decode()}
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode("ascii")}
 
 
 def header_value(raw: bytes) -> str | dict[str, str]:

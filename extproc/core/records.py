@@ -18,6 +18,7 @@ kept again in its place.
 
 from __future__ import annotations
 
+import base64
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -31,6 +32,12 @@ from extproc.core import record as line_format
 
 _NOT_YET: Final = cast(Any, UNSET)
 """For what every record has once it is in the journal, so that who reads it need not ask."""
+
+
+_INLINE: Final = line_format.LONGEST // 2
+"""Bytes of the longest body in a record, as it stands there; the rest is for everything else."""
+_ESCAPED: Final = 6
+"""What a byte of a text may become: `\\u0000`."""
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
@@ -57,6 +64,14 @@ class Body(Kept, frozen=True, kw_only=True, gc=False, omit_defaults=True):
     """The body, where it is not."""
     file: str | None = None
     """Where a larger one stands, within the data directory."""
+
+    @classmethod
+    def of(cls, data: bytes) -> Body:
+        """A body as it stands in a record. Exact either way."""
+        try:
+            return cls(text=data.decode())
+        except UnicodeDecodeError:
+            return cls(base64=base64.b64encode(data).decode("ascii"))
 
 
 class RequestDirection(Kept, frozen=True, kw_only=True, gc=False):
@@ -179,7 +194,8 @@ class Tls(Kept, frozen=True, kw_only=True, gc=False):
     """The client's connection."""
 
     version: str | None = None
-    cipher: str | None = None
+    cipher: int | None = None
+    """By its number at IANA."""
     sni: str | None = None
     peer_subject: str | None = None
     peer_sans: list[str] | None = None
@@ -505,3 +521,8 @@ def fields_of(value: Kept) -> dict[str, Any]:
 def encode(record: Kept) -> bytes:
     """One record as a JSON object without a line end, ASCII only. What was kept of newer versions is written again."""
     return line_format.encode(fields_of(record) if isinstance(record, Unknown) else record)
+
+
+def fits(body: bytes) -> bool:
+    """Whether a body can stand in a record, however many of its bytes have to be escaped."""
+    return len(body) * _ESCAPED <= _INLINE or len(encode(Body.of(body))) <= _INLINE

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from extproc.core.records import Known, Open, Orphan, Request, Response
+
 _OPENING = b'{"type":"'
 _EARLY_ENDS = 1024
 
@@ -36,6 +38,11 @@ class Flight:
             self._early[id] = None
             if len(self._early) > _EARLY_ENDS:
                 del self._early[next(iter(self._early))]
+
+    def take(self, record: Known) -> None:
+        """The same, of a record that was made here."""
+        if isinstance(record, Request | Open | Response | Orphan):
+            self.note(record.type, record.id)
 
     def snapshot(self) -> dict[str, str]:
         """As it stands at the head of a segment."""

@@ -32,6 +32,7 @@ from typing import Any, Final, Self
 import msgspec
 
 from extproc.core.record import timestamp
+from extproc.core.records import Progress
 
 LIVE: Final = "live"
 SLOTS: Final = 4096
@@ -91,16 +92,20 @@ class LiveExchange(msgspec.Struct, frozen=True):
             "upstream": self.upstream,
             "cluster": self.cluster,
             "status": self.status,
-            "progress": {
-                "request_bytes": self.request_bytes,
-                "request_chunks": self.request_chunks,
-                "response_bytes": self.response_bytes,
-                "response_chunks": self.response_chunks,
-                "first_byte_ms": self._after(self.first_byte_ns),
-                "first_token_ms": self._after(self.first_token_ns),
-                "last_chunk_at": None if self.last_chunk_ns is None else timestamp(self.last_chunk_ns),
-            },
+            "progress": msgspec.to_builtins(self.progress()),
         }
+
+    def progress(self) -> Progress:
+        """How far it has come."""
+        return Progress(
+            request_bytes=self.request_bytes,
+            request_chunks=self.request_chunks,
+            response_bytes=self.response_bytes,
+            response_chunks=self.response_chunks,
+            first_byte_ms=self._after(self.first_byte_ns),
+            first_token_ms=self._after(self.first_token_ns),
+            last_chunk_at=None if self.last_chunk_ns is None else timestamp(self.last_chunk_ns),
+        )
 
     def _after(self, ns: int | None) -> float | None:
         return None if ns is None else (ns - self.started_ns) // 1000 / 1000

@@ -20,13 +20,16 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from extproc.core.record import encode, seal, timestamp
+from msgspec import structs
+
+from extproc.core.record import seal, timestamp
+from extproc.core.records import End, Known, Orphan, encode
 from extproc.errors import JournalError
 from extproc.journal import lines, live, segment
 from extproc.journal.directory import SEGMENTS, open_directory, reason
@@ -156,9 +159,8 @@ class _Recovery:
         if not end.footer:
             orphans = self._orphans() if last else []
             seq = self._append(fd, orphans, end.seq)
-            fields = {"type": "end", "at": self._now(), "records": end.lines + len(orphans), "recovered": True}
-            self._append(fd, [fields], seq)
-            self._recovered.orphans += [orphan["id"] for orphan in orphans]
+            self._append(fd, [End(at=self._now(), records=end.lines + len(orphans), recovered=True)], seq)
+            self._recovered.orphans += [orphan.id for orphan in orphans]
         segment.touch(fd, _nanoseconds(end.latest))
         os.rename(str(name), name.stem + CLOSED, src_dir_fd=self._segments, dst_dir_fd=self._segments)
         os.fsync(self._segments)
@@ -173,12 +175,19 @@ class _Recovery:
         self._append(fd, [segment.header(self._now(), flight.snapshot())], seq)
         return _End(lines=1, seq=seq + 1)
 
-    def _orphans(self) -> list[dict[str, Any]]:
-        series = self._series
-        common = {"at": self._now(), "of_boot": series.boot_id, "of_worker": series.worker}
-        seen = {each.id: each.fields() for each in live.read(series.directory, series.worker, series.boot_id)}
-        had = self._in_flight().had
-        return [{"type": "orphan", "id": id, "had": type} | common | seen.get(id, {}) for id, type in had.items()]
+    def _orphans(self) -> list[Orphan]:
+        series, at = self._series, self._now()
+        seen = {each.id: each for each in live.read(series.directory, series.worker, series.boot_id)}
+
+        def orphan(id: str, had: str) -> Orphan:
+            record = Orphan(id=id, had=had, at=at, of_boot=series.boot_id, of_worker=series.worker)
+            last = seen.get(id)
+            if last is None:
+                return record
+            known = {"upstream": last.upstream, "cluster": last.cluster, "status": last.status}
+            return structs.replace(record, **known, progress=last.progress())
+
+        return [orphan(id, had) for id, had in self._in_flight().had.items()]
 
     def _in_flight(self) -> Flight:
         """From the last segment whose head is whole; from the start of the series when none is."""
@@ -197,10 +206,10 @@ class _Recovery:
                     flight.note(str(line.record.get("type")), str(line.record.get("id", "")))
         return flight
 
-    def _append(self, fd: int, records: list[dict[str, Any]], seq: int) -> int:
+    def _append(self, fd: int, records: Sequence[Known], seq: int) -> int:
         """Write lines and sync them. Returns the last number used."""
         worker, boot_id = self._series.worker, self._series.boot_id
-        data = b"".join(seal(encode(fields), worker, boot_id, number) for number, fields in enumerate(records, seq + 1))
+        data = b"".join(seal(encode(record), worker, boot_id, number) for number, record in enumerate(records, seq + 1))
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(fd, rest) :]

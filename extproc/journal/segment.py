@@ -59,12 +59,12 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from extproc import __version__
+from extproc.core import records
 
 VERSION = 1
 OPEN = ".jsonl.open"
@@ -120,18 +120,16 @@ class Name:
         return self.stem + self.state + self.moved
 
 
-def header(at: str, in_flight: Mapping[str, str]) -> dict[str, Any]:
+def header(at: str, in_flight: dict[str, str]) -> records.Segment:
     """The record that opens a segment."""
-    return {
-        "type": "segment",
-        "version": VERSION,
-        "at": at,
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "extproc": __version__,
-        "clock_offset_ms": None,
-        "in_flight": in_flight,
-    }
+    return records.Segment(
+        version=VERSION,
+        at=at,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        extproc=__version__,
+        in_flight=in_flight,
+    )
 
 
 def names(segments: Path | int) -> list[Name]:

@@ -23,15 +23,29 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
+from extproc.core.records import Known, encode
 from extproc.errors import JournalError
 from extproc.journal.directory import BODIES, FreeSpace, reason
-from extproc.journal.flight import type_and_id
 
 Done = Callable[[JournalError | None], None]
-Item = tuple[bytes | list[bytes], Done | None, JournalError | None]
+
+
+class Entry(NamedTuple):
+    """A record and its line, unsealed."""
+
+    record: Known
+    line: bytes
+
+    @classmethod
+    def of(cls, record: Known) -> Self:
+        """What a record says never makes this raise; what no record can hold does."""
+        return cls(record, encode(record))
+
+
+Item = tuple[Entry | list[Entry], Done | None, JournalError | None]
 """What the writer takes: records of one exchange, who waits for them, and the error of the spool, if any."""
 
 _log = logging.getLogger(__name__)
@@ -146,7 +160,7 @@ class _Lane:
                 self._carry_out(effects, done)
             except Exception as error:  # noqa: BLE001 - the lane goes on for all other exchanges
                 _log.exception("a body could not be spooled", extra={"exchange_id": id})
-                records = [effect.record for effect in effects if isinstance(effect, Append)]
+                records = [Entry(effect.record, b"") for effect in effects if isinstance(effect, Append)]
                 self._forward((records, done, JournalError(f"{BODIES}/{id}: {error!r}")))
             self._settle(id)
             self.busy_since = None
@@ -155,10 +169,10 @@ class _Lane:
 
     def _carry_out(self, effects: Sequence[Effect], done: Done | None) -> None:
         error: JournalError | None = None
-        records: list[bytes] = []
+        records: list[Entry] = []
         for effect in effects:
             if isinstance(effect, Append):
-                records.append(effect.record)
+                records.append(Entry.of(effect.record))
                 continue
             if records:
                 self._forward((records, None, None))
@@ -232,7 +246,7 @@ class _Lane:
 
 def _id(effects: Sequence[Effect]) -> str:
     first = effects[0] if effects else None
-    return type_and_id(first.record)[1] if isinstance(first, Append) else ""
+    return getattr(first.record, "id", None) or "" if isinstance(first, Append) else ""
 
 
 def _tell(done: Done | None, error: JournalError | None) -> None:

@@ -21,18 +21,19 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Direction
-from extproc.core.llm import without_body
-from extproc.core.record import LONGEST_LINE, encode, seal, timestamp
+from extproc.core.llm import at_least, without_body
+from extproc.core.record import LONGEST, LONGEST_LINE, seal, timestamp
+from extproc.core.records import End, Gap, Open, Response, encode
 from extproc.errors import JournalError, Postponed
 from extproc.journal import segment as segments
 from extproc.journal.directory import DataDirectory, FreeSpace, lacks_room, reason
-from extproc.journal.flight import Flight, type_and_id
+from extproc.journal.flight import Flight
 from extproc.journal.segment import Name, Segment
-from extproc.journal.spool import Done, Item, Spooler
+from extproc.journal.spool import Done, Entry, Item, Spooler
 from extproc.journal.timing import Times
 
 Durability = Literal["fsync", "write", "off"]
@@ -86,7 +87,7 @@ class Journal:
         self._flight = Flight()
         self._gaps: dict[tuple[Direction, str], list[int]] = {}
         self._gaps_lock = threading.Lock()
-        self._owed: dict[str, bytes] = {}
+        self._owed: dict[str, Entry] = {}
         self._segment: Segment | None = None
         self._number = 0
         self._seq = 0
@@ -144,7 +145,7 @@ class Journal:
         if len(effects) == 1 and not self._spooler.busy and not self._closed:
             effect = effects[0]
             if type(effect) is Append:
-                self._queue.put((effect.record, done, None))
+                self._queue.put((Entry.of(effect.record), done, None))
                 return
         self._submit_any(effects, done)
 
@@ -172,7 +173,7 @@ class Journal:
         if self._closed:
             _tell(done, self.failure or JournalError(f"{self._path}: the journal is closed"))
         elif not self._spooler.take(effects, done):
-            self._queue.put(([effect.record for effect in effects if isinstance(effect, Append)], done, None))
+            self._queue.put(([Entry.of(effect.record) for effect in effects if isinstance(effect, Append)], done, None))
 
     def _begin_body(self, id: str) -> JournalError | None:
         """A body file is about to be made: wait until the journal holds a record of its exchange.
@@ -181,10 +182,10 @@ class Journal:
         """
         error = self._wait_for([])
         if error is None and id not in self._flight.had:
-            error = self._wait_for(encode({"type": "open", "id": id, "at": self._now()}))
+            error = self._wait_for(Entry.of(Open(id=id, at=self._now())))
         return error
 
-    def _wait_for(self, records: bytes | list[bytes]) -> JournalError | None:
+    def _wait_for(self, records: Entry | list[Entry]) -> JournalError | None:
         answer: SimpleQueue[JournalError | None] = SimpleQueue()
         self._queue.put((records, answer.put, None))
         return answer.get()
@@ -237,23 +238,23 @@ class Journal:
             self._keep_house()
 
     def _settle(self, batch: list[Item]) -> None:
-        note = self._flight.note
+        note = self._flight.take
         for written, done, spool_error in batch:
             if spool_error is not None:
                 self._refuse([(written, done, spool_error)], spool_error)
                 continue
-            if isinstance(written, bytes):
-                note(*type_and_id(written))
+            if isinstance(written, Entry):
+                note(written.record)
             else:
-                for record in written:
-                    note(*type_and_id(record))
+                for entry in written:
+                    note(entry.record)
             if done is not None:
                 _tell(done, None)
         batch.clear()
 
     def _refuse(self, batch: list[Item], error: JournalError) -> None:
         for written, done, spool_error in batch:
-            records = [written] if isinstance(written, bytes) else written
+            records = [written] if isinstance(written, Entry) else written
             kept = self._owe(records, keep_file=spool_error is None)
             why = spool_error or error
             _tell(done, Postponed(str(why)) if kept else why)
@@ -262,8 +263,9 @@ class Journal:
     def _isolate(self, batch: list[Item], problem: Exception) -> None:
         """Something in a batch cannot be written at all: the others are not to suffer for it."""
         if len(batch) == 1:
-            first = next(iter(_records(batch)), b"")
-            _log.error("a record cannot be written", exc_info=problem, extra={"exchange_id": type_and_id(first)[1]})
+            first = next(iter(_records(batch)), None)
+            id = getattr(first.record, "id", None) if first is not None else None
+            _log.error("a record cannot be written", exc_info=problem, extra={"exchange_id": id or ""})
             self._refuse(batch, JournalError(f"{self._path}: the record cannot be written: {problem!r}"))
         for item in batch:
             self._carry_out([item])
@@ -287,7 +289,7 @@ class Journal:
 
     # -- the writer thread: files ---------------------------------------------------------------------------------
 
-    def _write(self, records: list[bytes]) -> JournalError | None:
+    def _write(self, records: list[Entry]) -> JournalError | None:
         """Make these records durable, in the open segment or else in a new one."""
         if not records and self.failure is None:
             return None
@@ -308,11 +310,11 @@ class Journal:
                 return None
         return self._fail(why)
 
-    def _commit(self, segment: Segment, records: list[bytes]) -> None:
+    def _commit(self, segment: Segment, records: list[Entry]) -> None:
         if not records:
             return
         worker, boot_id = self._worker, self._boot_id
-        sealed = [seal(record, worker, boot_id, seq) for seq, record in enumerate(records, self._seq + 1)]
+        sealed = [seal(entry.line, worker, boot_id, seq) for seq, entry in enumerate(records, self._seq + 1)]
         data = b"".join(sealed)
         if data.count(b"\n") != len(records) or not data.isascii():
             raise ValueError("a record is not one line of ASCII")
@@ -391,9 +393,9 @@ class Journal:
         self._end(old, footer, latest)
 
     def _end(self, segment: Segment, seq: int, latest: int) -> None:
-        fields = {"type": "end", "at": self._now(), "records": segment.lines, "recovered": False}
+        end = End(at=self._now(), records=segment.lines, recovered=False)
         try:
-            footer = seal(encode(fields), self._worker, self._boot_id, seq)
+            footer = seal(encode(end), self._worker, self._boot_id, seq)
             segment.close(footer, sync=self._sync, latest_ns=latest)
         except OSError as error:
             _log.warning("%s is left to recovery: %s", segment.name, reason(error))
@@ -434,18 +436,17 @@ class Journal:
             self.failure = None
             _log.warning("%s: the journal can be written again", self._path / "segments")
 
-    def _owe(self, records: Sequence[bytes], *, keep_file: bool) -> bool:
+    def _owe(self, records: Sequence[Entry], *, keep_file: bool) -> bool:
         """Keep what is needed to end an exchange whose beginning is on disk and whose end could not be written.
 
         Returns whether there was any.
         """
         kept = False
-        for record in records:
-            type, id = type_and_id(record)
-            if type == "response" and id in self._flight.had and len(self._owed) < _OWED_RECORDS:
-                with suppress(ValueError, KeyError):  # what is no record of an exchange
-                    self._owed[id] = without_body(record, keep_file=keep_file)
-                    kept = True
+        for record, _ in records:
+            if isinstance(record, Response) and record.id in self._flight.had and len(self._owed) < _OWED_RECORDS:
+                entry = Entry.of(without_body(record, keep_file=keep_file))
+                self._owed[record.id] = entry if len(entry.line) <= LONGEST else Entry.of(at_least(record))
+                kept = True
         return kept
 
     def _report(self) -> None:
@@ -453,10 +454,10 @@ class Journal:
         with self._gaps_lock:
             gaps, self._gaps = self._gaps, {}
         # One that its owner has submitted again in the meantime has ended, and is owed no more.
-        owed, self._owed = {id: record for id, record in self._owed.items() if id in self._flight.had}, {}
+        owed, self._owed = {id: entry for id, entry in self._owed.items() if id in self._flight.had}, {}
         if self._write([*owed.values(), *(self._gap_record(*key, *gap) for key, gap in gaps.items())]) is None:
-            for record in owed.values():
-                self._flight.note(*type_and_id(record))
+            for entry in owed.values():
+                self._flight.take(entry.record)
             return
         self._owed = owed
         for key, gap in gaps.items():
@@ -467,14 +468,10 @@ class Journal:
             gap = self._gaps.setdefault(key, [first, last, 0])
             gap[:] = min(gap[0], first), max(gap[1], last), gap[2] + count
 
-    def _gap_record(self, direction: Direction, why: str, first: int, last: int, count: int) -> bytes:
-        fields: dict[str, Any] = {
-            "type": "gap",
-            "at": self._now(),
-            "from": timestamp(first),
-            "to": timestamp(last),
-        }
-        return encode(fields | {"count": count, "direction": direction.value, "why": why})
+    def _gap_record(self, direction: Direction, why: str, first: int, last: int, count: int) -> Entry:
+        begun, ended = timestamp(first), timestamp(last)
+        gap = Gap(at=self._now(), from_=begun, to=ended, count=count, direction=direction.value, why=why)
+        return Entry.of(gap)
 
     def _now(self) -> str:
         return timestamp(self._clock())
@@ -484,12 +481,12 @@ def _reason(error: OSError | JournalError) -> str:
     return reason(error) if isinstance(error, OSError) else str(error)
 
 
-def _records(batch: list[Item]) -> list[bytes]:
-    records: list[bytes] = []
+def _records(batch: list[Item]) -> list[Entry]:
+    records: list[Entry] = []
     for written, _, spool_error in batch:
         if spool_error is not None:
             continue
-        if isinstance(written, bytes):
+        if isinstance(written, Entry):
             records.append(written)
         else:
             records += written

@@ -22,6 +22,7 @@ import aiohttp
 
 from extproc.core import dialects
 from extproc.core.reading import ResponseReader
+from extproc.core.records import ResponseLlm
 
 COMPLETIONS = "completions"
 _BREATH_SECONDS = 0.1
@@ -137,12 +138,11 @@ class Run:
                 at = time.monotonic_ns()
                 first_at = at if first_at == began else first_at
                 reader.feed(data, at)
-            llm = reader.finish(at, complete=True) or {}
+            llm = reader.finish(at, complete=True) or ResponseLlm()
         result.error = _what_is_wrong(answer.status, llm, stream=self._plan.stream)
-        if llm.get("output_chars"):
+        if llm.output_chars:
             result.first_token_seconds = ((reader.first_token_at or first_at) - began) / 1e9
-        usage = llm.get("usage") or {}
-        result.output_tokens = usage.get("completion_tokens")
+        result.output_tokens = (llm.usage or {}).get("completion_tokens")
 
 
 def _failure(error: Exception) -> str:
@@ -154,11 +154,11 @@ def _failure(error: Exception) -> str:
     return f"{type(error).__name__} ({reason})"
 
 
-def _what_is_wrong(status: int, llm: Mapping[str, Any], *, stream: bool) -> str | None:
+def _what_is_wrong(status: int, llm: ResponseLlm, *, stream: bool) -> str | None:
     if status != HTTPStatus.OK:
         return f"status {status}"
-    if llm.get("error"):
+    if llm.error:
         return "error in the stream"
-    if llm.get("parse_error"):
+    if llm.parse_error:
         return "not the format"
-    return "stream without its end" if stream and not llm.get("done") else None
+    return "stream without its end" if stream and not llm.done else None

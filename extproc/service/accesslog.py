@@ -5,24 +5,7 @@ of its threads, to whichever worker that connects to. Each entry becomes an `acc
 joins it to its exchange by the id that the recorder gave Envoy as dynamic metadata, which no client can forge. An entry
 without one is of a request that passed without the recorder, and is kept all the same. Entries of single attempts go
 into that of their request; those that come before a request's end, where somebody has asked Envoy for them, are passed
-over. The record's fields:
-
-    id                          of the exchange, or null
-    at                          when it arrived here
-    started_at  duration_ms     by Envoy's clock, and its own `times_ms` since then, those that happened; null where it
-                                has none, or none that is a time
-    method path authority scheme client peer http_version tls      as Envoy has them; `peer` where it is not the client
-    request_id                  Envoy's
-    status                      null when no answer was sent
-    response_flags response_code_details connection_termination_details upstream_failure
-    upstream cluster route attempts
-    failed_attempts             of those, all before the last: a list of `upstream cluster status response_flags
-                                upstream_failure started_at duration_ms`; null where Envoy has not told of each one
-    request_bytes response_bytes request_headers_bytes response_headers_bytes
-    encoding                    the content-encoding in which the answer left for the client, or null
-    bypass                      why the route takes no recorder (`extproc.bypass` in its metadata), or null
-    failed_open                 whether the recorder was asked and failed, and Envoy went on without it
-                                (`failure_mode_allow`); null where Envoy does not say
+over. What the record has is in `records.Access`.
 
 Nothing waits for these records. Those that cannot be written are counted, and the exchange is left without.
 """
@@ -32,11 +15,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from time import monotonic, time_ns
-from typing import Any, Protocol
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec import structs
 
 from extproc._proto.access_log_pb2 import (
     AccessLogCommon,
@@ -51,7 +35,8 @@ from extproc._proto.access_log_pb2 import (
 )
 from extproc.core import response_flags
 from extproc.core.effects import Append, Effect
-from extproc.core.record import encode, timestamp
+from extproc.core.record import timestamp
+from extproc.core.records import Access, Attempt, Tls
 from extproc.core.redact import Redactor
 from extproc.errors import JournalError
 from extproc.service.attempts import Attempts, Origin
@@ -126,10 +111,10 @@ class AccessLog:
         for entry in entries:
             kind = entry.common_properties.access_log_type
             if kind in _WHOLE_REQUEST:
-                fields = read(entry, at, self._redactor)
-                fields["failed_attempts"] = self._attempts.before_last(_origin(entry), fields["attempts"] or 0)
-                self._expected.pop(fields["id"], None)
-                effects.append(Append(encode(fields), gate=False))
+                record = read(entry, at, self._redactor)
+                failed = self._attempts.before_last(_origin(entry), record.attempts or 0)
+                self._expected.pop(record.id or "", None)
+                effects.append(Append(structs.replace(record, failed_attempts=failed), gate=False))
             elif kind == AccessLogType.UpstreamEnd:
                 self._attempts.add(_origin(entry), read_attempt(entry.common_properties, entry.response))
         if effects:
@@ -172,57 +157,56 @@ class _Written:
             self._access_log.lost += self._count
 
 
-def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> dict[str, Any]:
-    """The fields of the record of one request, but for its `failed_attempts`."""
+def read(entry: HTTPAccessLogEntry, at: str, redactor: Redactor) -> Access:
+    """The record of one request, but for its `failed_attempts`."""
     common, request, response = entry.common_properties, entry.request, entry.response
     has = common.HasField
     client, peer = _address(common.downstream_remote_address), _address(common.downstream_direct_remote_address)
-    return {
-        "type": "access",
-        "id": _id(common),
-        "at": at,
-        "started_at": _moment(common.start_time),
-        "duration_ms": _ms(common.duration) if has("duration") else None,
-        "method": _METHODS.get(request.request_method),
-        "path": redactor.url(request.path),
-        "authority": redactor.authority(request.authority) or None,
-        "scheme": request.scheme or None,
-        "client": client,
-        "peer": None if peer == client or _host(peer) == _host(client) else peer,
-        "request_id": request.request_id or None,
-        "status": response.response_code.value or None,
-        "response_flags": _flags(common),
-        "response_code_details": response.response_code_details or None,
-        "connection_termination_details": common.connection_termination_details or None,
-        "upstream_failure": common.upstream_transport_failure_reason or None,
-        "upstream": _address(common.upstream_remote_address),
-        "cluster": common.upstream_cluster or None,
-        "route": common.route_name or None,
-        "attempts": common.upstream_request_attempt_count or None,
-        "http_version": _PROTOCOLS.get(entry.protocol_version),
-        "request_bytes": request.request_body_bytes,
-        "response_bytes": response.response_body_bytes,
-        "request_headers_bytes": request.request_headers_bytes,
-        "response_headers_bytes": response.response_headers_bytes,
-        "times_ms": {name: _ms(getattr(common, field)) for name, field in _TIMES if has(field)},
-        "tls": _tls(common.tls_properties) if has("tls_properties") else None,
-        "encoding": common.custom_tags.get(ENCODING_TAG) or None,
-        "bypass": common.custom_tags.get(BYPASS_TAG) or None,
-        "failed_open": _TRUTH.get(common.custom_tags.get(FAILED_OPEN_TAG, "")),
-    }
+    return Access(
+        id=_id(common),
+        at=at,
+        started_at=_moment(common.start_time),
+        duration_ms=_ms(common.duration) if has("duration") else None,
+        method=_METHODS.get(request.request_method),
+        path=redactor.url(request.path),
+        authority=redactor.authority(request.authority) or None,
+        scheme=request.scheme or None,
+        client=client,
+        peer=None if peer == client or _host(peer) == _host(client) else peer,
+        request_id=request.request_id or None,
+        status=response.response_code.value or None,
+        response_flags=_flags(common),
+        response_code_details=response.response_code_details or None,
+        connection_termination_details=common.connection_termination_details or None,
+        upstream_failure=common.upstream_transport_failure_reason or None,
+        upstream=_address(common.upstream_remote_address),
+        cluster=common.upstream_cluster or None,
+        route=common.route_name or None,
+        attempts=common.upstream_request_attempt_count or None,
+        http_version=_PROTOCOLS.get(entry.protocol_version),
+        request_bytes=request.request_body_bytes,
+        response_bytes=response.response_body_bytes,
+        request_headers_bytes=request.request_headers_bytes,
+        response_headers_bytes=response.response_headers_bytes,
+        times_ms={name: _ms(getattr(common, field)) for name, field in _TIMES if has(field)},
+        tls=_tls(common.tls_properties) if has("tls_properties") else None,
+        encoding=common.custom_tags.get(ENCODING_TAG) or None,
+        bypass=common.custom_tags.get(BYPASS_TAG) or None,
+        failed_open=_TRUTH.get(common.custom_tags.get(FAILED_OPEN_TAG, "")),
+    )
 
 
-def read_attempt(common: AccessLogCommon, response: HTTPResponseProperties) -> dict[str, Any]:
-    """The fields of one attempt."""
-    return {
-        "upstream": _address(common.upstream_remote_address),
-        "cluster": common.upstream_cluster or None,
-        "status": response.response_code.value or None,
-        "response_flags": _flags(common),
-        "upstream_failure": common.upstream_transport_failure_reason or None,
-        "started_at": _moment(common.start_time),
-        "duration_ms": _ms(common.duration) if common.HasField("duration") else None,
-    }
+def read_attempt(common: AccessLogCommon, response: HTTPResponseProperties) -> Attempt:
+    """One attempt."""
+    return Attempt(
+        upstream=_address(common.upstream_remote_address),
+        cluster=common.upstream_cluster or None,
+        status=response.response_code.value or None,
+        response_flags=_flags(common),
+        upstream_failure=common.upstream_transport_failure_reason or None,
+        started_at=_moment(common.start_time),
+        duration_ms=_ms(common.duration) if common.HasField("duration") else None,
+    )
 
 
 def _origin(entry: HTTPAccessLogEntry) -> Origin:
@@ -265,12 +249,12 @@ def _ms(duration: Duration) -> float:
     return (duration.seconds * 1_000_000 + duration.nanos // 1000) / 1000
 
 
-def _tls(tls: TLSProperties) -> dict[str, Any]:
+def _tls(tls: TLSProperties) -> Tls:
     peer = tls.peer_certificate_properties
-    return {
-        "version": _TLS_VERSIONS.get(tls.tls_version),
-        "cipher": tls.tls_cipher_suite.value if tls.HasField("tls_cipher_suite") else None,
-        "sni": tls.tls_sni_hostname or None,
-        "peer_subject": peer.subject or None,
-        "peer_sans": [name.uri or name.dns for name in peer.subject_alt_name],
-    }
+    return Tls(
+        version=_TLS_VERSIONS.get(tls.tls_version),
+        cipher=tls.tls_cipher_suite.value if tls.HasField("tls_cipher_suite") else None,
+        sni=tls.tls_sni_hostname or None,
+        peer_subject=peer.subject or None,
+        peer_sans=[name.uri or name.dns for name in peer.subject_alt_name],
+    )

@@ -12,11 +12,11 @@ A client can choose the second, never the first, so it may at most confuse its o
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
+
+from extproc.core.records import Attempt
 
 Origin = tuple[str | None, str]
-Attempt = Mapping[str, Any]
 
 MOST: Final = 4096
 """Requests of which attempts are kept. Their end may be an hour away, or never come, where a stream was lost."""
@@ -34,7 +34,7 @@ class Attempts:
         if len(self._failed) > MOST:
             self._failed.popitem(last=False)
 
-    def before_last(self, origin: Origin, attempts: int) -> Sequence[Attempt] | None:
+    def before_last(self, origin: Origin, attempts: int) -> list[Attempt] | None:
         """Those before the last one of a request that is over, of which the request's own entry tells. None: not all
         of them are known."""
         failed = self._failed.pop(origin, [])

@@ -22,6 +22,7 @@ from extproc.core import routing
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction
 from extproc.core.exchange import Exchange, Settings
+from extproc.core.records import Routing
 from extproc.core.redact import Redactor
 from extproc.core.routing import Asked
 from extproc.errors import JournalError, Postponed
@@ -336,7 +337,7 @@ class Processor:
         key = routing.client_key(exchange.request_head) if asked.client else None
         if not exchange.request_over:
             why = None if exchange.held else _why_not_held(exchange)
-            exchange.routing = {"by": "headers", "why": why, "set": {} if key is None else {routing.CLIENT: key}}
+            exchange.routing = Routing(by="headers", why=why, set={} if key is None else {routing.CLIENT: key})
         return wire.with_client_key(reply, key) if asked.client else reply
 
     def _headers(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
@@ -353,9 +354,8 @@ class Processor:
         ):
             return None
         headers, why = routing.of_body(self._asked, event.data, exchange.request_head.content_encoding)
-        exchange.routing["by"] = "body" if headers else "headers"
-        exchange.routing["why"] = why
-        exchange.routing["set"] |= headers
+        by = "body" if headers else "headers"
+        exchange.routing = Routing(by=by, why=why, set=exchange.routing.set | headers)
         return headers
 
     def _look_at_held(self, held: int, exchange: Exchange, kind: Kind) -> None:

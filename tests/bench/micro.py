@@ -21,7 +21,7 @@ from bench import traffic
 
 from extproc._proto.ext_proc_pb2 import HttpHeaders, ProcessingMode, ProcessingRequest
 from extproc.config import Config
-from extproc.core import record
+from extproc.core import record, records
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
 from extproc.errors import JournalError
@@ -41,7 +41,7 @@ class OpenJournal:
         self.records: list[bytes] = []
 
     def submit(self, effects: Sequence[Effect], done: Callable[[JournalError | None], None] | None) -> None:
-        self.records = [effect.record for effect in effects if isinstance(effect, Append)]
+        self.records = [records.encode(effect.record) for effect in effects if isinstance(effect, Append)]
         if done is not None:
             done(None)
 

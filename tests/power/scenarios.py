@@ -26,9 +26,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.journals import START_NS, Waiter, access, id_of, journal, request, response
+from support.journals import START_NS, Waiter, access, appended, id_of, journal, request, response
 
-from extproc.core.effects import Append, Effect, Spool, SpoolEnd
+from extproc.core.effects import Effect, Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.follow import follower as follower_
 from extproc.follow import position
@@ -72,13 +72,13 @@ class Sidecar:
     def requests(self, *numbers: int, body: bytes = b"{}") -> None:
         """Requests that come at once."""
         for number in numbers:
-            self.submit("request", number, Append(request(number, body)))
+            self.submit("request", number, appended(request(number, body)))
         self.wait()
 
     def responses(self, *numbers: int, body: bytes = b"ok") -> None:
         """Answers that end at once."""
         for number in numbers:
-            self.submit("response", number, Append(response(number, body)))
+            self.submit("response", number, appended(response(number, body)))
         self.wait()
 
     def spool(self, number: int, direction: Direction, *pieces: bytes, end: bool = True) -> None:
@@ -88,7 +88,7 @@ class Sidecar:
         if end:
             make = request if direction is Direction.REQUEST else response
             record = make(number, b"".join(pieces), file=True)
-            self.submit(direction.value, number, SpoolEnd(id_of(number), direction), Append(record))
+            self.submit(direction.value, number, SpoolEnd(id_of(number), direction), appended(record))
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def rotating(root: Path) -> None:
             numbers = range(first, first + 3)
             run.requests(*numbers, body=b"x" * (first * 157 % 3_000))
             run.responses(*numbers)
-        run.submit("open", 90, Append(request(90, type="open")))
+        run.submit("open", 90, appended(request(90, type="open")))
         run.requests(91, body=b"y" * 9_000)
         run.wait()
 
@@ -227,13 +227,13 @@ def following(root: Path) -> None:
         for first in range(1, 19, 3):
             numbers = range(first, first + 3)
             for number in numbers:
-                run.submit("request", number, Append(request(number, b"x" * 400)))
+                run.submit("request", number, appended(request(number, b"x" * 400)))
                 step()
             for number in numbers:
-                run.submit("response", number, Append(response(number)))
+                run.submit("response", number, appended(response(number)))
                 step()
                 if number % 3:
-                    run.submit("access", number, Append(access(number)))
+                    run.submit("access", number, appended(access(number)))
             step()
             run.wait()
         follower.close(5.0)

@@ -20,9 +20,8 @@ from typing import Any, Final
 import pytest
 from support import syscalls
 from support.disk import Disk, State, fingerprint
-from support.journals import id_of, journal, request, response, write
+from support.journals import appended, id_of, journal, request, response, write
 
-from extproc.core.effects import Append
 from extproc.follow import position
 from extproc.follow.follower import Follower
 from extproc.history import verify
@@ -183,8 +182,8 @@ class _Start:
     def go_on(self) -> None:
         """Another run writes on."""
         with journal(self.data, boot_id="next") as writer:
-            assert write(writer, Append(request(99))) is None
-            assert write(writer, Append(response(99))) is None
+            assert write(writer, appended(request(99))) is None
+            assert write(writer, appended(response(99))) is None
 
     def missing(self, promised: Sequence[Sequence[str]]) -> Iterator[str]:
         """The acknowledged records that are not there, or more than once."""

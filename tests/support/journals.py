@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any, Final
 import pytest
 
 from extproc.core.effects import Append, Effect
-from extproc.core.record import body_field, encode, timestamp
+from extproc.core.record import encode, timestamp
+from extproc.core.records import Body, Unknown, fields_of, of_fields
 from extproc.errors import JournalError
 from extproc.journal import lines
 from extproc.journal.writer import Journal
@@ -38,7 +40,7 @@ def _direction(body: bytes, ended_by: str | None, field: dict[str, str] | None) 
         "truncated": False,
         "content_type": "application/json",
         "headers": [["content-type", "application/json"]],
-        "body": field or body_field(body),
+        "body": field or fields_of(Body.of(body)),
     }
 
 
@@ -104,10 +106,17 @@ def write(journal: Journal, *effects: Effect) -> JournalError | None:
     return waiter.wait()[0]
 
 
-def append(journal: Journal, *records: bytes) -> None:
+def appended(record: bytes, *, gate: bool = True) -> Append:
+    """The effect that has this record written."""
+    typed = of_fields(json.loads(record))
+    assert not isinstance(typed, Unknown)
+    return Append(typed, gate)
+
+
+def append(journal: Journal, *lines: bytes) -> None:
     """Write records one after the other; each must succeed."""
-    for record in records:
-        assert write(journal, Append(record)) is None
+    for line in lines:
+        assert write(journal, appended(line)) is None
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
-from extproc.core.effects import Append, Effect
+from support.journals import appended
+
+from extproc.core.effects import Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.record import encode, timestamp
@@ -105,7 +107,7 @@ class Recording:
         start = START_NS if id is None else int(id.replace("-", "")[:12], 16) * MS
         head = {"type": "access", "id": id, "at": timestamp(start + 2 * SECOND), "started_at": timestamp(start)}
         said = {"response_flags": [], "response_code_details": "via_upstream", "cluster": "llm", "route": "default"}
-        self._carry_out([Append(encode(head | said | fields), gate=False)])
+        self._carry_out([appended(encode(head | said | fields), gate=False)])
 
     def _play_request(self, exchange: Exchange, at: int, body: bytes, headers: Fields, *, finished: bool) -> None:
         attributes = {"source.address": "192.0.2.9:50123"}

@@ -19,6 +19,7 @@ from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.outcome import Outcome
+from extproc.core.records import encode
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 from extproc.history.join import Parts
@@ -43,7 +44,7 @@ def play(captured: Captured, pieces: Sequence[bytes], *, whole: bool) -> dict[st
     def carry_out(effects: Sequence[Effect]) -> None:
         for effect in effects:
             assert isinstance(effect, Append)
-            parts.add(json.loads(effect.record))
+            parts.add(json.loads(encode(effect.record)))
 
     request, response = captured.request, captured.response
     head = [(":method", captured.method.encode()), (":path", captured.path.encode()), (":authority", b"a")]

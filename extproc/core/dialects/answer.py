@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from extproc.core.dialects.errors import MAX_TEXT, error_of, is_failure, text
+from extproc.core.records import LlmError
 from extproc.core.skim import SHORTENED
 
 MAX_CHOICES = 4096
@@ -32,7 +33,7 @@ class Answer:
         self.output_chars: int | None = 0
         """None when it cannot be known, because a text was too long to be held."""
         self.done = False
-        self.error: dict[str, Any] | None = None
+        self.error: LlmError | None = None
         self.is_skimmed = False
         """What is read now is what was kept of a longer event: its long strings are shortened."""
         self.spoken: set[int] = set()

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from extproc.core.records import LlmError
+
 MAX_TEXT = 256
 """Characters kept of an identifier, a model name, a finish reason or an error's type."""
 
@@ -113,14 +115,14 @@ def says_something(error: object) -> bool:
     return bool(error)
 
 
-def error_of(body: object) -> dict[str, Any]:
+def error_of(body: object) -> LlmError:
     """Type, code and message of an error in any of its shapes: nested, flat, in a list, doubly wrapped, a text."""
     levels = list(_levels(body))
-    return {
-        "type": next(filter(None, map(_type, levels)), None),
-        "code": next((code for code in map(_code, levels) if code is not None), None),
-        "message": next(filter(None, map(_message, levels)), None),
-    }
+    return LlmError(
+        type=next(filter(None, map(_type, levels)), None),
+        code=next((code for code in map(_code, levels) if code is not None), None),
+        message=next(filter(None, map(_message, levels)), None),
+    )
 
 
 def _levels(body: object) -> Iterator[object]:

@@ -8,10 +8,12 @@ import json
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from extproc.core import jsondoc
 from extproc.core.encoding import Decoder
 from extproc.core.jsondoc import Digest, Document, Size, Summary
+from extproc.core.records import RequestLlm
 
 _CONTENT = frozenset({"messages", "prompt", "input"})
 _CONTENT_BY_API = {
@@ -51,7 +53,7 @@ class RequestReading:
             for piece in self._decoder.pieces(data):
                 self._document.feed(piece)
 
-    def finish(self, complete: bool) -> dict[str, Any] | None:
+    def finish(self, complete: bool) -> RequestLlm | None:
         """The `llm` part of the request record; `complete` is False when the body was cut off."""
         if self._api is None:
             return None
@@ -61,19 +63,15 @@ class RequestReading:
         summary = self._document.finish()
         params = {key: _parameter(value) for key, value in summary.values.items()}
         model, stream = params.get("model"), params.get("stream")
-        found: dict[str, Any] = {
-            "api": self._api,
-            "model": model[:MAX_MODEL] if isinstance(model, str) else None,
-            "stream": stream if isinstance(stream, bool) else None,
-            "params": params,
-            "fingerprint": _fingerprint(self._api, summary),
-        }
-        if summary.duplicate_keys:
-            found["duplicate_keys"] = True
-        problem = "; ".join(filter(None, (self._decoder.error, summary.parse_error)))
-        if problem:
-            found["parse_error"] = problem
-        return found
+        return RequestLlm(
+            api=self._api,
+            model=model[:MAX_MODEL] if isinstance(model, str) else None,
+            stream=stream if isinstance(stream, bool) else None,
+            params=params,
+            fingerprint=_fingerprint(self._api, summary),
+            duplicate_keys=bool(summary.duplicate_keys) or UNSET,
+            parse_error="; ".join(filter(None, (self._decoder.error, summary.parse_error))) or UNSET,
+        )
 
 
 def _parameter(value: Any) -> Any:

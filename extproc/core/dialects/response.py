@@ -6,6 +6,8 @@ import contextlib
 import re
 from typing import Any
 
+from msgspec import UNSET
+
 from extproc.core import jsondoc, media
 from extproc.core.dialects.answer import Answer, Dialect
 from extproc.core.dialects.anthropic import Messages
@@ -13,6 +15,7 @@ from extproc.core.dialects.errors import is_error_name, is_error_text, message_o
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
 from extproc.core.encoding import Decoder, may_be_text
 from extproc.core.jsondoc import Digest, Document, Summary
+from extproc.core.records import ResponseLlm
 from extproc.core.sse import Parser, ServerSentEvent
 
 DIALECTS: dict[str, Dialect] = {
@@ -72,7 +75,7 @@ class ResponseReading:
         for piece in self._decoder.pieces(data):
             self._take(piece)
 
-    def finish(self, complete: bool) -> dict[str, Any] | None:
+    def finish(self, complete: bool) -> ResponseLlm | None:
         """The `llm` part of the response record; `complete` is False when the body was cut off."""
         if self._api is None or self._dialect is None:
             return None
@@ -84,21 +87,18 @@ class ResponseReading:
         elif self._document is not None:
             self._read_document(self._document)
         answer = self._answer
-        found: dict[str, Any] = {
-            "api": self._api,
-            "response_model": answer.response_model,
-            "response_id": answer.response_id,
-            "finish_reasons": answer.finish_reasons,
-            "usage": answer.usage,
-            "output_chars": answer.output_chars,
-            "done": answer.done,
-            "error": answer.error,
-            "cut": self._is_cut(self._dialect),
-        }
-        problem = "; ".join(filter(None, (self._decoder.error, self._parse_error)))
-        if problem:
-            found["parse_error"] = problem
-        return found
+        return ResponseLlm(
+            api=self._api,
+            response_model=answer.response_model,
+            response_id=answer.response_id,
+            finish_reasons=answer.finish_reasons,
+            usage=answer.usage,
+            output_chars=answer.output_chars,
+            done=answer.done,
+            error=answer.error,
+            cut=self._is_cut(self._dialect),
+            parse_error="; ".join(filter(None, (self._decoder.error, self._parse_error))) or UNSET,
+        )
 
     def _is_cut(self, dialect: Dialect) -> bool:
         if self._decoder.gave_up or self._answer.error is not None:

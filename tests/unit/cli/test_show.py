@@ -13,7 +13,7 @@ from support.commands import invoke, on_terminal, run
 from support.recorded import ANSWER, CHAT, ESCAPE, Recording, as_a_crash_leaves_it
 
 from extproc.cli import show
-from extproc.core import record
+from extproc.core.records import Body, fields_of
 from extproc.history import reader
 from extproc.journal.recovery import recover
 
@@ -382,6 +382,6 @@ def test_json_of_a_large_body_is_written_in_pieces(data: Path, unit: bytes) -> N
     sent = unit * (3_500_000 // len(unit))
     with Recording(data) as recording:
         id = recording.add(sent, path="/upload")
-    assert json.loads(shown(data, id, "--json"))["request"]["body"] == record.body_field(sent)
+    assert json.loads(shown(data, id, "--json"))["request"]["body"] == fields_of(Body.of(sent))
     (exchange,) = reader.find([data], id)
     assert max(map(len, show.json_text(exchange))) <= 6 * 1024 * 1024

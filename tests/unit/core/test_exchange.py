@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
 from extproc.core.exchange import Exchange, Settings
+from extproc.core.records import encode
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 
@@ -61,7 +62,7 @@ def play(events: Iterable[Event], target: Exchange | None = None) -> list[Effect
 
 def records(effects: Iterable[Effect]) -> list[dict[str, Any]]:
     """The records among the effects."""
-    return [json.loads(effect.record) for effect in effects if isinstance(effect, Append)]
+    return [json.loads(encode(effect.record)) for effect in effects if isinstance(effect, Append)]
 
 
 def told(events: Sequence[Event], reason: CloseReason = CloseReason.CLOSED, ms: int = 9) -> list[dict[str, Any]]:
@@ -278,8 +279,8 @@ def test_a_long_upload_gets_an_open_record_by_size() -> None:
     target.receive(headers(REQUEST))
     (effect,) = target.receive(body(REQUEST, b"x" * 100))
     assert isinstance(effect, Append)
-    assert (effect.gate, json.loads(effect.record)["type"]) == (False, "open")
-    assert json.loads(effect.record)["request"]["body"] == {"text": "x" * 100}
+    assert (effect.gate, json.loads(encode(effect.record))["type"]) == (False, "open")
+    assert json.loads(encode(effect.record))["request"]["body"] == {"text": "x" * 100}
     assert target.receive(body(REQUEST, b"x")) == ()
     assert target.open_record(START) == ()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from extproc.core.dialects import RequestReading, ResponseReading
 from extproc.core.reading import READ_BATCH, RequestReader, ResponseReader
+from extproc.core.records import RequestLlm, ResponseLlm
 
 
 class Fragile(ResponseReading):
@@ -23,10 +22,10 @@ class Fragile(ResponseReading):
         if data == b"feed":
             raise KeyError("the text of a prompt")
 
-    def finish(self, complete: bool) -> dict[str, Any] | None:
+    def finish(self, complete: bool) -> ResponseLlm | None:
         if self.fails_at_the_end:
             raise RecursionError
-        return {"complete": complete}
+        return ResponseLlm(done=complete)
 
 
 def test_chunks_are_passed_on_singly_until_the_first_token_and_in_batches_after_it() -> None:
@@ -39,7 +38,7 @@ def test_chunks_are_passed_on_singly_until_the_first_token_and_in_batches_after_
     reader.feed(b"c", 3)
     reader.feed(b"d" * READ_BATCH, 4)
     reader.feed(b"e", 5)
-    assert reader.finish(6, complete=True) == {"complete": True}
+    assert reader.finish(6, complete=True) == ResponseLlm(done=True)
     assert dialect.fed == [(b"a", 1), (b"b", 2), (b"c" + b"d" * READ_BATCH, 4), (b"e", 6)]
 
 
@@ -50,7 +49,9 @@ def test_a_fault_becomes_a_parse_error_without_its_text(fails_at_the_end: bool) 
     reader.feed(b"fine" if fails_at_the_end else b"feed", 1)
     reader.feed(b"more", 2)
     found = reader.finish(3, complete=True)
-    assert found == {"parse_error": f"the reader failed: {'RecursionError' if fails_at_the_end else 'KeyError'}"}
+    assert found == ResponseLlm(
+        parse_error=f"the reader failed: {'RecursionError' if fails_at_the_end else 'KeyError'}"
+    )
 
 
 def test_the_same_holds_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,4 +63,4 @@ def test_the_same_holds_for_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RequestReading, "feed", fail)
     reader = RequestReader(RequestReading("chat.completions", None, None))
     reader.feed(b"{}")
-    assert reader.finish(complete=True) == {"parse_error": "the reader failed: ZeroDivisionError"}
+    assert reader.finish(complete=True) == RequestLlm(parse_error="the reader failed: ZeroDivisionError")

@@ -80,24 +80,7 @@ def test_nesting_beyond_the_encoder_costs_the_parameters_only() -> None:
         value = value[0]  # type: ignore[index]
 
 
-@given(st.binary())
-def test_a_body_is_exact_as_text_or_base64(data: bytes) -> None:
-    """Text where it is UTF-8, base64 where it is not."""
-    field = record.body_field(data)
-    text = field.get("text")
-    assert (text.encode() if text is not None else msgspec.convert(field["base64"], bytes)) == data
-
-
 def test_a_timestamp_has_microseconds_and_is_utc() -> None:
     """Also before the epoch's second billion, and after 2038."""
     assert record.timestamp(1_732_150_800_123_456_789) == "2024-11-21T01:00:00.123456Z"
     assert record.timestamp(4_102_444_800_000_000_000) == "2100-01-01T00:00:00.000000Z"
-
-
-@pytest.mark.parametrize("byte", [b"a", b"\x00", b"\xff", "\u20ac".encode()])
-@pytest.mark.parametrize("length", [1024, 3_000_000, 17_000_000])
-def test_a_body_that_fits_makes_no_record_too_long(byte: bytes, length: int) -> None:
-    """However much longer its bytes become where they stand: escaped, or as base64."""
-    body = byte * (length // len(byte))
-    written = len(record.encode(record.body_field(body)))
-    assert record.fits(body) == (written <= record.LONGEST // 2)

@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.core import record, records
-from extproc.core.records import Access, Kept, Open, Orphan, Request, RequestDirection, Response, Unknown
+from extproc.core.records import Access, Body, Kept, Open, Orphan, Request, RequestDirection, Response, Unknown
 from extproc.journal import lines
 
 REAL = Path(__file__).parents[2] / "forensics" / "real"
@@ -167,3 +169,20 @@ def test_types_are_told_apart() -> None:
     """What is common to several is asked of them alike."""
     both = [Open(id="a", request=RequestDirection(bytes=1)), Orphan(id="a"), Access(id=None)]
     assert [each.type for each in both] == ["open", "orphan", "access"]
+
+
+@given(st.binary())
+def test_a_body_is_exact_as_text_or_base64(data: bytes) -> None:
+    """Text where it is UTF-8, base64 where it is not."""
+    body = Body.of(data)
+    assert (body.text.encode() if body.text is not None else msgspec.convert(body.base64, bytes)) == data
+    assert records.encode(body).count(b":") == 1 + (body.text or "").count(":")
+
+
+@pytest.mark.parametrize("byte", [b"a", b"\x00", b"\xff", "\u20ac".encode()])
+@pytest.mark.parametrize("length", [1024, 3_000_000, 17_000_000])
+def test_a_body_that_fits_makes_no_record_too_long(byte: bytes, length: int) -> None:
+    """However much longer its bytes become where they stand: escaped, or as base64."""
+    body = byte * (length // len(byte))
+    written = len(records.encode(Body.of(body)))
+    assert records.fits(body) == (written <= record.LONGEST // 2)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from extproc.core.record import body_field, encode
+from extproc.core.record import encode
+from extproc.core.records import Body, fields_of
 from extproc.history.identifier import Identifier
 
 OURS = "019aa465-b400-7000-8000-00000000c0de"
@@ -17,7 +18,7 @@ ALL_DIGITS = "73981450-1072-4905-9858-833106371731"
 
 def response_record(body: bytes, **more: Any) -> dict[str, Any]:
     """A record of an answer in one piece, whose `llm` its reader makes."""
-    half = {"body": body_field(body), "headers": [], "content_type": "application/json", "truncated": False}
+    half = {"body": fields_of(Body.of(body)), "headers": [], "content_type": "application/json", "truncated": False}
     fields = {"type": "response", "id": OURS, "path": "/v1/completions", "status": 200, "llm": None}
     return fields | {"response": half | {"first_byte_ms": 1.0} | more}
 

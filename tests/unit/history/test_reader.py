@@ -18,6 +18,7 @@ from support.journals import (
     abandon,
     access,
     append,
+    appended,
     id_of,
     journal,
     request,
@@ -26,7 +27,7 @@ from support.journals import (
     write,
 )
 
-from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import encode, timestamp, unseal
 from extproc.errors import JournalError
@@ -185,7 +186,7 @@ def test_bodies(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1, "grüße\n".encode()), response(1, b"\xff\x00"), request(2, b""))
         assert write(writer, Spool(id_of(2), Direction.RESPONSE, [b"large"])) is None
-        end = Append(response(2, b"large", file=True))
+        end = appended(response(2, b"large", file=True))
         assert write(writer, SpoolEnd(id_of(2), Direction.RESPONSE), end) is None
         append(writer, response(3))
     first, second, third = read(data)
@@ -649,7 +650,7 @@ def test_ten_thousand_of_them(data: Path) -> None:
         entries = [
             access(None, at=START_NS + number * SECOND, request_id=f"{number}", **NO_ROUTE) for number in range(10_000)
         ]
-        assert write(writing, *map(Append, entries)) is None
+        assert write(writing, *map(appended, entries)) is None
     found = read(data)
     assert len({exchange["id"] for exchange in found}) == 10_000
     assert [exchange["started_at"] for exchange in found] == sorted(exchange["started_at"] for exchange in found)

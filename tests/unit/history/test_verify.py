@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.journals import abandon, access, append, id_of, journal, request, response, segments, write
+from support.journals import abandon, access, append, appended, id_of, journal, request, response, segments, write
 
-from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import seal, unseal
 from extproc.history import reader, verify
@@ -32,11 +32,11 @@ def findings(data: Path) -> list[str]:
 
 def whole(data: Path) -> Path:
     """A journal of two segments, with bodies of every kind and nothing wrong; its first segment."""
-    with journal(data, segment_bytes=3000) as writer:
+    with journal(data, segment_bytes=4500) as writer:
         append(writer, request(1), response(1, b"\xff\x00binary"), request(2, b""), response(2))
         assert write(writer, Spool(id_of(3), Direction.RESPONSE, [b"large"])) is None
         append(writer, request(3))
-        end = Append(response(3, b"large", file=True))
+        end = appended(response(3, b"large", file=True))
         assert write(writer, SpoolEnd(id_of(3), Direction.RESPONSE), end) is None
         append(writer, request(4), response(4))
     assert segments(data) == ["w0-b1-000001.jsonl", "w0-b1-000002.jsonl"]

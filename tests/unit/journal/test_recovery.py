@@ -18,6 +18,7 @@ from support.journals import (
     abandon,
     access,
     append,
+    appended,
     id_of,
     ids,
     journal,
@@ -28,7 +29,7 @@ from support.journals import (
     write,
 )
 
-from extproc.core.effects import Append, Spool
+from extproc.core.effects import Spool
 from extproc.core.events import Direction
 from extproc.errors import JournalError
 from extproc.history import verify
@@ -246,7 +247,7 @@ def test_a_segment_in_use_is_not_touched(data: Path) -> None:
 def test_bodies_that_were_being_spooled_are_kept(data: Path) -> None:
     """With the exchange's orphan record, and nothing for `verify` to say."""
     with journal(data) as writer:
-        assert write(writer, Append(request(1, type="open"), gate=False)) is None
+        assert write(writer, appended(request(1, type="open"), gate=False)) is None
         assert write(writer, Spool(id_of(1), Direction.REQUEST, [b"half", b" a body"])) is None
         assert write(writer, Spool(id_of(2), Direction.REQUEST, [b"no record yet"])) is None
         abandon(writer)

@@ -7,9 +7,22 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.journals import Faults, Trace, abandon, append, id_of, journal, records, request, response, segments, write
+from support.journals import (
+    Faults,
+    Trace,
+    abandon,
+    append,
+    appended,
+    id_of,
+    journal,
+    records,
+    request,
+    response,
+    segments,
+    write,
+)
 
-from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.errors import JournalError
 from extproc.history import reader, verify
@@ -39,7 +52,7 @@ def aged(data: Path, count: int = 6) -> list[str]:
         for number in range(count):
             append(writer, request(number))
             assert write(writer, Spool(id_of(number), Direction.RESPONSE, [b"large body"])) is None
-            end = Append(response(number, b"large body", file=True))
+            end = appended(response(number, b"large body", file=True))
             assert write(writer, SpoolEnd(id_of(number), Direction.RESPONSE), end) is None
     names = segments(data)
     for position, name in enumerate(names):
@@ -321,7 +334,7 @@ def test_a_body_goes_with_the_last_record_of_its_exchange(
             for direction, record in ((Direction.REQUEST, request), (Direction.RESPONSE, response)):
                 if in_file[direction.value]:
                     assert write(writer, Spool(id, direction, [b"long"])) is None
-                    end = Append(record(number, b"long", file=True))
+                    end = appended(record(number, b"long", file=True))
                     assert write(writer, SpoolEnd(id, direction), end) is None
                 else:
                     append(writer, record(number, b"long"))

@@ -14,6 +14,7 @@ from support.journals import (
     Faults,
     Waiter,
     append,
+    appended,
     id_of,
     journal,
     records,
@@ -22,7 +23,7 @@ from support.journals import (
     write,
 )
 
-from extproc.core.effects import Append, Spool, SpoolEnd
+from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.history import verify
 from extproc.journal import spool
@@ -54,7 +55,7 @@ def test_a_body_in_pieces(data: Path) -> None:
         assert write(writer, Spool(id_of(1), REQUEST, [b"one ", b"two "])) is None
         assert body(data, 1) == b"one two "
         assert write(writer, Spool(id_of(1), REQUEST, [b"three"])) is None
-        end = Append(request(1, b"one two three", file=True))
+        end = appended(request(1, b"one two three", file=True))
         assert write(writer, SpoolEnd(id_of(1), REQUEST), end) is None
         append(writer, response(1))
     path = data / "bodies" / f"{id_of(1)}.request"
@@ -80,8 +81,8 @@ def test_a_record_does_not_overtake_its_body(data: Path, monkeypatch: pytest.Mon
         mine = Waiter()
         writer.submit([Spool(id_of(1), REQUEST, [b"body"])], mine)
         assert writing.wait(WAIT_SECONDS)
-        writer.submit([SpoolEnd(id_of(1), REQUEST), Append(request(1, b"body", file=True))], mine)
-        writer.submit([Append(response(1))], mine)
+        writer.submit([SpoolEnd(id_of(1), REQUEST), appended(request(1, b"body", file=True))], mine)
+        writer.submit([appended(response(1))], mine)
         append(writer, request(2), response(2))
         assert mine.answers == []
         go_on.set()
@@ -128,7 +129,7 @@ def test_the_file_is_synced_before_the_record(data: Path, monkeypatch: pytest.Mo
                 real(fd)  # type: ignore[operator]
 
             monkeypatch.setattr(os, call, watched)
-        end = Append(request(1, b"x" * 10, file=True))
+        end = appended(request(1, b"x" * 10, file=True))
         assert write(writer, SpoolEnd(id_of(1), REQUEST), end) is None
         assert names == [f"{id_of(1)}.request", "bodies", "w0-b1-000001.jsonl.open"]
         append(writer, response(1))
@@ -149,11 +150,11 @@ def test_a_failed_spool_is_that_exchange_s_own_trouble(data: Path, monkeypatch: 
         assert write(writer, Spool(id_of(1), RESPONSE, [b"first "])) is None
         monkeypatch.setattr(os, call, broken)
         assert (write(writer, Spool(id_of(1), RESPONSE, [b"second"])) is None) == (call == "fdatasync")
-        end = SpoolEnd(id_of(1), RESPONSE), Append(response(1, b"first second", file=True))
+        end = SpoolEnd(id_of(1), RESPONSE), appended(response(1, b"first second", file=True))
         assert "Input/output error" in str(write(writer, *end))
         assert writer.failure is None
         assert write(writer, Spool(id_of(2), RESPONSE, [b"fine"])) is None
-        end = SpoolEnd(id_of(2), RESPONSE), Append(response(2, b"fine", file=True))
+        end = SpoolEnd(id_of(2), RESPONSE), appended(response(2, b"fine", file=True))
         assert write(writer, *end) is None
     assert body(data, 1, "response").startswith(b"first ")
     ends = {record["id"]: record["response"]["body"] for record in records(data, type="response")}
@@ -172,8 +173,8 @@ def test_more_bodies_than_files_may_be_open(data: Path, monkeypatch: pytest.Monk
             assert sum("/bodies/" in name for name in held) <= 2 * 4  # lanes
         for number in range(40):
             whole = b"a" * number + b"b" * number + b"c" * number
-            end = Append(request(number, whole, file=True))
-            assert write(writer, SpoolEnd(id_of(number), REQUEST), end, Append(response(number))) is None
+            end = appended(request(number, whole, file=True))
+            assert write(writer, SpoolEnd(id_of(number), REQUEST), end, appended(response(number))) is None
     assert findings(data) == []
 
 
@@ -202,7 +203,11 @@ def test_closing_waits_for_what_was_submitted(data: Path) -> None:
         for number in range(30):
             id = id_of(number)
             writer.submit([Spool(id, REQUEST, [b"x" * 100_000])], waiter)
-            done = SpoolEnd(id, REQUEST), Append(request(number, b"x" * 100_000, file=True)), Append(response(number))
+            done = (
+                SpoolEnd(id, REQUEST),
+                appended(request(number, b"x" * 100_000, file=True)),
+                appended(response(number)),
+            )
             writer.submit(done, waiter)
     assert waiter.wait(60) == [None] * 60
     assert findings(data) == []

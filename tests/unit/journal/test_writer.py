@@ -22,6 +22,7 @@ from support.journals import (
     Waiter,
     abandon,
     append,
+    appended,
     id_of,
     ids,
     journal,
@@ -36,7 +37,8 @@ from support.stack import eventually
 
 from extproc.core.effects import Append
 from extproc.core.events import Direction
-from extproc.core.record import LONGEST, encode
+from extproc.core.record import LONGEST, LONGEST_LINE, encode
+from extproc.core.records import Access, Request, Response
 from extproc.errors import JournalError
 from extproc.history import verify
 from extproc.journal import recovery
@@ -81,7 +83,7 @@ def test_a_closed_journal_is_whole(data: Path) -> None:
 def test_effects_of_one_exchange_keep_their_order(data: Path) -> None:
     """Several records submitted at once are written in their order, and acknowledged together."""
     with journal(data) as writer:
-        assert write(writer, Append(request(1), gate=False), Append(response(1)), Append(request(2))) is None
+        assert write(writer, appended(request(1), gate=False), appended(response(1)), appended(request(2))) is None
         append(writer, response(2))
     assert ids(records(data)) == [id_of(1), id_of(1), id_of(2), id_of(2)]
 
@@ -100,10 +102,10 @@ def test_nothing_is_acknowledged_before_it_is_synced(data: Path, monkeypatch: py
     with journal(data) as writer:
         monkeypatch.setattr(os, "fdatasync", held)
         waiter = Waiter()
-        writer.submit([Append(request(1))], waiter)
+        writer.submit([appended(request(1))], waiter)
         assert syncing.wait(WAIT_SECONDS)
         for number in range(2, 12):
-            writer.submit([Append(request(number))], waiter)
+            writer.submit([appended(request(number))], waiter)
         assert waiter.answers == []
         go_on.set()
         assert waiter.wait(11) == [None] * 11
@@ -176,7 +178,7 @@ def test_a_closed_journal_takes_nothing(data: Path) -> None:
     """Whoever comes too late is told, at once."""
     with journal(data) as writer:
         append(writer, request(1), response(1))
-    assert "closed" in str(write(writer, Append(request(2))))
+    assert "closed" in str(write(writer, appended(request(2))))
     writer.close(1)
     assert findings(data) == []
 
@@ -205,7 +207,7 @@ def test_a_boot_id_names_one_process(data: Path) -> None:
 
 
 def test_one_bad_record_does_not_take_the_others_with_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record with a line end in it, in one batch with good ones: it alone is refused."""
+    """A record that is too long, in one batch with good ones: it alone is refused."""
     syncing, go_on = threading.Event(), threading.Event()
     real = os.fdatasync
 
@@ -216,13 +218,13 @@ def test_one_bad_record_does_not_take_the_others_with_it(data: Path, monkeypatch
 
     with journal(data) as writer:
         monkeypatch.setattr(os, "fdatasync", held)
-        writer.submit([Append(request(1))], None)
+        writer.submit([appended(request(1))], None)
         assert syncing.wait(WAIT_SECONDS)
         good, bad = Waiter(), Waiter()
-        writer.submit([Append(response(1))], good)
-        writer.submit([Append(b'{"type":"x"\n}')], bad)
-        writer.submit([Append(b'{"type":"\xff"}')], bad)
-        writer.submit([Append(request(2)), Append(response(2))], good)
+        writer.submit([appended(response(1))], good)
+        writer.submit([Append(Request(id="long", path="x" * LONGEST_LINE))], bad)
+        writer.submit([Append(Response(id="long", path="x" * LONGEST_LINE))], bad)
+        writer.submit([appended(request(2)), appended(response(2))], good)
         go_on.set()
         assert good.wait(2) == [None, None]
         assert all(error is not None for error in bad.wait(2))
@@ -235,17 +237,16 @@ def test_a_record_that_no_reader_would_take_for_one_is_refused(data: Path) -> No
     """One limit for whoever writes and whoever reads: what is acknowledged is read back, whatever its length."""
     with journal(data) as writer:
         append(writer, request(1), request(2))
-        longest = b'{"type":"x","id":"%b"}' % (b"y" * (LONGEST - 20))
-        assert len(longest) == LONGEST
-        assert write(writer, Append(longest)) is None
-        error = write(writer, Append(longest[:-2] + b'z"}' + b" " * 2000))
+        rest = LONGEST - len(encode(Access(id=None, path="")))
+        assert write(writer, Append(Access(id=None, path="y" * rest))) is None
+        error = write(writer, Append(Access(id=None, path="y" * (rest + 2000))))
         assert "is longer than any may be" in str(error)
-        assert write(writer, Append(response(1, b"\0" * (LONGEST // 6 + 1000)))) is not None
+        assert write(writer, appended(response(1, b"\0" * (LONGEST // 6 + 1000)))) is not None
         append(writer, response(2))
     assert segments(data) == ["w0-b1-000001.jsonl"]
     found = {record["id"]: record for record in records(data, type="response")}
     assert found[id_of(1)]["response"]["body_lost"]
-    assert [len(record["id"]) for record in records(data, type="x")] == [LONGEST - 20]
+    assert [len(record["path"]) for record in records(data, type="access")] == [rest]
     assert [record["seq"] for record in records(data)] == [1, 2, 3, 4, 5, 6, 7]
     assert findings(data) == []
 
@@ -257,7 +258,7 @@ def test_a_reply_that_cannot_be_sent_hurts_nobody(data: Path) -> None:
         raise RuntimeError("gone")
 
     with journal(data) as writer:
-        writer.submit([Append(request(1))], broken)
+        writer.submit([appended(request(1))], broken)
         append(writer, response(1))
     assert findings(data) == []
 
@@ -271,8 +272,8 @@ def test_a_writer_that_dies_leaves_nobody_waiting(data: Path, monkeypatch: pytes
             raise MemoryError("unforeseen")
 
         monkeypatch.setattr(writer, "_carry_out", dies)
-        assert "has died" in str(write(writer, Append(response(1))))
-        assert "has died" in str(write(writer, Append(request(2))))
+        assert "has died" in str(write(writer, appended(response(1))))
+        assert "has died" in str(write(writer, appended(request(2))))
         assert "has died" in str(writer.failure)
         writer.gap(Direction.REQUEST, "x", START_NS)
     assert recovery.recover(data).orphans == [id_of(1)]
@@ -318,12 +319,12 @@ def test_when_no_segment_can_be_written_everyone_is_told(data: Path, faults: Fau
         append(writer, request(1))
         faults.fail("fdatasync", times=1)
         faults.fail(call)
-        error = write(writer, Append(request(2)))
+        error = write(writer, appended(request(2)))
         assert "Input/output error" in str(error)
         assert writer.failure is not None
-        assert write(writer, Append(request(3))) is not None
+        assert write(writer, appended(request(3))) is not None
         faults.heal()
-        while write(writer, Append(request(4))) is not None:
+        while write(writer, appended(request(4))) is not None:
             pass
         append(writer, response(4), response(1))
     recovery.recover(data)
@@ -338,10 +339,10 @@ def test_a_failing_journal_leaves_the_disk_alone(data: Path, monkeypatch: pytest
     with journal(data) as writer:
         faults.fail("fdatasync")
         faults.fail("open")
-        write(writer, Append(request(1)))
+        write(writer, appended(request(1)))
         faults.calls.clear()
         for number in range(100):
-            assert write(writer, Append(request(number))) is not None
+            assert write(writer, appended(request(number))) is not None
         assert faults.calls == []
         faults.heal()
 
@@ -350,7 +351,7 @@ def test_service_resumes_without_anyone_asking(data: Path, faults: Faults) -> No
     """A balancer sends nothing to a sidecar whose health is red: the journal has to find out by itself."""
     with journal(data) as writer:
         faults.fail("write")
-        assert write(writer, Append(request(1))) is not None
+        assert write(writer, appended(request(1))) is not None
         faults.heal()
         recovered = threading.Event()
         while writer.failure is not None:
@@ -365,12 +366,12 @@ def test_gaps_are_counted_and_written_once_it_works_again(data: Path, faults: Fa
     with journal(data) as writer:
         append(writer, request(1), response(1))
         faults.fail("write")
-        assert write(writer, Append(request(2))) is not None
+        assert write(writer, appended(request(2))) is not None
         for second in (3, 1, 2):
             writer.gap(Direction.REQUEST, "refused: full", START_NS + second * 1_000_000_000)
         writer.gap(Direction.RESPONSE, "passed: full", START_NS)
         faults.heal()
-        while write(writer, Append(request(3))) is not None:
+        while write(writer, appended(request(3))) is not None:
             pass
         append(writer, response(3))
         writer.gap(Direction.REQUEST, "late", START_NS)
@@ -396,10 +397,10 @@ def test_an_exchange_whose_end_could_not_be_written_gets_one(data: Path, faults:
     with journal(data) as writer:
         append(writer, request(1))
         faults.fail("write")
-        assert write(writer, Append(response(1, b"secret answer"))) is not None
-        assert write(writer, Append(response(7, b"its request was refused"))) is not None
+        assert write(writer, appended(response(1, b"secret answer"))) is not None
+        assert write(writer, appended(response(7, b"its request was refused"))) is not None
         faults.heal()
-        while write(writer, Append(request(2))) is not None:
+        while write(writer, appended(request(2))) is not None:
             pass
         append(writer, response(2))
     recovery.recover(data)
@@ -419,9 +420,9 @@ def test_below_the_floor_the_disk_counts_as_full(data: Path, monkeypatch: pytest
         monkeypatch.setattr(writer._space, "shortage", lambda: short[0])
         append(writer, request(1))
         short[0] = "only 5 bytes are free"
-        assert "only 5 bytes are free" in str(write(writer, Append(request(2))))
+        assert "only 5 bytes are free" in str(write(writer, appended(request(2))))
         short[0] = None
-        while write(writer, Append(response(1))) is not None:
+        while write(writer, appended(response(1))) is not None:
             pass
     assert segments(data) == ["w0-b1-000001.jsonl"]
     assert findings(data) == []
@@ -460,7 +461,7 @@ def test_nothing_acknowledged_is_lost_wherever_a_call_fails(
                 (kind, id_of(number))
                 for number in range(6)
                 for kind, record in (("request", request(number)), ("response", response(number)))
-                if write(writer, Append(record)) is None
+                if write(writer, appended(record)) is None
             ]
         reached = faults.reached(call)
         faults.heal()
@@ -491,17 +492,17 @@ def test_a_full_disk(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with journal(small, segment_bytes=100_000) as writer:
         acknowledged = []
         number = 0
-        while (error := write(writer, Append(request(number, b"x" * 10_000)))) is None:
+        while (error := write(writer, appended(request(number, b"x" * 10_000)))) is None:
             acknowledged.append(id_of(number))
             number += 1
         assert "No space left" in str(error)
         assert writer.failure is not None
         for end in range(number):
-            write(writer, Append(response(end)))
+            write(writer, appended(response(end)))
         writer.gap(Direction.REQUEST, "refused", START_NS)
         assert [id for id in acknowledged if id not in ids(records(small, type="request"))] == []
         subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
-        while write(writer, Append(request(1000))) is not None:
+        while write(writer, appended(request(1000))) is not None:
             pass
         append(writer, response(1000))
     recovery.recover(small)
@@ -527,7 +528,7 @@ def test_a_start_for_which_there_is_no_room(small: Path, monkeypatch: pytest.Mon
     with journal(small, recover=lambda: recovery.recover(small, worker=0)) as writer:
         if full:
             assert "No space left" in str(writer.failure)
-            assert "No space left" in str(write(writer, Append(request(2))))
+            assert "No space left" in str(write(writer, appended(request(2))))
             make_room(small)
             eventually(lambda: writer.failure is None, "room")
         append(writer, request(3), response(3))
@@ -559,7 +560,7 @@ def test_a_directory_that_is_gone(data: Path) -> None:
     with journal(data, segment_bytes=1) as writer:
         append(writer, request(1))
         shutil.rmtree(data)
-        while (error := write(writer, Append(response(1)))) is None:
+        while (error := write(writer, appended(response(1)))) is None:
             pass
         # Whichever notices it first: the look at the directory, or the attempt to begin a segment in it.
         assert "the directory has been removed" in str(error) or "No such file or directory" in str(error)
@@ -571,8 +572,8 @@ LOAD = """
 import itertools, os, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from support.journals import request, response, id_of
-from extproc.core.effects import Append, Spool, SpoolEnd
+from support.journals import appended, request, response, id_of
+from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.journal import recovery
 from extproc.journal.writer import Journal
@@ -598,14 +599,14 @@ for number in itertools.count(base):
     free.acquire()
     free.acquire()
     if number % 7:
-        journal.submit([Append(request(number, b"x" * 300))], told("request", number))
+        journal.submit([appended(request(number, b"x" * 300))], told("request", number))
     else:
         body = b"y" * 70_000
         journal.submit(
             [Spool(id_of(number), Direction.REQUEST, [body]), SpoolEnd(id_of(number), Direction.REQUEST),
-             Append(request(number, body, file=True))], told("request", number))
+             appended(request(number, body, file=True))], told("request", number))
     if number % 10:
-        journal.submit([Append(response(number))], told("response", number))
+        journal.submit([appended(response(number))], told("response", number))
     else:
         free.release()
 """
@@ -644,12 +645,12 @@ ONE_BY_ONE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support.journals import Append, id_of, journal, request, response, write
+from support.journals import appended, id_of, journal, request, response, write
 
 with journal(Path(sys.argv[1]), segment_bytes=1500) as writer:
     for number in range(12):
         for kind, record in (("request", request(number)), ("response", response(number))):
-            if write(writer, Append(record)) is None:
+            if write(writer, appended(record)) is None:
                 print(kind, id_of(number), flush=True)
 """
 
@@ -696,8 +697,8 @@ def test_many_threads_submit(data: Path) -> None:
 
     def load(first: int) -> None:
         for number in range(first, first + 100):
-            writer.submit([Append(request(number))], answers.put)
-            writer.submit([Append(response(number))], answers.put)
+            writer.submit([appended(request(number))], answers.put)
+            writer.submit([appended(response(number))], answers.put)
 
     with journal(data, segment_bytes=50_000) as writer:
         threads = [threading.Thread(target=load, args=(first * 100,)) for first in range(8)]
@@ -717,7 +718,7 @@ def test_a_full_disk_says_so(data: Path, faults: Faults) -> None:
     """The error names the directory and the system's reason, for the operator."""
     with journal(data) as writer:
         faults.fail("write", error=errno.ENOSPC)
-        error = write(writer, Append(request(1)))
+        error = write(writer, appended(request(1)))
         assert str(error) == f"{data / 'segments'}: the journal cannot be written: No space left on device"
         faults.heal()
 
@@ -755,7 +756,7 @@ def test_a_name_that_is_used_up_stops_nobody(data: Path, faults: Faults) -> None
         append(writer, request(1))
         faults.fail("fdatasync", times=2)
         faults.fail("unlink", times=1)
-        assert write(writer, Append(response(1))) is not None
+        assert write(writer, appended(response(1))) is not None
         faults.heal()
         eventually(lambda: writer.failure is None, "a new segment")
         append(writer, request(2), response(2))

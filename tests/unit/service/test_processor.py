@@ -22,6 +22,7 @@ from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
 from extproc.config import Config
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
+from extproc.core.records import encode
 from extproc.errors import JournalError, Postponed
 from extproc.history import verify
 from extproc.service import processor as module
@@ -54,7 +55,7 @@ class FakeJournal:
 
     def records(self) -> list[dict[str, Any]]:
         """The records that were submitted."""
-        return [json.loads(effect.record) for effect in self.effects if isinstance(effect, Append)]
+        return [json.loads(encode(effect.record)) for effect in self.effects if isinstance(effect, Append)]
 
 
 class Stream:

@@ -17,7 +17,9 @@ def said(body: bytes, content_type: str = JSON, encoding: str | None = None) -> 
     """What the reader of an answer says of such a body."""
     reading = ResponseReading("chat.completions", content_type, encoding, 200)
     reading.feed(body, 0)
-    return str((reading.finish(complete=True) or {})["parse_error"])
+    found = reading.finish(complete=True)
+    assert found is not None
+    return str(found.parse_error)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,9 @@ def test_what_the_readers_say_today_is_known() -> None:
     """None of it is `other`, also of a request."""
     reading = RequestReading("chat.completions", JSON, None)
     reading.feed(b"[1 2]")
-    found = reading.finish(complete=True) or {}
-    assert kinds.of_parse_error(found["parse_error"]) != kinds.OTHER
+    found = reading.finish(complete=True)
+    assert found is not None
+    assert kinds.of_parse_error(str(found.parse_error)) != kinds.OTHER
 
 
 @given(st.text() | st.none() | st.integers())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from extproc.core.dialects.answer import MAX_CHOICES, Answer
+from extproc.core.records import LlmError
 
 
 def test_the_last_usage_counts() -> None:
@@ -67,4 +68,4 @@ def test_the_first_identity_and_the_first_error_count() -> None:
     answer.fail({"error": {"type": "first"}})
     answer.fail({"error": {"type": "second"}})
     assert (answer.response_id, answer.response_model) == ("a", "a")
-    assert answer.error == {"type": "first", "code": None, "message": None}
+    assert answer.error == LlmError(type="first")

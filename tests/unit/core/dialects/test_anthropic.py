@@ -7,6 +7,7 @@ from typing import Any
 
 from extproc.core.dialects.answer import Answer
 from extproc.core.dialects.anthropic import Messages
+from extproc.core.records import LlmError
 
 
 def stream(*events: dict[str, Any]) -> Answer:
@@ -42,7 +43,7 @@ def test_errors() -> None:
     """An error is known by its type."""
     answer = Answer()
     Messages().event(answer, "message", b'{"type":"error","error":{"type":"overloaded_error","message":"m"}}')
-    assert answer.error == {"type": "overloaded_error", "code": None, "message": "m"}
+    assert answer.error == LlmError(type="overloaded_error", message="m")
 
 
 def test_a_whole_message() -> None:

@@ -14,6 +14,7 @@ import zstandard
 
 from extproc.core.dialects import ResponseReading
 from extproc.core.outcome import Outcome, decide
+from extproc.core.records import fields_of
 
 SSE, JSON = "text/event-stream", "application/json"
 DONE = b"data: [DONE]\n\n"
@@ -74,8 +75,9 @@ def read(
     reading = ResponseReading(api, content_type, encoding, status)
     for at, piece in enumerate(pieces):
         reading.feed(piece, at)
-    found = reading.finish(complete=True)
-    assert found is not None
+    llm = reading.finish(complete=True)
+    assert llm is not None
+    found = fields_of(llm)
     half: dict[str, Any] = {
         "ended_by": "end_of_stream",
         "content_type": content_type,
@@ -446,4 +448,4 @@ def test_bytes_that_are_no_text_are_not_cut(body: bytes, content_type: str | Non
     reading.feed(body, 1)
     found = reading.finish(complete=True)
     assert found is not None
-    assert not found["cut"]
+    assert found.cut is False

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.core import records
 from extproc.core.dialects.errors import (
     MAX_MESSAGE,
     MAX_TEXT,
@@ -18,6 +20,7 @@ from extproc.core.dialects.errors import (
     message_of,
     told,
 )
+from extproc.core.records import LlmError
 
 ERRORS: list[tuple[Any, str | None, str | int | None, str | None]] = [
     ({"error": {"message": "m", "type": "T", "param": None, "code": 400}}, "T", 400, "m"),
@@ -49,7 +52,7 @@ ERRORS: list[tuple[Any, str | None, str | int | None, str | None]] = [
 def test_shapes_of_errors(body: Any, error_type: str | None, code: str | int | None, message: str | None) -> None:
     """An error in any shape that servers send is one, and its type, its code and its words are found."""
     assert told(body)
-    assert error_of(body) == {"type": error_type, "code": code, "message": message}
+    assert error_of(body) == LlmError(type=error_type, code=code, message=message)
 
 
 @pytest.mark.parametrize(
@@ -63,9 +66,9 @@ def test_shapes_of_errors(body: Any, error_type: str | None, code: str | int | N
 def test_an_error_is_bounded(body: Any) -> None:
     """Whatever a server sends, what is kept of it is short."""
     found = error_of(body)
-    assert (found["type"] or "") == (found["type"] or "")[:MAX_TEXT]
-    assert len(found["message"] or "") <= MAX_MESSAGE
-    assert found["code"] is None
+    assert (found.type or "") == (found.type or "")[:MAX_TEXT]
+    assert len(found.message or "") <= MAX_MESSAGE
+    assert found.code is None
 
 
 @pytest.mark.parametrize(
@@ -188,8 +191,7 @@ values = st.recursive(
 def test_any_value(value: Any) -> None:
     """Nothing raises, whatever the value is."""
     told(value)
-    found = error_of(value)
-    assert found.keys() == {"type", "code", "message"}
+    assert json.loads(records.encode(error_of(value))).keys() == {"type", "code", "message"}
 
 
 @given(st.binary())

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from extproc.core import llm
 from extproc.core.dialects import RequestReading, ResponseReading, api_of, assemble
 from extproc.core.encoding import Decoder
 from extproc.core.outcome import decide
-from extproc.core.record import body_field
+from extproc.core.records import Body, fields_of
 from extproc.core.sse import Parser, ServerSentEvent
 from extproc.telemetry import semconv
 
@@ -33,9 +34,11 @@ def read_request(fixture: Golden, pieces: Iterable[bytes]) -> dict[str, Any] | N
     reading = RequestReading(fixture.api, "application/json", None)
     for piece in pieces:
         reading.feed(piece)
-    found = reading.finish(complete=True)
-    if found is not None:
-        found.pop("fingerprint")
+    llm = reading.finish(complete=True)
+    if llm is None:
+        return None
+    found: dict[str, Any] = msgspec.to_builtins(llm)
+    del found["fingerprint"]
     return found
 
 
@@ -44,7 +47,12 @@ def read_response(fixture: Golden, pieces: Iterable[bytes]) -> tuple[dict[str, A
     reading = ResponseReading(fixture.api, fixture.content_type, fixture.content_encoding, fixture.status)
     for at, piece in enumerate(pieces):
         reading.feed(piece, at)
-    return reading.finish(complete=fixture.ended_by == "end_of_stream"), reading.first_token_at
+    llm = reading.finish(complete=fixture.ended_by == "end_of_stream")
+    if llm is None:
+        return None, reading.first_token_at
+    found: dict[str, Any] = msgspec.to_builtins(llm)
+    assert found.pop("ttft_ms") is None  # whoever has the exchange's start adds it
+    return found, reading.first_token_at
 
 
 def events(fixture: Golden, pieces: Iterable[bytes]) -> list[ServerSentEvent]:
@@ -146,7 +154,7 @@ def half(fixture: Golden) -> dict[str, Any]:
         "truncated": False,
         "headers": fixture.response_headers,
         "first_byte_ms": 1.0,
-        "body": body_field(fixture.response_body),
+        "body": fields_of(Body.of(fixture.response_body)),
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from extproc.core.dialects import ResponseReading
 from extproc.core.dialects.answer import Answer
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
+from extproc.core.records import LlmError
 
 
 def responses(*events: dict[str, Any]) -> Answer:
@@ -25,7 +26,7 @@ def test_error_frames(error: dict[str, Any]) -> None:
     """An error frame is one in both shapes; it is not the end."""
     answer = Answer()
     assert not Chat().event(answer, "message", json.dumps(error).encode())
-    assert answer.error == {"type": "T", "code": 5, "message": None}
+    assert answer.error == LlmError(type="T", code=5)
     assert not answer.done
 
 
@@ -58,7 +59,7 @@ def test_terminal_events(status: str, details: Any, reason: str) -> None:
 def test_error_event_of_the_responses_api() -> None:
     """The `error` event is flat: its type is the event's, not the error's."""
     answer = responses({"type": "error", "code": "rate_limit_exceeded", "message": "m"})
-    assert answer.error == {"type": None, "code": "rate_limit_exceeded", "message": "m"}
+    assert answer.error == LlmError(code="rate_limit_exceeded", message="m")
 
 
 def test_audio_is_not_characters() -> None:
@@ -90,6 +91,6 @@ def test_a_terminal_event_too_long_to_be_held(status: str) -> None:
     reading.feed(f"event: response.{status}\ndata: {json.dumps(event)}\n\n".encode(), 1)
     found = reading.finish(complete=True)
     assert found is not None
-    assert (found["done"], found["usage"], found["finish_reasons"]) == (True, usage, [status])
-    assert (found["error"] is not None) == (status == "failed")
-    assert found["parse_error"] == "event 0: too long at byte 262144"
+    assert (found.done, found.usage, found.finish_reasons) == (True, usage, [status])
+    assert (found.error is not None) == (status == "failed")
+    assert found.parse_error == "event 0: too long at byte 262144"

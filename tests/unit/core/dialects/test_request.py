@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.dialects import RequestReading
+from extproc.core.records import fields_of
 
 MESSAGES = [{"role": "user", "content": "A secret."}]
 
@@ -28,7 +29,7 @@ def read(
     reading.feed(body if isinstance(body, bytes) else json.dumps(body).encode())
     found = reading.finish(complete)
     assert found is not None
-    return found
+    return fields_of(found)
 
 
 def fingerprint(**params: Any) -> str:
@@ -167,8 +168,8 @@ def test_memory_is_bounded() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found is not None
-    assert found["model"] == "m"
-    assert found["params"]["messages"] == {"count": 1, "bytes": 100_000_004}
+    assert found.model == "m"
+    assert (found.params or {})["messages"] == {"count": 1, "bytes": 100_000_004}
     assert peak < 2_000_000
 
 

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import UNSET
 
 from extproc.core.dialects import ResponseReading
+from extproc.core.records import fields_of
 
 SSE, JSON = "text/event-stream", "application/json"
 
@@ -30,7 +32,7 @@ def read(
         reading.feed(piece, at)
     found = reading.finish(complete)
     assert found is not None
-    return found
+    return fields_of(found)
 
 
 def frame(body: Any, event: str | None = None) -> bytes:
@@ -95,7 +97,7 @@ def test_first_token_of_a_last_event_without_blank_line() -> None:
     before, found = reading.first_token_at, reading.finish(complete=True)
     assert (before, reading.first_token_at) == (None, 2)
     assert found is not None
-    assert (found["output_chars"], "parse_error" in found) == (1, False)
+    assert (found.output_chars, found.parse_error) == (1, UNSET)
 
 
 @pytest.mark.parametrize("content_type", [SSE, JSON, None, "text/plain"])
@@ -165,8 +167,8 @@ def test_an_event_that_is_null_says_nothing(api: str) -> None:
     reading.feed(b"data: null\n\ndata: null\n\n" + token(content="a"), 1)
     found = reading.finish(complete=True)
     assert found is not None
-    assert found["error"] is None
-    assert "parse_error" not in found
+    assert found.error is None
+    assert found.parse_error is UNSET
 
 
 def test_done_twice_and_data_after_done() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from extproc.core.dialects import ResponseReading, assemble
+from extproc.core.records import fields_of
 from extproc.telemetry import semconv
 
 SSE, JSON = "text/event-stream", "application/json"
@@ -26,7 +27,7 @@ def read(api: str, body: bytes, content_type: str = SSE) -> dict[str, Any]:
     reading.feed(body, 1)
     found = reading.finish(complete=True)
     assert found is not None
-    return found
+    return fields_of(found)
 
 
 def chunk(**members: Any) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def test_an_image_is_output() -> None:
     )
     found = reading.finish(complete=True)
     assert found is not None
-    assert (reading.first_token_at, found["output_chars"], found["finish_reasons"]) == (2, 0, ["stop"])
+    assert (reading.first_token_at, found.output_chars, found.finish_reasons) == (2, 0, ["stop"])
 
 
 BLOCK = {"type": "tool_use", "id": "t", "name": "f", "input": {}}

@@ -21,7 +21,7 @@ from support.transports import Talk, connected
 
 from extproc.config import Config
 from extproc.core.effects import Append
-from extproc.core.record import encode
+from extproc.core.records import Request
 from extproc.errors import ConfigError, JournalError, StackError
 from extproc.history.reader import scan
 from extproc.history.verify import verify
@@ -447,7 +447,7 @@ def test_a_worker_that_there_is_no_longer_is_recovered_too(config: Config) -> No
     config.data_dir.mkdir(mode=0o750)
     gone = Journal(config.data_dir, worker=3, boot_id="dead", durability="write")
     gone.start()
-    gone.submit([Append(encode({"type": "request", "id": "unfinished"}))], None)
+    gone.submit([Append(Request(id="unfinished"))], None)
     gone.close(10.0)
 
     async def run() -> None:

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from extproc.envoy import process
 from extproc.mock.dying import NOT_READY
+from extproc.processes import child as supervised
 
 _STOP_SECONDS: Final = 3.0
 _PORT: Final = re.compile(r":(\d+)$")
@@ -26,7 +26,7 @@ async def keep(
     """
     port: list[str] = []
     while True:
-        child = await process.start(*command, *port, stdout=subprocess.PIPE)
+        child = await supervised.start(*command, *port, stdout=subprocess.PIPE)
         try:
             assert child.stdout is not None
             line = (await child.stdout.readline()).decode().strip()
@@ -37,10 +37,10 @@ async def keep(
             code = await child.wait()
         except asyncio.CancelledError:
             if child.returncode is None:
-                await process.stop(child, _STOP_SECONDS)
+                await supervised.stop(child, _STOP_SECONDS)
             raise
         delay = 0.0 if code == NOT_READY else after
-        complain(f"{process.how_it_ended(code)}; starting it again in {delay:g} s")
+        complain(f"{supervised.how_it_ended(code)}; starting it again in {delay:g} s")
         await asyncio.sleep(delay)
 
 
