@@ -19,7 +19,7 @@ import click
 
 from extproc.cli.options import Interval, Moment, Seconds
 from extproc.core.record import moment_text
-from extproc.history import reader
+from extproc.history import lookup, reader
 from extproc.history.filters import Bounds, Filters, Param, check_outcome
 from extproc.history.join import Exchange, later
 
@@ -169,7 +169,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def _named(directories: Sequence[Path], ids: Sequence[str]) -> list[Exchange]:
-    found = {exchange["id"]: exchange for id in ids for exchange in reader.find(directories, id)}
+    found = {exchange["id"]: exchange for id in ids for exchange in lookup.find(directories, id)}
     return sorted(found.values(), key=lambda each: (each.in_flight, each["started_at"]))
 
 

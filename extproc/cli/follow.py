@@ -76,9 +76,9 @@ class _Since:
 
 def go_on(settings: Config, tracing: Tracing | None, admin_port: int | None) -> None:
     """Follow the journal until SIGTERM or SIGINT."""
-    from extproc.follow import position, process
+    from extproc.follow import checkpoint, process
 
-    with position.locked(settings.data_dir) as kept:
+    with checkpoint.locked(settings.data_dir) as kept:
         follower, metrics = process.made(settings, tracing, kept)
         stopping = threading.Event()
         for number in signals.ending():

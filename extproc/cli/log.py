@@ -14,7 +14,7 @@ from extproc.cli import listing, options, output, tally, view
 from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
 from extproc.errors import JournalError
-from extproc.history import reader
+from extproc.history import bodies, reader
 from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.join import Exchange
 
@@ -157,7 +157,7 @@ def _print_counts(key: str, exchanges: Iterable[Exchange], form: str) -> None:
 def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
     for exchange in exchanges:
         try:
-            body = reader.body(exchange, "request") or b""
+            body = bodies.whole(exchange, "request") or b""
         except JournalError as error:  # of this exchange alone
             click.echo(f"{exchange.get('id')}: {error}", err=True)
             body = b""

@@ -13,7 +13,7 @@ import click
 
 from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
-from extproc.history import reader
+from extproc.history import lookup, reader
 from extproc.history.join import Exchange
 
 Decorated = Callable[..., Any]
@@ -71,7 +71,7 @@ def one(id: str, directories: Sequence[Path]) -> Exchange:
     """The one exchange that is called so, or the last one. ExtprocError when there is none, or more than one."""
     if id in _LATEST:
         return _latest(id, directories)
-    found = {exchange["id"]: exchange for exchange in reader.find(directories, id)}
+    found = {exchange["id"]: exchange for exchange in lookup.find(directories, id)}
     if not found:
         raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} goes by {id!r}")
     if len(found) > 1:

@@ -24,7 +24,7 @@ from extproc.cli import curl, options, output
 from extproc.cli.request import TOKEN, Request, Text, Variable, prepare, resolve
 from extproc.core.redact import parameter_name
 from extproc.errors import ConfigError, ExtprocError
-from extproc.history import reader
+from extproc.history import bodies
 
 CONNECT_SECONDS: Final = 10.0
 
@@ -242,7 +242,7 @@ def command(
 
 def _body(exchange: Mapping[str, Any]) -> bytes:
     part = exchange.get("request")
-    body = reader.body(exchange, "request")
+    body = bodies.whole(exchange, "request")
     if part is None or body is None:
         raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
     if part.get("ended_by") is None or part.get("truncated"):

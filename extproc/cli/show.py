@@ -18,7 +18,7 @@ from extproc.cli import options, output, view
 from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.history.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
@@ -36,13 +36,11 @@ def json_text(exchange: Exchange) -> Iterator[str]:
     mark = secrets.token_hex(16)
     stand_ins = {name: None if exchange.body(name) is None else f"{mark}.{name}" for name in ("request", "response")}
     text = output.json_line(_complete(exchange, stand_ins))
-    is_text = {
-        name: _is_text(reader.body_pieces(exchange, name)) for name in stand_ins
-    }  # before the first piece is out
+    is_text = {name: _is_text(bodies.pieces(exchange, name)) for name in stand_ins}  # before the first piece is out
     pieces = re.split(rf'"{mark}\.(request|response)"', text)
     for position, piece in enumerate(pieces):
         if position % 2:
-            yield from _body_json(reader.body_pieces(exchange, piece), is_text=is_text[piece])
+            yield from _body_json(bodies.pieces(exchange, piece), is_text=is_text[piece])
         else:
             yield piece
 
@@ -102,7 +100,7 @@ def assembled(exchange: view.Exchange) -> list[dict[str, Any]] | None:
     if response is None or api is None:
         return None
     coding = encoding.of_headers(response.get("headers") or ())
-    return dialects.assemble(api, response.get("content_type"), coding, reader.body(exchange, "response") or b"")
+    return dialects.assemble(api, response.get("content_type"), coding, bodies.whole(exchange, "response") or b"")
 
 
 # For a person ----------------------------------------------------------------------------------------------
@@ -267,7 +265,7 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
 
 def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
     try:
-        body = reader.body(exchange, direction)
+        body = bodies.whole(exchange, direction)
         answer = assembled(exchange) if direction == "response" else None
     except JournalError as error:
         yield from _pairs([("body", str(error))])
@@ -328,7 +326,7 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
         raise click.UsageError("--json and --body exclude each other.")
     exchange = options.one(id, options.existing(data_dirs, config_path))
     if direction:
-        body = reader.body(exchange, direction)
+        body = bodies.whole(exchange, direction)
         if body is None:
             raise ExtprocError(f"{exchange.get('id')}: there is no recorded body of the {direction}")
         sys.stdout.flush()

@@ -16,14 +16,15 @@ from extproc.history.status import Status
 
 def _follower(directory: Path) -> tuple[int | None, float | None]:
     """How much of the journal the follower has not read, and when it last kept its position."""
-    from extproc.follow import position
-    from extproc.history.tails import Tails
+    from extproc.follow import checkpoint
+    from extproc.history import feed
+    from extproc.history.feed import Feed
 
-    path = directory / position.DIRECTORY / position.FILE_NAME
-    kept = position.load(path)
+    path = directory / checkpoint.DIRECTORY / checkpoint.FILE_NAME
+    kept = checkpoint.load(path)
     if kept is None:
         return None, None
-    return Tails(directory, kept.series).behind_bytes(), path.stat().st_mtime
+    return Feed([directory], feed.from_checkpoint(kept.series)).behind_bytes(), path.stat().st_mtime
 
 
 def _size(size: int | None) -> str:

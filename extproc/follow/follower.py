@@ -1,17 +1,18 @@
 """The follower's loop: the journal of one data directory to the consumers, while it grows.
 
-    follower = Follower(directory, consumers, position)
+    follower = Follower(directory, consumers, kept)
     while not stopped:
         if not follower.step():
             wait a moment
     follower.close()
 
-Each exchange is given to every consumer once. The position is kept about once a second, but only for what all
+Each exchange is given to every consumer once. A checkpoint is kept about once a second, but only for what all
 consumers are done with: killed at any moment, a follower repeats what came since, and loses nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from extproc.core.record import timestamp
-from extproc.follow import position
-from extproc.follow.position import Position
+from extproc.follow import checkpoint
+from extproc.follow.checkpoint import Checkpoint
+from extproc.history import feed
+from extproc.history.feed import Feed
 from extproc.history.join import Exchange
-from extproc.history.joiner import Join
-from extproc.history.tails import Tails, record_at
+from extproc.history.joiner import FOLLOWING, Joiner
+from extproc.history.position import PositionedRecord, record_at
 
 Record = Mapping[str, Any]
 
@@ -54,7 +57,7 @@ class Consumer(Protocol):
 
 
 class Follower:
-    """One directory. `kept`: the position file, or None to keep none and read everything once."""
+    """One directory. `kept`: the file of the checkpoint, or None to keep none and read everything once."""
 
     def __init__(
         self, directory: Path, consumers: Sequence[Consumer], kept: Path | None, *, keep_bodies: bool = False
@@ -65,13 +68,17 @@ class Follower:
         self._directory = directory
         self._consumers = consumers
         self._kept = kept
-        self._join = Join(directory, keep_bodies=keep_bodies)
-        before = None if kept is None else position.load(kept)
+        before = None if kept is None else checkpoint.load(kept)
         self._new = before is None and kept is not None
         self._seen_series: set[str] = set()
-        self._tails = Tails(directory, None if before is None else before.series, history=kept is None)
-        self._horizon = ""
-        self._unsaved: tuple[Position, list[int]] | None = None
+        if kept is None:
+            self._feed = Feed([directory], feed.everything)
+        else:
+            start = feed.open_segments(directory) if before is None else before.series
+            self._feed = Feed([directory], feed.from_checkpoint(start), follow=True)
+        entries_since = "" if kept is None else timestamp(time.time_ns())
+        self._joiner = Joiner(dataclasses.replace(FOLLOWING, keep_bodies=keep_bodies, entries_since=entries_since))
+        self._unsaved: tuple[Checkpoint, list[int]] | None = None
         self._saved = before
         self._save_at = time.monotonic() + SAVE_SECONDS
         self._restore(before)
@@ -79,37 +86,34 @@ class Follower:
     @property
     def given_up(self) -> int:
         """Exchanges that were not exported because there were too many in flight."""
-        return self._join.given_up
+        return self._joiner.given_up
 
     def step(self) -> bool:
         """Read what is there, up to a batch, and give out what is final. False: everything has been read."""
-        count = 0
-        at = ""
-        for place, record in self._tails.records(BATCH):
-            count += 1
-            at = str(record["at"])
-            if self._new and record["type"] == "segment":
-                self._begin_series(place[0], record)
-            self._join.add(place, record)
+        count, at = 0, ""
+        for found in self._feed.records(BATCH):
+            count, at = count + 1, str(found.record["at"])
+            if self._new and found.record["type"] == "segment":
+                self._begin_series(found)
+            self._joiner.add(found)
         more = count == BATCH
-        self._horizon = max(self._horizon, at) if more else timestamp(time.time_ns())
         self.lag_seconds = max(0.0, time.time() - _seconds(at)) if more else 0.0
-        self._give_out()
+        self._give_out(self._joiner.read_until if more else timestamp(time.time_ns()))
         if self._kept is not None:
             self._save_now_and_then()
         return more
 
     def finish(self) -> None:
         """Give out what has ended: there is nothing more to come."""
-        for exchange in self._join.rest(timestamp(time.time_ns())):
+        for exchange in self._joiner.ended():
             self._give(exchange)
 
     def behind_bytes(self) -> int:
         """How much of the journal is still to be read."""
-        return self._tails.behind_bytes()
+        return self._feed.behind_bytes()
 
     def close(self, timeout: float) -> None:
-        """Wait until the consumers are done, and keep the position. After a timeout the last sure one stays."""
+        """Wait until the consumers are done, and keep a checkpoint. After a timeout the last sure one stays."""
         if self._kept is None:
             return
         self._unsaved = self._snapshot()
@@ -117,22 +121,22 @@ class Follower:
         while not self._save() and time.monotonic() < until:
             time.sleep(0.01)
 
-    def _restore(self, before: Position | None) -> None:
-        for place in before.pending if before is not None else ():
-            record = record_at(self._directory, place)
+    def _restore(self, before: Checkpoint | None) -> None:
+        for position in before.pending if before is not None else ():
+            record = record_at(self._directory, position)
             if record is not None:
-                self._join.add(place, record)
+                self._joiner.restore(PositionedRecord(self._directory, position, record))
 
-    def _begin_series(self, series: str, header: Record) -> None:
+    def _begin_series(self, header: PositionedRecord) -> None:
         """On the very first start: what is in flight at the head of an open segment began before our time."""
-        if series not in self._seen_series:
-            self._seen_series.add(series)
-            self._join.began_before(iter(header.get("in_flight") or {}))
+        if header.position.series not in self._seen_series:
+            self._seen_series.add(header.position.series)
+            self._joiner.pass_over(header.record.get("in_flight") or {})
 
-    def _give_out(self) -> None:
-        for exchange in self._join.exchanges(self._horizon):
+    def _give_out(self, watermark: str) -> None:
+        for exchange in self._joiner.final(watermark):
             self._give(exchange)
-        for record in self._join.others(self._horizon):
+        for record in self._joiner.others(watermark):
             for consumer in self._consumers:
                 consumer.record(record)
 
@@ -148,8 +152,8 @@ class Follower:
             self._unsaved = self._snapshot()
             self._save_at = time.monotonic() + SAVE_SECONDS
 
-    def _snapshot(self) -> tuple[Position, list[int]]:
-        kept = Position(self._tails.positions(), self._join.pending())
+    def _snapshot(self) -> tuple[Checkpoint, list[int]]:
+        kept = Checkpoint(self._feed.positions(self._directory), self._joiner.positions())
         return kept, [consumer.mark() for consumer in self._consumers]
 
     def _save(self) -> bool:
@@ -164,7 +168,7 @@ class Follower:
         if kept == self._saved:
             return True  # an idle machine's disk is left alone
         try:
-            position.save(self._kept, kept)
+            checkpoint.save(self._kept, kept)
             self._saved = kept
         except OSError as error:
             _log.warning("the position cannot be kept: %s: %s", self._kept, error.strerror)

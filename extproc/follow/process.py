@@ -28,7 +28,7 @@ from typing import Any, Final
 from extproc import logs
 from extproc.config import Config
 from extproc.errors import ExtprocError
-from extproc.follow import position
+from extproc.follow import checkpoint
 from extproc.follow.follower import Consumer, Follower
 from extproc.processes import gc, pipes, stdio
 from extproc.processes.harden import restrict_process
@@ -53,7 +53,7 @@ def main() -> int:
     os.nice(NICENESS)  # the data path has the first claim on the processor
     out = _Out(pipes.claim_stdout())
     try:
-        with position.locked(config.data_dir) as kept:
+        with checkpoint.locked(config.data_dir) as kept:
             tracing = Tracing.create(config, os.environ)
             follower, metrics = made(config, tracing, kept)
             stopping = threading.Event()

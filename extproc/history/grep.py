@@ -16,7 +16,7 @@ import re2
 from extproc.core.encoding import Decoder
 from extproc.core.events import Direction
 from extproc.errors import ConfigError, JournalError
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.history.join import Exchange
 
 MOST_BYTES: Final = 64 * 1024 * 1024
@@ -40,7 +40,7 @@ class Grep:
 
     def _in(self, exchange: Exchange, direction: Direction) -> bool:
         try:
-            body = reader.body(exchange, direction.value)
+            body = bodies.whole(exchange, direction.value)
         except JournalError:
             return False
         return body is not None and self._expression.search(_decoded(exchange, direction, body)) is not None

@@ -24,6 +24,7 @@ from extproc.core.outcome import class_of, decide
 from extproc.core.record import moment_text, timestamp
 from extproc.core.routing import credential
 from extproc.history import alone
+from extproc.history.position import RecordPosition
 
 Record = Mapping[str, Any]
 
@@ -37,14 +38,22 @@ _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0
 
 
 class Exchange(dict[str, Any]):
-    """One exchange with the fields of `extproc log --json`. `records`: what they were made of, by type."""
+    """One exchange with the fields of `extproc log --json`. `records`: what they were made of, by type; `positions`:
+    where these stand in its directory, in the order in which they were met."""
 
-    __slots__ = ("directory", "records")
+    __slots__ = ("directory", "positions", "records")
 
-    def __init__(self, fields: Mapping[str, Any], directory: Path, records: Mapping[str, Record]) -> None:
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        directory: Path,
+        records: Mapping[str, Record],
+        positions: Sequence[RecordPosition] = (),
+    ) -> None:
         super().__init__(fields)
         self.directory = directory
         self.records = records
+        self.positions = positions
 
     @property
     def in_flight(self) -> bool:
@@ -62,11 +71,25 @@ class Exchange(dict[str, Any]):
 class Parts:
     """The records of one exchange that were met so far."""
 
-    __slots__ = ("access", "directory", "id", "late", "opened", "orphan", "protocol", "request", "response", "seen")
+    __slots__ = (
+        "access",
+        "directory",
+        "id",
+        "late",
+        "opened",
+        "orphan",
+        "positions",
+        "protocol",
+        "request",
+        "response",
+        "seen",
+    )
 
     def __init__(self, id: str, directory: Path) -> None:
         self.id = id
         self.directory = directory
+        self.positions: list[RecordPosition] = []
+        """Where the records stand, of those that stand in this directory."""
         self.opened: Record | None = None
         self.request: Record | None = None
         self.response: Record | None = None
@@ -77,8 +100,10 @@ class Parts:
         self.seen: Mapping[str, Any] | None = None
         """What the table of exchanges in flight says of it: `LiveExchange.fields`."""
 
-    def add(self, record: Record) -> bool:
+    def add(self, record: Record, position: RecordPosition | None = None) -> bool:
         """Take a record in. True when it is the one that ends the exchange."""
+        if position is not None:
+            self.positions.append(position)
         self.protocol = record.get("protocol") or self.protocol
         match record["type"]:
             case "open":
@@ -98,6 +123,13 @@ class Parts:
                 self.orphan = record
                 return True
         return False
+
+    def take_over(self, other: Parts) -> None:
+        """Take in the entry that stood alone and is of this exchange."""
+        if other.access is not None:
+            self.add(other.access)
+            if other.directory == self.directory:
+                self.positions += other.positions
 
     @property
     def over(self) -> bool:
@@ -203,7 +235,7 @@ class Parts:
             "key": credential((request or {}).get("headers") or ()),
         }
         fields["class"] = class_of(fields) if self.over else None
-        return Exchange(fields, self.directory, self._records())
+        return Exchange(fields, self.directory, self._records(), self.positions)
 
     def _access_log(self, ended_at: str | None, now: str | None) -> str:
         if self.access is not None:

@@ -1,24 +1,35 @@
-"""Records into final exchanges, each once, in bounded memory.
+"""Records become exchanges, whoever reads them: each exchange once, when it is final.
 
-An exchange is final when its terminal record and Envoy's access entry are there, or when the entry has had its time
-to come. An entry that stands alone (see `alone.py`) is one of its own when its exchange has had as long to
-come. Time is that of the records, or of the clock where there are none: so an old journal is joined as fast as it
-can be read. What a body says is read when its record comes, and the body is let go of then.
+    joiner = Joiner(policy)
+    for found in feed.records(...):
+        joiner.add(found)
+        joiner.final(watermark)     # the exchanges of which nothing more is expected
+    joiner.ended()                  # there is nothing more to read: those that have ended
+    joiner.in_flight()              # and those that have not
+
+The watermark is the time up to which everything has been read: that of the record read last (`read_until`), or the
+time of day where nothing is left. An exchange is final when it has its terminal record and the watermark has passed
+the time in which more may come: an access entry for `Policy.entry_seconds`, the request record of an early answer for
+a second; where all of it is there, half a second for what Envoy may still have sent as the stream closed (`late`). So
+the same records give the same exchanges, whether they are read while they are written or a year later.
+
+An entry that comes before its exchange is kept for that time too, and so is one that stands alone (see `alone.py`),
+which is an exchange of its own when no other has claimed it by then. Memory is bounded by `Policy`.
 """
 
 from __future__ import annotations
 
+import heapq
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from extproc.core.llm import of_request, of_response
 from extproc.core.record import timestamp
 from extproc.history import alone
 from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later, started_by_id
-from extproc.history.tails import RecordPosition
+from extproc.history.position import PositionedRecord, RecordPosition
 from extproc.journal.flight import BEGINNING
 
 Record = Mapping[str, Any]
@@ -26,105 +37,146 @@ T = TypeVar("T")
 
 REQUEST_SECONDS: Final = 1
 """How long an exchange that has ended waits for a request record that comes after (an early answer)."""
-MAX_PENDING: Final = 50_000
-"""Exchanges in memory. Beyond it the oldest is given up: counted, never exported."""
+LATE_SECONDS: Final = 0.5
+"""How long after Envoy's entry what came late may be recorded: both are written as the stream closes."""
 _REMEMBERED: Final = 20_000
 _REMEMBERED_ENTRIES: Final = 1000
 
 
-class Join:
-    """Takes records in their order. `keep_bodies`: what is exported shall hold them."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long to wait for what belongs to an exchange, and for how many at most."""
 
-    def __init__(self, directory: Path, *, keep_bodies: bool = False) -> None:
+    entry_seconds: float = ACCESS_SECONDS
+    """How long after its end an exchange waits for Envoy's access entry."""
+    most_waiting: int = 4000
+    """Exchanges that have ended and are not final. Beyond it the one that has waited longest is given as it is."""
+    most_pending: int | None = None
+    """Exchanges in memory, those in flight too. Beyond it the oldest is given up: counted, never given."""
+    most_in_order: int = 1000
+    """Exchanges that are held back so that those that began earlier come before them; where that is asked for."""
+    keep_others: bool = False
+    """Whether records that belong to no exchange are kept for `others`."""
+    keep_bodies: bool = True
+    """Whether records keep their bodies until they are given; else what a body says of a model stays (`llm`)."""
+    since: str = ""
+    """Exchanges that began before are left out,"""
+    until: str = "~"
+    """and so are those that began then or later. RFC 3339 in UTC, as in records."""
+    entries_since: str = ""
+    """An entry whose exchange is not here and began before this time, by its id, is of no interest."""
+
+
+FINITE: Final = Policy()
+"""For what is there, to the end."""
+WATCHING: Final = Policy(entry_seconds=1.5)
+"""For a person who watches exchanges end."""
+FOLLOWING: Final = Policy(most_waiting=40_000, most_pending=50_000, keep_others=True, keep_bodies=False)
+"""For a process that follows for ever."""
+
+
+class Joiner:
+    """Takes records in any order. `clock`: the time of day in nanoseconds, for whether an entry may still come."""
+
+    def __init__(self, policy: Policy = FINITE, clock: Callable[[], int] = time.time_ns) -> None:
         self.given_up = 0
         """Exchanges of which there were too many to wait for."""
-        self._directory = directory
-        self._keep_bodies = keep_bodies
+        self.read_until = ""
+        """The time of the last record of an exchange: the watermark while there is more to read."""
+        self._policy = policy
+        self._clock = clock
         self._pending: dict[str, Parts] = {}
-        self._places: dict[str, list[RecordPosition]] = {}
-        self._ended: deque[str] = deque()
-        self._strays: dict[str, Record] = {}
-        self._stray_places: dict[str, RecordPosition] = {}
+        self._deadlines: dict[str, str] = {}
+        """Of those that have ended: until when more may come."""
+        self._queue: list[tuple[str, str]] = []
+        """The same as a heap; a deadline that has changed since is void."""
         self._given: dict[str, None] = {}
+        self._passed_over: set[str] = set()
         self._by_request_id: dict[str, str] = {}
         """Which of the pending ones Envoy knows by this id, for entries that name none of ours."""
+        self._early_entries: dict[str, PositionedRecord] = {}
+        """Entries that name an exchange of which nothing has come yet."""
         self._given_alone: dict[str, Record] = {}
-        """Entries that were given as exchanges, by the same id: their exchange may still come."""
-        self._before: set[str] = set()
-        self._since = timestamp(time.time_ns())
-        self._ready: list[Exchange] = []
+        """Entries that were given as exchanges, by Envoy's id: their exchange may still come."""
         self._others: list[Record] = []
 
-    def add(self, place: RecordPosition, record: Record) -> None:
+    # In ----------------------------------------------------------------------------------------------------------
+
+    def add(self, found: PositionedRecord) -> None:
         """Take one record in."""
-        record = alone.as_own(record)
+        record = alone.as_own(found.record)
         type, id = record["type"], record.get("id")
         if type not in JOINED:
             if type == "gap":
-                self._others.append(record)
+                self._add_other(record)
             return
+        self.read_until = str(record["at"])
         if not isinstance(id, str):
-            self._others.append(record)  # an access entry that names no exchange
-        elif id not in self._given and id not in self._before:
-            self._join(id, place, record)
+            self._add_other(record)  # an access entry that names no exchange
+        elif id not in self._given and id not in self._passed_over:
+            self._add(id, found._replace(record=record))
 
-    def began_before(self, ids: Iterator[str]) -> None:
-        """Exchanges whose beginning will not be read: what comes of them is passed over."""
-        self._before.update(ids)
+    def restore(self, found: PositionedRecord) -> None:
+        """Take a record in that was still needed when another joiner was asked for its `positions`."""
+        id = found.record.get("id")
+        if found.record["type"] == "access" and isinstance(id, str) and id not in self._pending:
+            self._early_entries[id] = found
+        else:
+            self.add(found)
 
-    def exchanges(self, horizon: str) -> Iterator[Exchange]:
-        """Those that have become final. `horizon`: the time up to which everything has been read."""
-        while self._ended:
-            parts = self._pending.get(self._ended[0])
-            if parts is not None and not self._has_had_its_time(parts, horizon):
-                break
-            self._ended.popleft()
-            if parts is not None:
-                self._give(parts, horizon)
-        ready, self._ready = self._ready, []
-        yield from ready
+    def pass_over(self, ids: Iterable[str]) -> None:
+        """Exchanges whose beginning will not be read: what comes of them is of no interest."""
+        self._passed_over.update(ids)
 
-    def others(self, horizon: str) -> Iterator[Record]:
-        """Records that belong to no exchange: gaps, and access entries to which nothing has been joined in time."""
-        while self._strays:
-            id, record = next(iter(self._strays.items()))
-            if horizon <= later(str(record["at"]), ACCESS_SECONDS):
-                break
-            del self._strays[id], self._stray_places[id]
-            self._others.append(record)
-        others, self._others = self._others, []
-        yield from others
-
-    def rest(self, horizon: str) -> Iterator[Exchange]:
-        """Those that have ended, whether or not their entry has come: there is nothing more to read."""
-        for id in self._ended:
-            parts = self._pending.get(id)
-            if parts is not None:
-                self._give(parts, horizon)
-        self._ended.clear()
-        yield from self.exchanges(horizon)
-
-    def pending(self) -> list[RecordPosition]:
-        """Where the records stand that are still needed."""
-        return [*(place for places in self._places.values() for place in places), *self._stray_places.values()]
-
-    def _join(self, id: str, place: RecordPosition, record: Record) -> None:
+    def _add(self, id: str, found: PositionedRecord) -> None:
+        record = found.record
         parts = self._pending.get(id)
-        if parts is None and alone.stands_alone(record):
-            parts = self._whose(record) or self._begin(id)
-        elif parts is None:
-            if record["type"] not in BEGINNING:
-                # What ended while no follower ran was given out by the one before.
-                if record["type"] == "access" and started_by_id(id) >= self._since:
-                    self._strays[id], self._stray_places[id] = record, place
+        if parts is None:
+            if alone.stands_alone(record):
+                parts = self._whose(record)
+            elif record["type"] not in BEGINNING:
+                self._add_early(id, found)
                 return
-            parts = self._begin(id)
+            if parts is None:
+                if not self._is_asked_for(record):
+                    return
+                parts = self._begin(id, found)
         self._note_request_id(parts, record)
-        self._places[parts.id].append(place)
-        if parts.add(record if self._keep_bodies else _without_body(record)):
-            self._ended.append(parts.id)
-        if parts.complete and parts.request is not None:
-            self._give(parts, None)
+        self._join(parts, found)
+
+    def _add_early(self, id: str, found: PositionedRecord) -> None:
+        if found.record["type"] != "access" or started_by_id(id) < self._policy.entries_since:
+            return
+        self._early_entries[id] = found
+        if len(self._early_entries) > self._policy.most_waiting:
+            self._add_other(self._early_entries.pop(next(iter(self._early_entries))).record)
+
+    def _add_other(self, record: Record) -> None:
+        if self._policy.keep_others:
+            self._others.append(record)
+
+    def _is_asked_for(self, record: Record) -> bool:
+        """Whether its exchange began in time, as far as this record tells."""
+        started_at = record.get("started_at")
+        return not started_at or self._policy.since <= str(started_at) < self._policy.until
+
+    def _begin(self, id: str, found: PositionedRecord) -> Parts:
+        most = self._policy.most_pending
+        if most is not None and len(self._pending) >= most:
+            self._forget(next(iter(self._pending.values())))
+            self.given_up += 1
+        parts = self._pending[id] = Parts(id, found.directory)
+        early = self._early_entries.pop(id, None)
+        if early is not None:
+            self._join(parts, early)
+        return parts
+
+    def _join(self, parts: Parts, found: PositionedRecord) -> None:
+        record = found.record if self._policy.keep_bodies else _without_body(found.record)
+        parts.add(record, found.position if found.directory == parts.directory else None)
+        self._set_deadline(parts)
+
+    # Entries without an id of ours ---------------------------------------------------------------------------------
 
     def _whose(self, entry: Record) -> Parts | None:
         """The exchange that an entry which stands alone is of, where that is here and has none."""
@@ -143,45 +195,99 @@ class Join:
         self._by_request_id[request_id] = parts.id
         if other is not None and other is not parts and other.is_alone and other.access is not None:
             if alone.is_of(other.access, record):
-                parts.add(other.access)
-                self._places[parts.id] += self._places[other.id]
-                self._forget(other.id)
+                parts.take_over(other)
+                self._forget(other)
         elif parts.access is None and (entry := self._given_alone.get(request_id)) and alone.is_of(entry, record):
             parts.add(entry)
 
-    def _begin(self, id: str) -> Parts:
-        if len(self._pending) >= MAX_PENDING:
-            self._forget(next(iter(self._pending)))
-            self.given_up += 1
-        parts = self._pending[id] = Parts(id, self._directory)
-        self._places[id] = []
-        if id in self._strays:
-            parts.add(self._strays.pop(id))
-            self._places[id].append(self._stray_places.pop(id))
-        return parts
+    # Out ---------------------------------------------------------------------------------------------------------
 
-    def _give(self, parts: Parts, now: str | None) -> None:
-        self._forget(parts.id)
+    def final(self, watermark: str) -> Iterable[Exchange]:
+        """The exchanges that have become final."""
+        if not self._queue or (self._queue[0][0] >= watermark and len(self._deadlines) <= self._policy.most_waiting):
+            return ()
+        return list(self._final(watermark))
+
+    def _final(self, watermark: str) -> Iterator[Exchange]:
+        while self._queue:
+            deadline, id = self._queue[0]
+            is_void = self._deadlines.get(id) != deadline
+            if not is_void and deadline >= watermark and len(self._deadlines) <= self._policy.most_waiting:
+                break
+            heapq.heappop(self._queue)
+            if not is_void:
+                yield from self._give(self._pending[id], watermark)
+
+    def ended(self) -> Iterator[Exchange]:
+        """Those that have ended, whether or not their entry has come: there is nothing more to read."""
+        for id in list(self._deadlines):
+            yield from self._give(self._pending[id])
+
+    def in_flight(self) -> list[Parts]:
+        """What there is of those that have not ended, oldest first."""
+        found = (parts for parts in self._pending.values() if not parts.over)
+        return sorted((parts for parts in found if self._began_in_time(parts)), key=lambda parts: parts.started_at)
+
+    def has_in_flight(self) -> bool:
+        """Whether an exchange that is asked for has not ended."""
+        return len(self._pending) > len(self._deadlines)
+
+    def others(self, watermark: str) -> list[Record]:
+        """Records that belong to no exchange: gaps, and access entries to which nothing has been joined in time."""
+        while self._early_entries:
+            id, (_, _, entry) = next(iter(self._early_entries.items()))
+            if watermark <= later(str(entry["at"]), ACCESS_SECONDS):
+                break
+            del self._early_entries[id]
+            self._add_other(entry)
+        others, self._others = self._others, []
+        return others
+
+    def positions(self) -> list[RecordPosition]:
+        """Where the records stand that are still needed."""
+        return [
+            *(position for parts in self._pending.values() for position in parts.positions),
+            *(early.position for early in self._early_entries.values()),
+        ]
+
+    def _set_deadline(self, parts: Parts) -> None:
+        if not parts.over:
+            return
+        deadline = self._deadline(parts)
+        if self._deadlines.get(parts.id) != deadline:
+            self._deadlines[parts.id] = deadline
+            heapq.heappush(self._queue, (deadline, parts.id))
+
+    def _deadline(self, parts: Parts) -> str:
+        """Until when more may come of an exchange that has ended."""
+        entry, ended_at = parts.access, parts.ended_at or ""
+        if entry is None:
+            return later(ended_at, self._policy.entry_seconds)
+        came_at = str(entry["at"])
+        if parts.is_alone:
+            return later(came_at, self._policy.entry_seconds)
+        whole_at = later(came_at, LATE_SECONDS)
+        return whole_at if parts.request is not None else max(whole_at, later(ended_at, REQUEST_SECONDS))
+
+    def _give(self, parts: Parts, watermark: str = "") -> Iterator[Exchange]:
+        self._forget(parts)
         if parts.is_alone and parts.access is not None:
-            self._others.append(parts.access)
+            self._add_other(parts.access)
             _remember(self._given_alone, str(parts.access.get("request_id")), parts.access, _REMEMBERED_ENTRIES)
-        self._ready.append(parts.exchange(now))
+        if self._began_in_time(parts):
+            yield parts.exchange(max(watermark, timestamp(self._clock())))
 
-    def _forget(self, id: str) -> None:
-        parts = self._pending.pop(id)
-        del self._places[id]
+    def _began_in_time(self, parts: Parts) -> bool:
+        return self._policy.since <= parts.started_at < self._policy.until
+
+    def _forget(self, parts: Parts) -> None:
+        del self._pending[parts.id]
+        self._deadlines.pop(parts.id, None)
         for record in (parts.request, parts.opened, parts.access):
             request_id = str((record or {}).get("request_id"))
-            if self._by_request_id.get(request_id) == id:
+            if self._by_request_id.get(request_id) == parts.id:
                 del self._by_request_id[request_id]
-        _remember(self._given, id, None, _REMEMBERED)
-
-    @staticmethod
-    def _has_had_its_time(parts: Parts, horizon: str) -> bool:
-        if parts.is_alone and parts.access is not None:
-            return horizon > later(str(parts.access["at"]), ACCESS_SECONDS)
-        seconds = REQUEST_SECONDS if parts.complete else ACCESS_SECONDS
-        return horizon > later(parts.ended_at or "", seconds)
+        _remember(self._given, parts.id, None, _REMEMBERED)
 
 
 def _remember(latest: dict[str, T], key: str, value: T, most: int) -> None:

@@ -15,8 +15,10 @@ from typing import Any, Final
 from extproc.core.record import timestamp
 from extproc.history import filters, reader
 from extproc.history.join import Exchange, Parts
-from extproc.journal import lines, live, segment
+from extproc.history.live_tables import LiveTables
+from extproc.journal import lines, segment
 from extproc.journal.directory import SEGMENTS
+from extproc.journal.live import LiveExchange
 
 SILENT_MS: Final = 5000
 """A stream without a chunk for so long is called silent."""
@@ -36,11 +38,13 @@ def live_series(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
 def exchanges(directories: Sequence[Path]) -> Iterator[Exchange]:
     """What has not ended, of the workers that live; oldest first. Each with the fields of `state` besides its own."""
     writing = live_series(directories)
-    found = {each["id"]: each for each in _recorded(directories) if _of(each) in writing}
+    tables = LiveTables()
+    recorded = reader.in_flight(directories, datetime.now(UTC), tables=tables)
+    found = {each["id"]: each for each in recorded if each.in_flight and _of(each) in writing}
     for directory in directories:
-        for seen in live.read(directory):
+        for seen in tables.of(directory).values():
             if (directory, seen.worker, seen.boot_id) in writing and seen.id not in found:
-                found[seen.id] = _unrecorded(directory, seen)
+                found[seen.id] = _unrecorded(directory, seen, tables)
     now_ns = time.time_ns()
     for exchange in sorted(found.values(), key=lambda exchange: str(exchange["started_at"])):
         exchange.update(state(exchange, now_ns))
@@ -66,19 +70,12 @@ def state(exchange: Mapping[str, Any], now_ns: int) -> dict[str, Any]:
     }
 
 
-def _recorded(directories: Sequence[Path]) -> Iterator[Exchange]:
-    now = datetime.now(UTC)
-    return (each for each in reader.in_flight(directories, now) if each.in_flight)
-
-
 def _of(exchange: Exchange) -> tuple[Path, int, str]:
     return exchange.directory, exchange["worker"], exchange["boot_id"]
 
 
-def _unrecorded(directory: Path, seen: live.LiveExchange) -> Exchange:
-    parts = Parts(seen.id, directory)
-    parts.seen = seen.fields()
-    exchange = parts.exchange(timestamp(time.time_ns()))
+def _unrecorded(directory: Path, seen: LiveExchange, tables: LiveTables) -> Exchange:
+    exchange = reader.unfinished(Parts(seen.id, directory), tables)
     exchange.update(
         started_at=timestamp(seen.started_ns),
         method=seen.method,

@@ -7,14 +7,14 @@ it has been closed or the series has a later one, since nothing but a footer is 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from extproc.core.record import LONGEST_LINE
 from extproc.journal import lines
-from extproc.journal.lines import Line, Series
+from extproc.journal.lines import Line, Series, Wanted
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -24,21 +24,31 @@ _CHUNK: Final = 1024 * 1024
 class Tail:
     """Iterating gives the lines; with `follow` also None, each time there is nothing more at the moment.
 
-    `start`: the number of a segment and the offset of a line in it, to go on from there. Whoever follows calls
-    `refresh` with the series as it is now before asking again.
+    `start`: the number of a segment and the offset of a line in it, to go on from there. `wanted`: of a line as it
+    stands, whether it is worth being decoded; heads may come all the same. `report` is told which segment is read.
+    Whoever follows calls `refresh` with the series as it is now before asking again.
     """
 
     def __init__(
-        self, series: Series, first: int = 0, *, follow: bool = False, start: tuple[int, int] = (0, 0)
+        self,
+        series: Series,
+        *,
+        start: tuple[int, int] = (0, 0),
+        follow: bool = False,
+        wanted: Wanted | None = None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory: Path = series.directory
-        self._names = series.names[first:]
+        self._names = series.names
         self._follow = follow
         self._start = start
+        self._wanted = wanted
+        self._report = report
 
     def begins_at(self) -> str:
         """The time at the head of the first segment; empty when it has none that can be read."""
-        head = lines.header(self.directory, self._names[0]) if self._names else None
+        position = bisect_left(self._names, self._start[0], key=_number)
+        head = lines.header(self.directory, self._names[position]) if position < len(self._names) else None
         return str(head.get("at", "")) if head is not None else ""
 
     def refresh(self, series: Series) -> None:
@@ -52,6 +62,7 @@ class Tail:
             name = self._names[position] if position < len(self._names) else None
             if name is not None:
                 last = name.number
+                self._report(str(name))
                 yield from self._segment(name, self._start[1] if last == self._start[0] else 0)
             elif self._follow:
                 yield None
@@ -70,7 +81,7 @@ class Tail:
 
     def _whole(self, name: Name, offset: int) -> Iterator[Line]:
         try:
-            yield from lines.read_lines(self.directory, name, offset)
+            yield from lines.read_lines(self.directory, name, offset, self._wanted)
         except FileNotFoundError:
             return  # deleted by retention since it was listed
 
@@ -92,7 +103,8 @@ class Tail:
             repeated = last_seq if offset == 0 else 0
             for raw in _complete_lines(fd, offset):
                 number += 1
-                for line in lines.parse(name, number, offset, raw):
+                is_wanted = self._wanted is None or self._wanted(raw)
+                for line in lines.parse(name, number, offset, raw) if is_wanted else ():
                     seq = line.record.get("seq", 0)
                     if not repeated or seq > repeated:
                         last_seq = max(last_seq, seq)

@@ -17,18 +17,16 @@ million of its finished ones, and the names of the body files.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.errors import JournalError
-from extproc.history.reader import body_path
+from extproc.history import bodies
 from extproc.journal import lines, lock, segment
-from extproc.journal.directory import BODIES, SEGMENTS, reason
+from extproc.journal.directory import BODIES, SEGMENTS
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import CLOSED, OPEN, Name, is_live
 from extproc.journal.spool import exchange_of
@@ -38,7 +36,6 @@ _MISSING: Final = "the segment is missing, and later ones are there; put it back
 Report = Callable[[str], None]
 
 _FINISHED_IDS: Final = 500_000
-_PIECE_BYTES: Final = 1024 * 1024
 _RENAMED: Final = (
     "a segment that another program has renamed; give it its name again (it ends in .jsonl, .jsonl.open or .jsonl.zst) "
     "and keep logrotate and the like away from this directory"
@@ -66,19 +63,19 @@ def verify(directory: Path, report: Report = lambda _: None) -> Iterator[Finding
         yield Finding(directory / SEGMENTS / name, None, _RENAMED)
     for stem in lines.missing(directory):
         yield Finding(directory / SEGMENTS / f"{stem}{CLOSED}", None, _MISSING)
-    bodies = _Bodies(directory)
+    files = _Bodies(directory)
     for series in lines.series(directory):
-        yield from _Series(series, bodies, report).check()
-    yield from bodies.unclaimed()
+        yield from _Series(series, files, report).check()
+    yield from files.unclaimed()
 
 
 class _Series:
     """One series, checked in one pass."""
 
-    def __init__(self, series: Series, bodies: _Bodies, report: Report) -> None:
+    def __init__(self, series: Series, files: _Bodies, report: Report) -> None:
         self._series = series
         self._directory = series.directory
-        self._bodies = bodies
+        self._bodies = files
         self._report = report
         self._seq: int | None = None
         self._exchanges = _Exchanges()
@@ -245,8 +242,8 @@ class _Bodies:
             return  # an exchange that could only be noted, or is unfinished
         try:
             seen, digest = self._digest(field)
-        except (JournalError, OSError, ValueError) as error:
-            yield reason(error) if isinstance(error, OSError) else str(error)
+        except JournalError as error:
+            yield str(error)
             return
         if seen != length:
             yield f"{seen} bytes are there, the record says {length}"
@@ -254,23 +251,10 @@ class _Bodies:
             yield f"its SHA-256 is {digest}, the record says {sha256}"
 
     def _digest(self, field: Mapping[str, Any]) -> tuple[int, str]:
-        if "file" not in field:
-            data = str(field["text"]).encode("utf-8", "surrogatepass") if "text" in field else _base64(field)
-            return len(data), hashlib.sha256(data).hexdigest()
-        path = body_path(field, self._directory)
+        if field.keys().isdisjoint(("text", "base64", "file")):
+            raise JournalError(f"it is neither text nor base64 nor a file: {sorted(field)}")
         digest, length = hashlib.sha256(), 0
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
-            raise JournalError(f"{path}: {reason(error)}") from error
-        with os.fdopen(fd, "rb") as file:
-            while piece := file.read(_PIECE_BYTES):
-                digest.update(piece)
-                length += len(piece)
+        for piece in bodies.pieces_of(field, self._directory):
+            digest.update(piece)
+            length += len(piece)
         return length, digest.hexdigest()
-
-
-def _base64(field: Mapping[str, Any]) -> bytes:
-    if "base64" not in field:
-        raise ValueError(f"it is neither text nor base64 nor a file: {sorted(field)}")
-    return base64.b64decode(field["base64"], validate=True)

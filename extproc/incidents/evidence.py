@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from extproc.core.outcome import Outcome
 from extproc.errors import JournalError
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.incidents import atoms
 
 Body = Callable[[Mapping[str, Any], str], bytes | None]
@@ -251,6 +251,6 @@ def _moment(text: Any) -> float | None:
 def recorded_body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
     """The bytes of a body in the journal; None where they are gone, or were not kept."""
     try:
-        return reader.body(exchange, direction)
+        return bodies.whole(exchange, direction)
     except JournalError:
         return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,9 @@ _BUFFER: Final = 256 * 1024
 _COMPRESSED_BUFFER: Final = 32 * 1024
 
 _TICK_NS: Final = 100_000_000
+
+Wanted = Callable[[bytes], bool]
+"""Asked of a line as it stands, whether it is worth being decoded."""
 
 CUT_OFF: Final = "the line is cut off"
 LOST_LINE_END: Final = "the end of a line is damaged"
@@ -125,13 +128,14 @@ def raw_lines(file: BinaryIO) -> Iterator[bytes]:
         yield line
 
 
-def read_lines(directory: Path, name: Name, offset: int = 0) -> Iterator[Line]:
-    """Every line of a segment, or those from the one at `offset` on, numbered from there.
+def read_lines(directory: Path, name: Name, offset: int = 0, wanted: Wanted | None = None) -> Iterator[Line]:
+    """Every line of a segment, or those from the one at `offset` on, numbered from there. With `wanted` only those
+    that are wanted by their bytes, and perhaps the head; only these are decoded.
 
     Half a line at the end is a damaged line. Where retention has reduced the segment, places are those at which the
     lines stood before, so that a place stands for one line for good.
     """
-    everything = _lines(directory, name, 0)
+    everything = _lines(directory, name, 0, wanted)
     first = next(everything, None)
     if first is None:
         return
@@ -140,7 +144,7 @@ def read_lines(directory: Path, name: Name, offset: int = 0) -> Iterator[Line]:
         yield from (line for line in stood if line.offset >= offset)
     elif offset:
         everything.close()
-        yield from _lines(directory, name, offset)
+        yield from _lines(directory, name, offset, wanted)
     else:
         yield first
         yield from everything
@@ -155,13 +159,14 @@ def line_at(directory: Path, name: Name, offset: int) -> Line | None:
     return line if line is not None and line.offset == offset and line.damage is None else None
 
 
-def _lines(directory: Path, name: Name, offset: int) -> Generator[Line]:
+def _lines(directory: Path, name: Name, offset: int, wanted: Wanted | None) -> Generator[Line]:
     number = 0
     with open_segment(directory, name, offset) as file:
         try:
             for raw in raw_lines(file):
                 number += 1
-                yield from parse(name, number, offset, raw)
+                if wanted is None or offset == 0 or wanted(raw):  # the head says where the others stood
+                    yield from parse(name, number, offset, raw)
                 offset += len(raw)
         except DamagedLine as error:
             yield Line(name, number + 1, offset, offset, {}, str(error))

@@ -11,7 +11,7 @@ import pytest
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
-from extproc.history import reader
+from extproc.history import bodies
 
 CHAT = "/v1/chat/completions?number="
 PROMPT = b'{"model":"m","stream":true,"messages":[]}'
@@ -52,7 +52,7 @@ def test_the_backend_goes_in_mid_stream(raw_stack: RunningStack, raw_backend: Ra
             client.read_chunk()
     exchange = raw_stack.exchange_of(path)
     assert exchange["response"]["ended_by"] in ("closed", "cancelled")
-    assert reader.body(exchange, "response") == EVENT
+    assert bodies.whole(exchange, "response") == EVENT
     assert exchange["llm"]["output_chars"] == len("word ")
 
 
@@ -64,7 +64,7 @@ def test_the_backend_goes_before_its_answer(raw_stack: RunningStack, raw_backend
         assert client.read_message().head.status == 503
     exchange = raw_stack.exchange_of(path)
     assert (exchange["status"], exchange["outcome"]) == (503, "upstream_reset_before_headers")
-    assert reader.body(exchange, "request") == PROMPT
+    assert bodies.whole(exchange, "request") == PROMPT
 
 
 def test_fewer_bytes_than_announced(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -150,7 +150,7 @@ def test_the_client_leaves_in_mid_upload(raw_stack: RunningStack, raw_backend: R
     assert exchange["request"]["ended_by"] in ("closed", "cancelled")
     assert exchange["request"]["bytes"] == 70_000
     assert exchange["request"]["truncated"]
-    assert reader.body(exchange, "request") == b"x" * 70_000
+    assert bodies.whole(exchange, "request") == b"x" * 70_000
 
 
 def test_a_long_upload_is_known_while_it_goes_on(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -227,7 +227,7 @@ def test_kill_9_in_mid_stream(tmp_path: Path) -> None:
                     client.read_chunk()
             exchange = stack.exchange_of(path)
             assert exchange["outcome"] == "sidecar_restart_orphan"
-            assert reader.body(exchange, "request") == PROMPT
+            assert bodies.whole(exchange, "request") == PROMPT
             assert stack.stop() == 0
             assert stack.findings() == []
 

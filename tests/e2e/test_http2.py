@@ -13,7 +13,7 @@ from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack
 
 from extproc.envoy.config import files
-from extproc.history import reader
+from extproc.history import bodies
 
 SIZES = [0, 1, 400_000, 3_000_000]
 """None, held, held and almost too large for Envoy's buffer, streamed."""
@@ -36,7 +36,7 @@ def test_a_client_that_speaks_http2(raw_stack: RunningStack, raw_backend: RawBac
     assert (answer.http_version, answer.status_code, answer.content) == ("HTTP/2", 200, body)
     assert answer.headers["content-length"] == lengths[0] == str(size)
     exchange = raw_stack.exchange(answer.headers["x-audit-id"])
-    assert reader.body(exchange, "request") == reader.body(exchange, "response") == body
+    assert bodies.whole(exchange, "request") == bodies.whole(exchange, "response") == body
 
 
 def test_many_streams_on_one_connection(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -51,7 +51,7 @@ def test_many_streams_on_one_connection(raw_stack: RunningStack, raw_backend: Ra
         answers = list(pool.map(lambda number: client.post(raw_stack.url + path, content=b"%d" % number), range(60)))
     for number, answer in enumerate(answers):
         assert answer.content == b"%d" % number
-        assert reader.body(raw_stack.exchange(answer.headers["x-audit-id"]), "request") == b"%d" % number
+        assert bodies.whole(raw_stack.exchange(answer.headers["x-audit-id"]), "request") == b"%d" % number
 
 
 # gRPC ------------------------------------------------------------------------------------------------------

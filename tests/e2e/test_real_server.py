@@ -20,7 +20,7 @@ from support.llama import LlamaServer
 from support.stack import RunningStack
 
 from extproc.cli import show
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.history.join import Exchange
 
 HELLO: Any = [{"role": "user", "content": "Tell me of the wind, and spell naïve \N{CRAB}"}]
@@ -94,7 +94,7 @@ def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
         assert exchange[direction]["bytes"] == len(data)
         assert exchange[direction]["sha256"] == hashlib.sha256(data).hexdigest()
-        assert reader.body(exchange, direction) == data
+        assert bodies.whole(exchange, direction) == data
     assert "sk-canary" not in str(dict(exchange))
     return exchange
 
@@ -414,7 +414,7 @@ def test_the_client_leaves_in_the_middle(
     seen = watching.seen[0]
     exchange = stack.told(seen.id)
     assert exchange["outcome"] == "client_cancel_mid_stream"
-    body = reader.body(exchange, "response")
+    body = bodies.whole(exchange, "response")
     assert body is not None
     assert body.startswith(bytes(seen.response))
     assert exchange["llm"]["output_chars"] > 0

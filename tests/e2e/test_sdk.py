@@ -15,7 +15,7 @@ from support.clients import AsyncWatching, Seen, Watching
 from support.commands import run
 from support.stack import RunningStack
 
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.history.join import Exchange
 
 HELLO: Any = [{"role": "user", "content": "Tell me about the runway, and spell naïve \N{CRAB}"}]
@@ -58,7 +58,7 @@ def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
         assert exchange[direction]["bytes"] == len(data)
         assert exchange[direction]["sha256"] == hashlib.sha256(data).hexdigest()
-        assert reader.body(exchange, direction) == data
+        assert bodies.whole(exchange, direction) == data
     assert "sk-canary" not in str(dict(exchange))
     return exchange
 

@@ -30,8 +30,8 @@ from support.journals import START_NS, Waiter, access, appended, id_of, journal,
 
 from extproc.core.effects import Effect, Spool, SpoolEnd
 from extproc.core.events import Direction
+from extproc.follow import checkpoint
 from extproc.follow import follower as follower_
-from extproc.follow import position
 from extproc.follow.follower import Follower
 from extproc.journal import directory, lines, recovery, retention
 from extproc.journal.lock import lock_directory
@@ -214,7 +214,7 @@ class _Consumer:
 def following(root: Path) -> None:
     """The follower reads what is written as it is written, synced or not, and keeps its position."""
     follower_.SAVE_SECONDS = 0.0  # type: ignore[misc]
-    with sidecar(root, segment_bytes=4_000) as run, position.locked(run.data) as kept:
+    with sidecar(root, segment_bytes=4_000) as run, checkpoint.locked(run.data) as kept:
         follower = Follower(run.data, [_Consumer(run)], kept)
         run.requests(0)
 

@@ -22,7 +22,7 @@ from support import syscalls
 from support.disk import Disk, State, fingerprint
 from support.journals import appended, id_of, journal, request, response, write
 
-from extproc.follow import position
+from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
 from extproc.history import verify
 from extproc.history.verify import Finding
@@ -251,8 +251,8 @@ class _Start:
             def settled(self, mark: int) -> bool:
                 return True
 
-        with position.locked(self.data) as kept:
-            if position.load(kept) is None:
+        with checkpoint.locked(self.data) as kept:
+            if checkpoint.load(kept) is None:
                 yield "the follower's position is lost"
                 return
             follower = Follower(self.data, [Consumer()], kept)

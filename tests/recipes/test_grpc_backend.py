@@ -20,7 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from support.recipes import Recipe
 from support.stack import eventually
 
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.history.join import Exchange
 
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -155,8 +155,8 @@ def test_a_unary_call(recipe: Recipe, server: Server, channel: grpc.Channel) -> 
     assert (exchange["cluster"], exchange["route"]) == ("grpc", "grpc")
     assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{server.port}", 1)
     assert (exchange["response_flags"], exchange["envoy"]["http_version"]) == ([], "HTTP/2")
-    assert reader.body(exchange, "request") == framed([message])
-    assert reader.body(exchange, "response") == framed([message[::-1]])
+    assert bodies.whole(exchange, "request") == framed([message])
+    assert bodies.whole(exchange, "response") == framed([message[::-1]])
     assert exchange["response"]["ended_by"] == "trailers"
 
 
@@ -193,7 +193,7 @@ def test_a_stream_of_answers(recipe: Recipe, channel: grpc.Channel) -> None:
     assert ("x-tokens", "500") in [tuple(each) for each in call.trailing_metadata()]
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["grpc_status"]) == ("ok", "0")
-    assert reader.body(exchange, "response") == framed(tokens)
+    assert bodies.whole(exchange, "response") == framed(tokens)
     assert dict(exchange["response"]["trailers"])["x-tokens"] == "500"
 
 
@@ -207,7 +207,7 @@ def test_a_stream_that_fails_half_way(recipe: Recipe, channel: grpc.Channel) -> 
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["grpc_status"]) == ("upstream_error_status", "13")
-    assert reader.body(exchange, "response") == framed(sent)
+    assert bodies.whole(exchange, "response") == framed(sent)
 
 
 def test_messages_in_turn(recipe: Recipe, channel: grpc.Channel) -> None:
@@ -222,7 +222,7 @@ def test_messages_in_turn(recipe: Recipe, channel: grpc.Channel) -> None:
     assert list(call) == []
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["grpc_status"]) == ("ok", "0")
-    assert reader.body(exchange, "request") == reader.body(exchange, "response") == framed(sent)
+    assert bodies.whole(exchange, "request") == bodies.whole(exchange, "response") == framed(sent)
 
 
 @pytest.mark.parametrize("size", [100_000, 20_000_000])
@@ -247,7 +247,7 @@ def test_a_client_that_cancels(recipe: Recipe, server: Server, channel: grpc.Cha
     assert server.model.cancelled.wait(50)
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["grpc_status"]) == ("client_cancel_mid_stream", None)
-    assert reader.body(exchange, "response") == framed([b"first"])
+    assert bodies.whole(exchange, "response") == framed([b"first"])
     assert "DR" in exchange["response_flags"]
 
 
@@ -297,6 +297,6 @@ def test_a_server_that_dies(tmp_path: Path) -> None:
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         broken, refused = (settled(recipe, path) for path in paths)
         assert (broken["outcome"], broken["grpc_status"]) == ("upstream_reset_mid_stream", None)
-        assert reader.body(broken, "response") == framed([b"first"])
+        assert bodies.whole(broken, "response") == framed([b"first"])
         assert (refused["outcome"], refused["grpc_status"]) == ("upstream_connect_fail", "14")
         assert (refused["attempts"], refused["response_flags"]) == (1, ["UF"])

@@ -12,7 +12,7 @@ import pytest
 from support.raw import Connection, Head, RawBackend
 from support.recipes import Answer, Recipe
 
-from extproc.history import reader
+from extproc.history import bodies
 
 LONG = json.dumps({"object": "list", "data": [{"index": number} for number in range(1000)]}).encode()
 SHORT = b'{"object": "list", "data": []}'
@@ -67,7 +67,7 @@ def assert_recorded(recipe: Recipe, backend: Backend, answer: Answer, body: byte
     assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
     assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{backend.port}", 1)
     assert (exchange["response_flags"], exchange["integrity"]) == ([], [])
-    assert reader.body(exchange, "response") == body
+    assert bodies.whole(exchange, "response") == body
     assert exchange["response"]["sha256"] == hashlib.sha256(body).hexdigest()
     assert exchange["response"]["bytes"] == len(body)
 
@@ -164,4 +164,4 @@ def test_tokens_still_come_one_by_one(recipe: Recipe, backend: Backend) -> None:
         assert client.read_chunk() == b""
     assert (head.get("content-encoding"), head.get("vary"), backend.accepted[-1]) == (None, None, None)
     exchange = recipe.settled(head.get("x-audit-id") or "")
-    assert (exchange["outcome"], reader.body(exchange, "response")) == ("ok", b"".join(tokens))
+    assert (exchange["outcome"], bodies.whole(exchange, "response")) == ("ok", b"".join(tokens))

@@ -22,7 +22,7 @@ from support.recipes import CHAT, EXAMPLES, Answer, Client, Recipe, copied
 from support.stack import eventually
 
 from extproc.envoy.process.proxy import Envoy, State
-from extproc.history import reader, verify
+from extproc.history import bodies, lookup, reader, verify
 from extproc.history.join import Exchange
 
 RECIPE = EXAMPLES / "mtls-sidecar"
@@ -71,7 +71,7 @@ class Machine:
         """One exchange, once it has ended and Envoy's entry is there."""
 
         def ask() -> Exchange | None:
-            (found,) = reader.find([self.data_dir], id)
+            (found,) = lookup.find([self.data_dir], id)
             return found if found["access_log"] == "received" else None
 
         return eventually(ask, f"Envoy's word on exchange {id}")
@@ -161,7 +161,7 @@ def test_an_exchange_crosses_the_wire(gateway: Gateway, recorder: Machine, backe
     answer = gateway.ask(body)
     assert (answer.status, answer.body) == (200, body)
     exchange = recorder.settled(answer.headers["x-audit-id"])
-    assert reader.body(exchange, "request") == reader.body(exchange, "response") == body
+    assert bodies.whole(exchange, "request") == bodies.whole(exchange, "response") == body
     assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
     assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{backend.port}", 1)
     assert exchange["integrity"] == []

@@ -14,7 +14,7 @@ from support.raw import Closed, Connection
 from support.recipes import CHAT, Recipe
 from support.stack import eventually
 
-from extproc.history import reader
+from extproc.history import bodies
 
 CLIENT = "spiffe://example.org/team-a"
 """Of a certificate's alternative names Envoy tells those that are URIs."""
@@ -78,7 +78,7 @@ def test_the_record_has_what_is_within(tls: Recipe, version: str) -> None:
     assert answer.status_code == 200
     exchange = tls.settled(answer.headers["x-audit-id"])
     assert exchange["request"]["sha256"] == hashlib.sha256(body).hexdigest()
-    assert reader.body(exchange, "response") == answer.content
+    assert bodies.whole(exchange, "response") == answer.content
     assert exchange["integrity"] == []
 
 

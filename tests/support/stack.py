@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from support.commands import PROGRAM
 
-from extproc.history import reader, verify
+from extproc.history import lookup, reader, verify
 from extproc.history.join import Exchange
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class RunningStack:
         return eventually(lambda: self._ended(id), f"the end of exchange {id}")
 
     def _ended(self, id: str) -> Exchange | None:
-        found = reader.find([self.data_dir], id)
+        found = lookup.find([self.data_dir], id)
         return found[0] if found and not found[0].in_flight else None
 
     def told(self, id: str) -> Exchange:

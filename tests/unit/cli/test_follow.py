@@ -17,7 +17,7 @@ from support.commands import PROGRAM, run
 from support.recorded import Recording
 from support.stack import eventually
 
-from extproc.follow import position
+from extproc.follow import checkpoint
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_spans_of_an_old_journal(data: Path, tmp_path: Path, collector: Collecto
         assert sorted(collector.ids()) == sorted(ids * turn)
     assert len({span.span_id for span in collector.spans}) == 20
     assert collector.services == {"extproc"}
-    assert not (data / position.DIRECTORY).exists()
+    assert not (data / checkpoint.DIRECTORY).exists()
 
 
 def test_only_from_a_moment_on(data: Path, tmp_path: Path, collector: Collector) -> None:
@@ -89,7 +89,7 @@ def test_beside_a_journal_that_grows(data: Path, tmp_path: Path, collector: Coll
                 assert 'extproc_exchanges_total{outcome="ok"} 1.0' in answer.read().decode()
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
-    kept = position.load(data / position.DIRECTORY / position.FILE_NAME)
+    kept = checkpoint.load(data / checkpoint.DIRECTORY / checkpoint.FILE_NAME)
     assert kept is not None
     assert kept.pending == []
 
@@ -152,7 +152,7 @@ def _command(process: subprocess.Popen[bytes], command: str) -> bytes:
 def test_a_second_follower_is_refused(data: Path, tmp_path: Path) -> None:
     """It would export everything twice."""
     recorded(data, 1)
-    with position.locked(data):
+    with checkpoint.locked(data):
         done = run("follow", "--data-dir", data, cwd=tmp_path)
     assert done.returncode == 1
     assert b"another follower reads this directory" in done.stderr

@@ -14,7 +14,7 @@ from support.recorded import ANSWER, CHAT, ESCAPE, Recording, as_a_crash_leaves_
 
 from extproc.cli import show
 from extproc.core.records import Body, fields_of
-from extproc.history import reader
+from extproc.history import lookup
 from extproc.journal.recovery import recover
 
 STREAM = (
@@ -383,5 +383,5 @@ def test_json_of_a_large_body_is_written_in_pieces(data: Path, unit: bytes) -> N
     with Recording(data) as recording:
         id = recording.add(sent, path="/upload")
     assert json.loads(shown(data, id, "--json"))["request"]["body"] == fields_of(Body.of(sent))
-    (exchange,) = reader.find([data], id)
+    (exchange,) = lookup.find([data], id)
     assert max(map(len, show.json_text(exchange))) <= 6 * 1024 * 1024

@@ -10,7 +10,7 @@ import pytest
 from support.commands import invoke
 from support.recorded import Recording, as_a_crash_leaves_it
 
-from extproc.follow import position
+from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
 from extproc.journal.live import LiveTable
 from extproc.journal.recovery import recover
@@ -74,7 +74,7 @@ def test_a_death(data: Path, tmp_path: Path) -> None:
 
 def test_the_follower(data: Path) -> None:
     """How far it is behind: nothing when it has read all, something when more has come."""
-    with Recording(data) as recording, position.locked(data) as kept:
+    with Recording(data) as recording, checkpoint.locked(data) as kept:
         follower = Follower(data, [], kept)
         recording.add()
         while follower.step():

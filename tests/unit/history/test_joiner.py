@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +12,39 @@ import pytest
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
-from extproc.history import joiner
 from extproc.history.join import Exchange
-from extproc.history.joiner import Join
+from extproc.history.joiner import FOLLOWING, Joiner
+from extproc.history.position import PositionedRecord, RecordPosition
 
 SECOND = 1_000_000_000
 NOW = timestamp(START_NS + 2 * SECOND)
 LATE = timestamp(START_NS + 60 * SECOND)
 
 
+def joiner(**policy: Any) -> Joiner:
+    """One that follows, and began before everything here."""
+    return Joiner(replace(FOLLOWING, entries_since=timestamp(START_NS - SECOND), **policy), lambda: START_NS - SECOND)
+
+
 @pytest.fixture
-def joining(monkeypatch: pytest.MonkeyPatch) -> Join:
-    """A join that began before everything here."""
-    monkeypatch.setattr(joiner, "time", _Clock())
-    return Join(Path("data"))
+def joining() -> Joiner:
+    """The same, as it is for spans and metrics."""
+    return joiner()
 
 
-class _Clock:
-    @staticmethod
-    def time_ns() -> int:
-        return START_NS - SECOND
-
-
-def add(joining: Join, *records: bytes) -> None:
+def add(joining: Joiner, *records: bytes) -> None:
     """Take records in, each from a place of its own."""
     for number, record in enumerate(records):
-        joining.add(("w0-b", 1, number), json.loads(record))
+        joining.add(PositionedRecord(Path("data"), RecordPosition("w0-b", 1, number), json.loads(record)))
 
 
-def given(joining: Join, horizon: str = NOW) -> list[Exchange]:
+def given(joining: Joiner, watermark: str = NOW) -> list[Exchange]:
     """What has become final."""
-    return list(joining.exchanges(horizon))
+    return list(joining.final(watermark))
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_every_order_gives_one_whole_exchange(joining: Join, order: tuple[int, ...]) -> None:
+def test_every_order_gives_one_whole_exchange(joining: Joiner, order: tuple[int, ...]) -> None:
     """Once the last of its three records is there, and not again."""
     records = (request(1), response(1), access(1))
     add(joining, *(records[index] for index in order[:2]))
@@ -55,10 +54,10 @@ def test_every_order_gives_one_whole_exchange(joining: Join, order: tuple[int, .
     assert (exchange["outcome"], exchange["access_log"]) == ("ok", "received")
     add(joining, *records)
     assert given(joining, LATE) == []
-    assert joining.pending() == []
+    assert joining.positions() == []
 
 
-def test_an_entry_that_never_comes(joining: Join) -> None:
+def test_an_entry_that_never_comes(joining: Joiner) -> None:
     """It is waited for as long as the records' time says, then the exchange is given without it."""
     add(joining, request(1), response(1))
     assert given(joining, timestamp(START_NS + 6 * SECOND)) == []
@@ -66,7 +65,7 @@ def test_an_entry_that_never_comes(joining: Join) -> None:
     assert exchange["access_log"] == "missing"
 
 
-def test_a_request_that_comes_after_its_answer(joining: Join) -> None:
+def test_a_request_that_comes_after_its_answer(joining: Joiner) -> None:
     """An early answer waits a moment for it; an answer without one is given in the end."""
     add(joining, response(1), access(1))
     assert given(joining) == []
@@ -77,7 +76,7 @@ def test_a_request_that_comes_after_its_answer(joining: Join) -> None:
     assert alone["request"] is None
 
 
-def test_an_orphan_is_final_without_an_entry(joining: Join) -> None:
+def test_an_orphan_is_final_without_an_entry(joining: Joiner) -> None:
     """After the same time as any other."""
     end = timestamp(START_NS + SECOND)
     add(joining, request(1), encode({"type": "orphan", "id": id_of(1), "at": end, "had": "request"}))
@@ -85,64 +84,64 @@ def test_an_orphan_is_final_without_an_entry(joining: Join) -> None:
     assert exchange["outcome"] == "sidecar_restart_orphan"
 
 
-def test_what_is_in_flight_is_not_given(joining: Join) -> None:
+def test_what_is_in_flight_is_not_given(joining: Joiner) -> None:
     """However late it gets, and not by the end of everything either."""
     add(joining, request(1))
     assert given(joining, LATE) == []
-    assert list(joining.rest(LATE)) == []
-    assert joining.pending() == [("w0-b", 1, 0)]
+    assert list(joining.ended()) == []
+    assert joining.positions() == [("w0-b", 1, 0)]
 
 
-def test_the_rest(joining: Join) -> None:
+def test_the_rest(joining: Joiner) -> None:
     """At the end, what has ended is given with what is known."""
     add(joining, request(1), response(1))
-    assert [exchange["id"] for exchange in joining.rest(NOW)] == [id_of(1)]
-    assert list(joining.rest(NOW)) == []
+    assert [exchange["id"] for exchange in joining.ended()] == [id_of(1)]
+    assert list(joining.ended()) == []
 
 
-def test_entries_without_an_exchange(joining: Join) -> None:
+def test_entries_without_an_exchange(joining: Joiner) -> None:
     """One that names none at once; one whose exchange never comes after its time; gaps, too."""
     gap = {"type": "gap", "at": NOW, "count": 3, "direction": "request", "why": "full"}
     add(joining, access(None), access(7), encode(gap))
     assert [record["type"] for record in joining.others(NOW)] == ["access", "gap"]
-    assert joining.pending() == [("w0-b", 1, 1)]
+    assert joining.positions() == [("w0-b", 1, 1)]
     (stray,) = joining.others(LATE)
     assert stray["id"] == id_of(7)
-    assert list(joining.others(LATE)) == []
+    assert joining.others(LATE) == []
 
 
-def test_an_entry_of_an_exchange_before_our_time(joining: Join) -> None:
+def test_an_entry_of_an_exchange_before_our_time(joining: Joiner) -> None:
     """Whoever followed then has given it out: it is no stray."""
     before = START_NS - 10 * SECOND
     add(joining, access(3, at=before))
-    assert list(joining.others(LATE)) == []
+    assert joining.others(LATE) == []
 
 
-def test_exchanges_that_began_before_the_first_start(joining: Join) -> None:
+def test_exchanges_that_began_before_the_first_start(joining: Joiner) -> None:
     """What comes of them is passed over."""
-    joining.began_before(iter([id_of(1)]))
+    joining.pass_over([id_of(1)])
     add(joining, response(1), access(1))
     assert given(joining, LATE) == []
-    assert list(joining.others(LATE)) == []
+    assert joining.others(LATE) == []
 
 
-def test_bodies_are_let_go_of(joining: Join) -> None:
+def test_bodies_are_let_go_of(joining: Joiner) -> None:
     """What they say of a model stays; with `keep_bodies` they stay themselves."""
     chat = b'{"model":"m","messages":[{"role":"user","content":"long"}]}'
     fields: dict[str, Any] = json.loads(request(1, chat)) | {"path": "/v1/chat/completions"}
     for keep, expected in ((False, None), (True, {"text": chat.decode()})):
-        joining = Join(Path("data"), keep_bodies=keep)
+        joining = joiner(keep_bodies=keep)
         add(joining, encode(fields), response(1), access(1))
         (exchange,) = given(joining)
         assert exchange["llm"]["model"] == "m"
         assert exchange.body("request") == expected
 
 
-def test_too_many_at_once(joining: Join, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_at_once() -> None:
     """The oldest is given up and counted; memory is bounded."""
-    monkeypatch.setattr(joiner, "MAX_PENDING", 3)
+    joining = joiner(most_pending=3)
     add(joining, *(request(number) for number in range(1, 6)))
-    assert (joining.given_up, len(joining.pending())) == (2, 3)
+    assert (joining.given_up, len(joining.positions())) == (2, 3)
     add(joining, response(1), access(1), response(5), access(5))
     assert [exchange["id"] for exchange in given(joining)] == [id_of(5)]
 
@@ -160,34 +159,34 @@ def begun(number: int) -> bytes:
     return encode(json.loads(request(number)) | {"request_id": "r"})
 
 
-def test_an_entry_that_is_an_exchange_by_itself(joining: Join) -> None:
+def test_an_entry_that_is_an_exchange_by_itself(joining: Joiner) -> None:
     """Once its time has passed, each once, also when it is read again; and it is counted as one without an exchange."""
     entry = access(None, **HUNG)
     add(joining, entry)
     assert given(joining) == []
     assert list(joining.others(NOW)) == []
-    assert joining.pending() == [("w0-b", 1, 0)]
+    assert joining.positions() == [("w0-b", 1, 0)]
     (exchange,) = given(joining, LATE)
     assert (exchange["outcome"], exchange["class"], exchange["status"]) == ("recorder_failed", "sidecar", 504)
     assert [record["id"] for record in joining.others(LATE)] == [exchange["id"]]
     add(joining, entry)
     assert given(joining, LATE) == []
-    assert joining.pending() == []
+    assert joining.positions() == []
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_an_entry_whose_exchange_comes_as_well(joining: Join, order: tuple[int, ...]) -> None:
+def test_an_entry_whose_exchange_comes_as_well(joining: Joiner, order: tuple[int, ...]) -> None:
     """The recorder had it all the same: one exchange, under its own id, with what the entry says."""
     answer = json.loads(response(1)) | {"status": None, "response": None, "closed": "cancelled"}
     records = (begun(1), encode(answer), access(None, **HUNG))
     add(joining, *(records[index] for index in order))
     (exchange,) = given(joining, LATE)
     assert (exchange["id"], exchange["outcome"], exchange["access_log"]) == (id_of(1), "recorder_failed", "received")
-    assert list(joining.others(LATE)) == []
-    assert joining.pending() == []
+    assert joining.others(LATE) == []
+    assert joining.positions() == []
 
 
-def test_an_exchange_that_comes_long_after_its_entry(joining: Join) -> None:
+def test_an_exchange_that_comes_long_after_its_entry(joining: Joiner) -> None:
     """The entry was given already; the exchange says the same."""
     add(joining, access(None, **HUNG))
     (alone,) = given(joining, LATE)
@@ -198,7 +197,7 @@ def test_an_exchange_that_comes_long_after_its_entry(joining: Join) -> None:
     assert exchange["outcome"] == "recorder_failed"
 
 
-def test_other_records_change_nothing(joining: Join) -> None:
+def test_other_records_change_nothing(joining: Joiner) -> None:
     """Heads and ends of segments, and types that a newer version writes."""
     add(
         joining,
@@ -207,4 +206,4 @@ def test_other_records_change_nothing(joining: Join) -> None:
         encode({"type": "new", "at": NOW}),
     )
     assert given(joining, LATE) == []
-    assert list(joining.others(LATE)) == []
+    assert joining.others(LATE) == []

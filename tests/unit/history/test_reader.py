@@ -6,7 +6,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,11 @@ from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import encode, timestamp, unseal
 from extproc.errors import JournalError
-from extproc.history import reader
+from extproc.history import bodies, lookup, reader
 from extproc.history.join import Exchange
+from extproc.history.joiner import Joiner, Policy
+from extproc.history.position import PositionedRecord
+from extproc.history.window import Window
 from extproc.journal import recovery, retention
 
 SECOND = 1_000_000_000
@@ -190,21 +192,21 @@ def test_bodies(data: Path) -> None:
         assert write(writer, SpoolEnd(id_of(2), Direction.RESPONSE), end) is None
         append(writer, response(3))
     first, second, third = read(data)
-    assert reader.body(first, "request") == "grüße\n".encode()
-    assert reader.body(first, "response") == b"\xff\x00"
-    assert reader.body(second, "request") == b""
-    assert reader.body(second, "response") == b"large"
-    assert reader.body(third, "request") is None
+    assert bodies.whole(first, "request") == "grüße\n".encode()
+    assert bodies.whole(first, "response") == b"\xff\x00"
+    assert bodies.whole(second, "request") == b""
+    assert bodies.whole(second, "response") == b"large"
+    assert bodies.whole(third, "request") is None
     (data / "bodies" / f"{id_of(2)}.response").unlink()
     with pytest.raises(JournalError, match="No such file"):
-        reader.body(second, "response")
+        bodies.whole(second, "response")
 
 
 @pytest.mark.parametrize("name", ["../segments/x", "bodies/../../etc/passwd", "/etc/passwd", ""])
 def test_a_body_s_name_cannot_lead_elsewhere(data: Path, name: str) -> None:
     """A record that was tampered with reads no other file."""
     with pytest.raises(JournalError, match="a name that is none"):
-        reader.body_bytes({"file": name}, data)
+        list(bodies.pieces_of({"file": name}, data))
 
 
 # Many --------------------------------------------------------------------------------------------------------
@@ -233,20 +235,35 @@ def test_several_workers_boots_and_directories(tmp_path: Path) -> None:
 
 def test_more_than_memory_is_meant_to_hold(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The window slides: all come, nearly in order, none twice, and no more than a window is held."""
-    monkeypatch.setattr(reader, "_WINDOW", 10)
     with journal(data, durability="write", segment_bytes=20_000) as writer:
         for number in range(200):
             append(writer, *timed(number))
+    joiners: list[Joiner] = []
+    windows: list[Window] = []
     held: list[int] = []
-    real = reader._Window.take
 
-    def watched(window: reader._Window, *args: Any) -> Iterator[Exchange]:
-        held.append(len(window._by_id))
-        return real(window, *args)
+    class WatchedJoiner(Joiner):
+        """Notes how many exchanges are in memory."""
 
-    monkeypatch.setattr(reader._Window, "take", watched)
-    assert numbers(read(data)) == list(range(200))
-    assert max(held) <= 12
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            joiners.append(self)
+
+        def add(self, found: PositionedRecord) -> None:
+            super().add(found)
+            held.append(len(joiners[0]._pending) + len(windows[0]))
+
+    class WatchedWindow(Window):
+        """The other place where they are."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            windows.append(self)
+
+    monkeypatch.setattr(reader, "Joiner", WatchedJoiner)
+    monkeypatch.setattr(reader, "Window", WatchedWindow)
+    assert numbers(read(data, policy=Policy(most_in_order=10))) == list(range(200))
+    assert 10 <= max(held) <= 12
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -341,13 +358,13 @@ def test_find(data: Path, compressed: bool) -> None:
     if compressed:
         retention.compress(data)
     wanted = id_of(7, at(7))
-    assert numbers(reader.find([data], wanted)) == [7]
-    assert numbers(reader.find([data], wanted.upper())) == [7]
-    assert numbers(reader.find([data], wanted[:13])) == [7]
-    assert len(reader.find([data], wanted[:4])) == 20
-    assert reader.find([data], "ffff") == []
-    assert reader.find([data], id_of(99)) == []
-    assert reader.body(reader.find([data], wanted)[0], "request") == b"{}"
+    assert numbers(lookup.find([data], wanted)) == [7]
+    assert numbers(lookup.find([data], wanted.upper())) == [7]
+    assert numbers(lookup.find([data], wanted[:13])) == [7]
+    assert len(lookup.find([data], wanted[:4])) == 20
+    assert lookup.find([data], "ffff") == []
+    assert lookup.find([data], id_of(99)) == []
+    assert bodies.whole(lookup.find([data], wanted)[0], "request") == b"{}"
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -361,16 +378,16 @@ def test_find_by_what_others_call_it(data: Path, compressed: bool) -> None:
         append(writer, response(99, at=at(99), llm={"response_id": "chatcmpl-3"}))
     if compressed:
         retention.compress(data)
-    assert numbers(reader.find([data], id_of(7, at(7))[-12:])) == [7]
-    assert numbers(reader.find([data], "00000007-uuid")) == [7]
-    assert numbers(reader.find([data], "0_chatcmpl-7-0123abcd")) == [7]
-    assert sorted(numbers(reader.find([data], "chatcmpl-3"))) == [3, 99]
-    assert reader.find([data], "chatcmpl-77") == []
-    (found,) = reader.find([data], "00000007-uuid")
-    assert (found.in_flight, reader.body(found, "request")) == (False, b"{}")
+    assert numbers(lookup.find([data], id_of(7, at(7))[-12:])) == [7]
+    assert numbers(lookup.find([data], "00000007-uuid")) == [7]
+    assert numbers(lookup.find([data], "0_chatcmpl-7-0123abcd")) == [7]
+    assert sorted(numbers(lookup.find([data], "chatcmpl-3"))) == [3, 99]
+    assert lookup.find([data], "chatcmpl-77") == []
+    (found,) = lookup.find([data], "00000007-uuid")
+    assert (found.in_flight, bodies.whole(found, "request")) == (False, b"{}")
 
 
-def test_find_looks_only_where_it_can_be(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_looks_only_where_it_can_be(data: Path) -> None:
     """An id tells its time: segments that ended before it, and those begun long after, are not read."""
     now = START_NS
     with journal(data, segment_bytes=1, clock=lambda: now) as writer:
@@ -381,14 +398,7 @@ def test_find_looks_only_where_it_can_be(data: Path, monkeypatch: pytest.MonkeyP
         head = unseal((data / "segments" / name).read_bytes().splitlines()[0])
         os.utime(data / "segments" / name, (datetime.fromisoformat(head["at"]).timestamp(),) * 2)
     read_through: list[str] = []
-    real = reader._records_with
-
-    def watched(series: Any, name: Any, wanted: Any) -> Any:
-        read_through.append(str(name))
-        return real(series, name, wanted)
-
-    monkeypatch.setattr(reader, "_records_with", watched)
-    assert numbers(reader.find([data], id_of(50, at(50)))) == [50]
+    assert numbers(lookup.find([data], id_of(50, at(50)), read_through.append)) == [50]
     assert 0 < len(read_through) <= 5
 
 
@@ -396,7 +406,7 @@ def test_find_in_flight(data: Path) -> None:
     """An exchange that has not ended is found as well."""
     with journal(data) as writer:
         append(writer, request(1))
-        (exchange,) = reader.find([data], id_of(1))
+        (exchange,) = lookup.find([data], id_of(1))
         assert exchange.in_flight
 
 
@@ -538,7 +548,7 @@ def test_an_access_entry_of_another_worker(data: Path) -> None:
         append(writer, request(1), response(1))
     with journal(data, worker=1, boot_id="other") as writer:
         append(writer, access(1, response_flags=["DC"]))
-    for found in (read(data), reader.find([data], id_of(1)[:-2])):
+    for found in (read(data), lookup.find([data], id_of(1)[:-2])):
         assert [(exchange["access_log"], exchange["response_flags"]) for exchange in found] == [("received", ["DC"])]
     followed = reader.exchanges([data], follow=True)
     assert next(iter(followed))["access_log"] == "received"
@@ -549,26 +559,26 @@ def test_entries_without_an_exchange_make_none(data: Path) -> None:
     with journal(data) as writer:
         append(writer, access(None), access(7), request(1), response(1))
     assert numbers(read(data)) == [1]
-    assert reader.find([data], id_of(7)) == []
+    assert lookup.find([data], id_of(7)) == []
     assert list(reader.in_flight([data], START, START + timedelta(days=1))) == read(data)
 
 
-def test_an_exchange_waits_for_its_entry(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exchange_waits_for_its_entry(data: Path) -> None:
     """More exchanges than are held back for order end before the entry comes; it is still joined."""
-    monkeypatch.setattr(reader, "_WINDOW", 3)
     with journal(data) as writer:
         append(writer, *(record for number in range(1, 11) for record in (request(number), response(number))))
         append(writer, *(access(number) for number in range(1, 11)))
-    assert {exchange["access_log"] for exchange in read(data)} == {"received"}
+    assert {exchange["access_log"] for exchange in read(data, policy=Policy(most_in_order=3))} == {"received"}
 
 
-def test_an_entry_that_never_comes_holds_nothing_up(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_never_comes_holds_nothing_up(data: Path) -> None:
     """After its time by the records, or beyond what memory may hold, an exchange comes without it."""
-    monkeypatch.setattr(reader, "_WINDOW", 2)
-    monkeypatch.setattr(reader, "_LIMIT", 4)
     with journal(data) as writer:
         append(writer, *(record for number in range(1, 30) for record in timed(number)))
-    assert numbers(read(data)) == list(range(1, 30))
+        append(writer, *(record for number in range(40, 50) for record in (request(number), response(number))))
+    found = read(data, policy=Policy(most_in_order=2, most_waiting=4))
+    assert sorted(numbers(found)) == [*range(1, 30), *range(40, 50)]
+    assert {exchange["access_log"] for exchange in found} == {"missing"}
 
 
 # Entries that are all there is -------------------------------------------------------------------------------
@@ -612,7 +622,7 @@ def test_what_envoy_ended_before_the_recorder_is_listed(data: Path) -> None:
     assert (alone["started_at"], alone["duration_ms"]) == (timestamp(START_NS + SECOND), 1000.0)
     assert (alone["request"], alone["response"], alone["trace_id"]) == (None, None, None)
     for name in (alone["id"], alone["id"][:13], alone["id"][-8:], "r-404-r-404"):
-        assert [exchange["id"] for exchange in reader.find([data], name)] == [alone["id"]], name
+        assert [exchange["id"] for exchange in lookup.find([data], name)] == [alone["id"]], name
     during = START + timedelta(seconds=1.5)
     assert [each["id"] for each in reader.in_flight([data], during)] == [alone["id"]]
 
@@ -623,7 +633,7 @@ def test_an_entry_whose_exchange_is_there_is_not_listed_twice(data: Path, order:
     records = [*begun_as(1, HUNG["request_id"]), access(None, **HUNG)]
     with journal(data) as writing:
         append(writing, *(records[index] for index in order))
-    for found in (read(data), reader.find([data], id_of(1)), reader.find([data], HUNG["request_id"])):
+    for found in (read(data), lookup.find([data], id_of(1)), lookup.find([data], HUNG["request_id"])):
         (exchange,) = found
         assert (exchange["id"], exchange["outcome"]) == (id_of(1), "recorder_failed")
         assert exchange["access_log"] == "received"

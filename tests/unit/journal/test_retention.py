@@ -25,7 +25,7 @@ from support.journals import (
 from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.errors import JournalError
-from extproc.history import reader, verify
+from extproc.history import bodies, lookup, reader, verify
 from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import Name
 
@@ -62,7 +62,7 @@ def aged(data: Path, count: int = 6) -> list[str]:
     return names
 
 
-def bodies(data: Path) -> list[str]:
+def body_files(data: Path) -> list[str]:
     """The body files."""
     return sorted(path.name for path in (data / "bodies").iterdir())
 
@@ -174,7 +174,7 @@ def test_by_age(data: Path) -> None:
     aged(data)
     retention.apply(data, days=3, segments=0, bytes=0, now_ns=NOW)
     kept = {record["id"] for record in records(data) if "id" in record}
-    assert bodies(data) == sorted(f"{id}.response" for id in kept)
+    assert body_files(data) == sorted(f"{id}.response" for id in kept)
     assert 3 <= len(kept) <= 4
     assert findings(data) == []
 
@@ -261,8 +261,8 @@ def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
         assert stored(data)[0] == id_of(2)
         assert not {id_of(1), id_of(3), id_of(10)} & set(stored(data))
         assert findings(data) == []
-        (found,) = reader.find([data], id_of(2))
-        assert (found.in_flight, reader.body(found, "request")) == (True, b"for ever")
+        (found,) = lookup.find([data], id_of(2))
+        assert (found.in_flight, bodies.whole(found, "request")) == (True, b"for ever")
         assert [each["id"] for each in reader.exchanges([data]) if each.in_flight] == [id_of(2)]
         append(writer, response(2))
         assert findings(data) == []
@@ -283,7 +283,7 @@ def test_what_never_ends_is_ended_when_its_sidecar_does(data: Path) -> None:
         abandon(writer)
     assert recovery.recover(data).orphans == [id_of(1)]
     assert findings(data) == []
-    assert [found["outcome"] for found in reader.find([data], id_of(1))] == ["sidecar_restart_orphan"]
+    assert [found["outcome"] for found in lookup.find([data], id_of(1))] == ["sidecar_restart_orphan"]
     with journal(data, boot_id="b2") as writer:
         append(writer, request(20), response(20))
     retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
@@ -341,11 +341,11 @@ def test_a_body_goes_with_the_last_record_of_its_exchange(
     for left in range(len(segments(data)), 0, -1):
         retention.apply(data, days=0, segments=left, bytes=0, now_ns=NOW)
         assert findings(data) == []
-        assert bodies(data) == sorted({f"{id}.{name}" for id in stored(data, "response") for name in directions})
+        assert body_files(data) == sorted({f"{id}.{name}" for id in stored(data, "response") for name in directions})
         for exchange in reader.exchanges([data]):
             for name in directions:
                 if exchange[name] is not None:
-                    assert reader.body(exchange, name) == b"long"
+                    assert bodies.whole(exchange, name) == b"long"
 
 
 def test_the_body_of_an_orphan_goes_with_it(data: Path) -> None:
@@ -356,9 +356,9 @@ def test_the_body_of_an_orphan_goes_with_it(data: Path) -> None:
     recovery.recover(data)
     with journal(data, boot_id="b2") as writer:
         append(writer, request(2), response(2))
-    assert bodies(data) == [f"{id_of(1)}.request"]
+    assert body_files(data) == [f"{id_of(1)}.request"]
     retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
-    assert bodies(data) == []
+    assert body_files(data) == []
     assert findings(data) == []
 
 
@@ -369,7 +369,7 @@ def test_a_body_that_a_client_named_is_not_deleted(data: Path) -> None:
         forged = f'","body":{{"file":"bodies/{id_of(9)}.request"}},"x":"'.encode()
         append(writer, request(1, forged), response(1, forged))
         retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
-        assert bodies(data) == [f"{id_of(9)}.request"]
+        assert body_files(data) == [f"{id_of(9)}.request"]
         append(writer, response(9))
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from support.journals import START_NS, Faults, abandon, append, id_of, journal, request, response, segments
 
-from extproc.history.tails import Tails, record_at
+from extproc.history import feed
+from extproc.history.feed import Feed
+from extproc.history.position import RecordPosition, record_at
 from extproc.journal import recovery, retention
 
 MINUTE = 60_000_000_000
@@ -23,14 +25,24 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def read(tails: Tails, limit: int = 1000) -> list[str]:
+def from_the_beginning(data: Path) -> Feed:
+    """One that follows, from the first segment on."""
+    return Feed([data], feed.everything, follow=True)
+
+
+def going_on(data: Path, before: Feed) -> Feed:
+    """One that follows from where another one is."""
+    return Feed([data], feed.from_checkpoint(before.positions(data)), follow=True)
+
+
+def read(tails: Feed, limit: int = 1000) -> list[str]:
     """The ids of what is there now; heads and ends of segments left out."""
-    return [str(record["id"]) for _, record in tails.records(limit) if "id" in record]
+    return [str(record["id"]) for _, _, record in tails.records(limit) if "id" in record]
 
 
 def test_records_come_once_as_they_are_written(data: Path) -> None:
     """Also across segments, and those of a worker that begins later."""
-    tails = Tails(data, {})
+    tails = from_the_beginning(data)
     with journal(data, segment_bytes=1) as writer:
         for number in range(1, 6):
             append(writer, request(number))
@@ -48,7 +60,7 @@ def test_by_time_across_series(data: Path) -> None:
     with journal(data, **clock) as one, journal(data, worker=1, boot_id="other", **clock) as two:
         append(one, request(1, at=START_NS), request(3, at=START_NS + 2 * MINUTE))
         append(two, request(2, at=START_NS + MINUTE), request(4, at=START_NS + 3 * MINUTE))
-    found = read(Tails(data, {}, history=True))
+    found = read(Feed([data], feed.everything))
     assert [int(id[-12:], 16) for id in found] == [1, 2, 3, 4]
 
 
@@ -56,12 +68,12 @@ def test_going_on_from_a_position(data: Path) -> None:
     """After any number of records: nothing twice, nothing left out."""
     with journal(data, segment_bytes=400) as writer:
         append(writer, *(request(number) for number in range(1, 8)))
-    whole = read(Tails(data, {}))
+    whole = read(from_the_beginning(data))
     assert len(whole) == 7
     for limit in range(1, 20):
-        first = Tails(data, {})
+        first = from_the_beginning(data)
         begun = read(first, limit)
-        assert begun + read(Tails(data, first.positions())) == whole
+        assert begun + read(going_on(data, first)) == whole
 
 
 @pytest.mark.parametrize("compressed", [False, True])
@@ -69,14 +81,14 @@ def test_a_segment_that_was_closed_meanwhile(data: Path, compressed: bool) -> No
     """A position in an open segment holds in the closed one, and in the compressed one."""
     with journal(data) as writer:
         append(writer, request(1), response(1))
-        first = Tails(data, {})
+        first = from_the_beginning(data)
         begun = read(first, 2)
         append(writer, request(2), response(2))
     if compressed:
         retention.compress(data)
         assert segments(data)[0].endswith(".zst")
     assert begun == [id_of(1)]
-    assert read(Tails(data, first.positions())) == [id_of(1), id_of(2), id_of(2)]
+    assert read(going_on(data, first)) == [id_of(1), id_of(2), id_of(2)]
 
 
 def test_a_first_start_leaves_history_alone(data: Path) -> None:
@@ -85,7 +97,7 @@ def test_a_first_start_leaves_history_alone(data: Path) -> None:
         append(writer, request(1), response(1))
     with journal(data, boot_id="now") as writer:
         append(writer, request(2))
-        tails = Tails(data, None)
+        tails = Feed([data], feed.from_checkpoint(feed.open_segments(data)), follow=True)
         assert read(tails) == [id_of(2)]
         append(writer, response(2))
         assert read(tails) == [id_of(2)]
@@ -98,7 +110,7 @@ def test_history_is_everything(data: Path) -> None:
     """From the first segment on, and then no more."""
     with journal(data, segment_bytes=1) as writer:
         append(writer, request(1), request(2))
-        tails = Tails(data, None, history=True)
+        tails = Feed([data], feed.everything)
         assert read(tails) == [id_of(1), id_of(2)]
 
 
@@ -108,25 +120,25 @@ def test_segments_that_vanish(data: Path) -> None:
         append(writer, request(1))
     with journal(data, boot_id="b2") as writer:
         append(writer, request(2))
-        tails = Tails(data, {})
+        tails = from_the_beginning(data)
         read(tails, 1)
         for name in segments(data):
             if "-b1-" in name:
                 (data / "segments" / name).unlink()
         assert id_of(2) in read(tails)
         read(tails)
-        assert set(tails.positions()) == {"w0-b2"}
+        assert set(tails.positions(data)) == {"w0-b2"}
 
 
 def test_a_crash_and_its_recovery(data: Path) -> None:
     """The records that recovery adds come too, once."""
     with journal(data) as writer:
         append(writer, request(1))
-        tails = Tails(data, {})
+        tails = from_the_beginning(data)
         assert read(tails) == [id_of(1)]
         abandon(writer)
     recovery.recover(data)
-    found = [record["type"] for _, record in tails.records(100)]
+    found = [record["type"] for _, _, record in tails.records(100)]
     assert found == ["orphan", "end"]
 
 
@@ -134,7 +146,7 @@ def test_how_much_is_still_to_be_read(data: Path) -> None:
     """Bytes, down to none."""
     with journal(data) as writer:
         append(writer, *(request(number) for number in range(1, 11)))
-    tails = Tails(data, {})
+    tails = from_the_beginning(data)
     total = tails.behind_bytes()
     read(tails, 5)
     assert 0 < tails.behind_bytes() < total
@@ -146,7 +158,7 @@ def test_a_record_by_its_place(data: Path) -> None:
     """Found again in a closed segment and in a compressed one; None when it is gone."""
     with journal(data) as writer:
         append(writer, request(1), request(2))
-    places = {str(record["id"]): place for place, record in Tails(data, {}).records(100) if "id" in record}
+    places = {str(record["id"]): place for _, place, record in from_the_beginning(data).records(100) if "id" in record}
     for step in (lambda: None, lambda: retention.compress(data)):
         step()
         for id, place in places.items():
@@ -154,9 +166,9 @@ def test_a_record_by_its_place(data: Path) -> None:
             assert record is not None
             assert record["id"] == id
     series, number, offset = places[id_of(2)]
-    assert record_at(data, (series, number, offset + 1)) is None
-    assert record_at(data, (series, number + 1, offset)) is None
-    assert record_at(data, ("w9-none", number, offset)) is None
+    assert record_at(data, RecordPosition(series, number, offset + 1)) is None
+    assert record_at(data, RecordPosition(series, number + 1, offset)) is None
+    assert record_at(data, RecordPosition("w9-none", number, offset)) is None
 
 
 def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
@@ -164,8 +176,8 @@ def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
     with journal(data, segment_bytes=900) as writer:
         append(writer, request(1), response(1), request(2))
         append(writer, *(record for number in range(3, 9) for record in (request(number), response(number))))
-        tails = Tails(data, {})
-        places = {record["id"]: place for place, record in tails.records(1000) if record["type"] == "request"}
+        tails = from_the_beginning(data)
+        places = {record["id"]: place for _, place, record in tails.records(1000) if record["type"] == "request"}
         assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
         found = record_at(data, places[id_of(2)])
         assert found is not None
@@ -179,27 +191,31 @@ def test_going_on_in_a_segment_that_was_reduced(data: Path) -> None:
     with journal(data, segment_bytes=2500) as writer:
         append(writer, request(1), request(2), response(2), request(3))
         append(writer, *(record for number in range(4, 12) for record in (request(number), response(number))))
-        before = [place for place, record in Tails(data, {}).records(1000) if record.get("id") in {id_of(1), id_of(3)}]
-        started = [Tails(data, {}) for _ in range(6)]
+        before = [
+            place
+            for _, place, record in from_the_beginning(data).records(1000)
+            if record.get("id") in {id_of(1), id_of(3)}
+        ]
+        started = [from_the_beginning(data) for _ in range(6)]
         for limit, tails in enumerate(started):
             list(tails.records(limit))
         assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
-        whole = [place for place, record in Tails(data, {}).records(1000) if record["type"] == "request"]
+        whole = [place for _, place, record in from_the_beginning(data).records(1000) if record["type"] == "request"]
         assert whole[:2] == before
         for place in whole:
             record = record_at(data, place)
             assert record is not None
             assert record["type"] == "request"
         for tails in started:
-            at = next(iter(tails.positions().values()), (0, 0))
+            at = next(iter(tails.positions(data).values()), (0, 0))
             left = [place for place in before if place[1:] >= at]
-            again = Tails(data, tails.positions())
-            assert [place for place, _ in again.records(1000) if place in before] == left
+            again = going_on(data, tails)
+            assert [place for _, place, _ in again.records(1000) if place in before] == left
         for limit in range(1, 8):
-            first = Tails(data, {})
-            begun = [place for place, _ in first.records(limit)]
-            rest = [place for place, _ in Tails(data, first.positions()).records(1000)]
-            assert begun + rest == [place for place, _ in Tails(data, {}).records(1000)]
+            first = from_the_beginning(data)
+            begun = [place for _, place, _ in first.records(limit)]
+            rest = [place for _, place, _ in going_on(data, first).records(1000)]
+            assert begun + rest == [place for _, place, _ in from_the_beginning(data).records(1000)]
         append(writer, response(1), response(3))
 
 
@@ -208,7 +224,7 @@ def test_waiting_costs_the_same_with_any_number_of_segments(data: Path, monkeypa
     with journal(data, boot_id="before", segment_bytes=1) as writer:
         append(writer, *(record for number in range(20) for record in (request(number), response(number))))
     with journal(data) as writer:
-        tails = Tails(data, {})
+        tails = from_the_beginning(data)
         assert len(read(tails)) == 40
         os.utime(data / "segments", (1, 1))
         read(tails)

@@ -20,7 +20,7 @@ import google_crc32c
 import msgspec
 
 from extproc.errors import JournalError
-from extproc.history.tails import RecordPosition
+from extproc.history.position import RecordPosition
 from extproc.journal.directory import sync
 
 DIRECTORY: Final = "follow"
@@ -32,7 +32,7 @@ _CRC: Final = b',"crc":"'
 _log = logging.getLogger("extproc.follow")
 
 
-class Position(msgspec.Struct, frozen=True):
+class Checkpoint(msgspec.Struct, frozen=True):
     """What the file says."""
 
     series: dict[str, tuple[int, int]]
@@ -40,7 +40,7 @@ class Position(msgspec.Struct, frozen=True):
     version: int = VERSION
 
 
-def load(path: Path) -> Position | None:
+def load(path: Path) -> Checkpoint | None:
     """What was kept; None where there is nothing, or nothing that can be trusted."""
     try:
         data = path.read_bytes()
@@ -49,16 +49,16 @@ def load(path: Path) -> Position | None:
     body, mark, rest = data.rpartition(_CRC)
     if mark and rest == _crc(body) + b'"}\n':
         with contextlib.suppress(msgspec.MsgspecError):
-            position = msgspec.json.decode(body + b"}", type=Position)
-            if position.version == VERSION:
-                return position
+            checkpoint = msgspec.json.decode(body + b"}", type=Checkpoint)
+            if checkpoint.version == VERSION:
+                return checkpoint
     _log.warning("%s is damaged, and the follower begins anew: spans of the last exchanges may be repeated", path)
     return None
 
 
-def save(path: Path, position: Position) -> None:
+def save(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the file: after a power cut there is the new one or the one before, whole. Raises OSError."""
-    body = msgspec.json.encode(position)[:-1]
+    body = msgspec.json.encode(checkpoint)[:-1]
     temporary = path.with_suffix(".new")
     with open(temporary, "wb", opener=_private) as file:
         file.write(body + _CRC + _crc(body) + b'"}\n')
@@ -72,7 +72,7 @@ def save(path: Path, position: Position) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[Path]:
-    """Hold `<data>/follow` for one follower; the path of the position file. Raises JournalError when it is held."""
+    """Hold `<data>/follow` for one follower; the path of the checkpoint. Raises JournalError when it is held."""
     try:
         (directory / DIRECTORY).mkdir(0o700, exist_ok=True)
         fd = os.open(directory / DIRECTORY / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
