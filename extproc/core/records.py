@@ -55,7 +55,7 @@ Headers = list[tuple[str, HeaderValue]]
 """In the order of the wire, credentials replaced, pseudo-headers left out."""
 
 
-class Body(Kept, frozen=True, kw_only=True, gc=False, omit_defaults=True):
+class Body(Kept, frozen=True, gc=False, omit_defaults=True):
     """A body: one of these."""
 
     text: str | None = None
@@ -74,7 +74,7 @@ class Body(Kept, frozen=True, kw_only=True, gc=False, omit_defaults=True):
             return cls(base64=base64.b64encode(data).decode("ascii"))
 
 
-class RequestDirection(Kept, frozen=True, kw_only=True, gc=False):
+class RequestDirection(Kept, frozen=True, gc=False):
     """The request as it passed."""
 
     bytes: int | None = None
@@ -96,7 +96,7 @@ class RequestDirection(Kept, frozen=True, kw_only=True, gc=False):
     """The body could not be written."""
 
 
-class ResponseDirection(RequestDirection, frozen=True, kw_only=True, gc=False):
+class ResponseDirection(RequestDirection, frozen=True, gc=False):
     """The answer as it passed. Times count from the exchange's start."""
 
     max_silence_ms: float | None = None
@@ -110,7 +110,7 @@ class ResponseDirection(RequestDirection, frozen=True, kw_only=True, gc=False):
     last_byte_ms: float | None = None
 
 
-class RequestLlm(Kept, frozen=True, kw_only=True, gc=False):
+class RequestLlm(Kept, frozen=True, gc=False):
     """What a request asks of a model."""
 
     api: str | None = None
@@ -127,7 +127,7 @@ class RequestLlm(Kept, frozen=True, kw_only=True, gc=False):
     """What could not be read, and where."""
 
 
-class LlmError(Kept, frozen=True, kw_only=True, gc=False):
+class LlmError(Kept, frozen=True, gc=False):
     """An error of the model's server."""
 
     type: str | None = None
@@ -135,7 +135,7 @@ class LlmError(Kept, frozen=True, kw_only=True, gc=False):
     message: str | None = None
 
 
-class ResponseLlm(Kept, frozen=True, kw_only=True, gc=False):
+class ResponseLlm(Kept, frozen=True, gc=False):
     """What a model answered."""
 
     api: str | None = None
@@ -157,7 +157,7 @@ class ResponseLlm(Kept, frozen=True, kw_only=True, gc=False):
     """From the exchange's start to the first token."""
 
 
-class Protocol(Kept, frozen=True, kw_only=True, gc=False):
+class Protocol(Kept, frozen=True, gc=False):
     """What Envoy sent beyond the end of a direction."""
 
     late: dict[str, int] = {}
@@ -167,7 +167,7 @@ class Protocol(Kept, frozen=True, kw_only=True, gc=False):
     """Late body messages by what was in them: `same` as the body's end, `different` or `empty`."""
 
 
-class Routing(Kept, frozen=True, kw_only=True, gc=False):
+class Routing(Kept, frozen=True, gc=False):
     """What Envoy was told to route by."""
 
     by: str | None = None
@@ -178,7 +178,7 @@ class Routing(Kept, frozen=True, kw_only=True, gc=False):
     """The headers that were set."""
 
 
-class Attempt(Kept, frozen=True, kw_only=True, gc=False):
+class Attempt(Kept, frozen=True, gc=False):
     """One attempt at an upstream."""
 
     upstream: str | None = None
@@ -190,7 +190,7 @@ class Attempt(Kept, frozen=True, kw_only=True, gc=False):
     duration_ms: float | None = None
 
 
-class Tls(Kept, frozen=True, kw_only=True, gc=False):
+class Tls(Kept, frozen=True, gc=False):
     """The client's connection."""
 
     version: str | None = None
@@ -201,7 +201,7 @@ class Tls(Kept, frozen=True, kw_only=True, gc=False):
     peer_sans: list[str] | None = None
 
 
-class Progress(Kept, frozen=True, kw_only=True, gc=False):
+class Progress(Kept, frozen=True, gc=False):
     """How far an exchange had come. Times count from its start."""
 
     request_bytes: int | None = None
@@ -227,7 +227,7 @@ class Record(Kept, frozen=True, kw_only=True, gc=False, tag_field="type"):
     crc: str = _NOT_YET
 
 
-class Segment(Record, frozen=True, kw_only=True, gc=False, tag="segment"):
+class Segment(Record, frozen=True, gc=False, tag="segment"):
     """The first line of a segment."""
 
     type: ClassVar[str] = "segment"
@@ -246,7 +246,7 @@ class Segment(Record, frozen=True, kw_only=True, gc=False, tag="segment"):
     """What retention has left: for each line the exchange and where the line stood."""
 
 
-class _Request(Record, frozen=True, kw_only=True, gc=False):
+class _Request(Record, frozen=True, gc=False):
     id: str
     at: str = ""
     started_at: str | None = None
@@ -274,19 +274,19 @@ class _Request(Record, frozen=True, kw_only=True, gc=False):
     protocol: Protocol | None = None
 
 
-class Request(_Request, frozen=True, kw_only=True, gc=False, tag="request"):
+class Request(_Request, frozen=True, gc=False, tag="request"):
     """The request is over."""
 
     type: ClassVar[str] = "request"
 
 
-class Open(_Request, frozen=True, kw_only=True, gc=False, tag="open"):
+class Open(_Request, frozen=True, gc=False, tag="open"):
     """A request that is long in coming, as far as it is known."""
 
     type: ClassVar[str] = "open"
 
 
-class Response(Record, frozen=True, kw_only=True, gc=False, tag="response"):
+class Response(Record, frozen=True, gc=False, tag="response"):
     """The exchange is over: the terminal record."""
 
     type: ClassVar[str] = "response"
@@ -314,7 +314,7 @@ class Response(Record, frozen=True, kw_only=True, gc=False, tag="response"):
     protocol: Protocol | None = None
 
 
-class Orphan(Record, frozen=True, kw_only=True, gc=False, tag="orphan"):
+class Orphan(Record, frozen=True, gc=False, tag="orphan"):
     """The exchange was cut off by the sidecar's own end: the terminal record that recovery writes."""
 
     type: ClassVar[str] = "orphan"
@@ -331,7 +331,7 @@ class Orphan(Record, frozen=True, kw_only=True, gc=False, tag="orphan"):
     progress: Progress | None = None
 
 
-class Late(Record, frozen=True, kw_only=True, gc=False, tag="late"):
+class Late(Record, frozen=True, gc=False, tag="late"):
     """What came after the terminal record."""
 
     type: ClassVar[str] = "late"
@@ -343,7 +343,7 @@ class Late(Record, frozen=True, kw_only=True, gc=False, tag="late"):
     """By direction."""
 
 
-class Access(Record, frozen=True, kw_only=True, gc=False, tag="access"):
+class Access(Record, frozen=True, gc=False, tag="access"):
     """Envoy's access log entry."""
 
     type: ClassVar[str] = "access"
@@ -393,7 +393,7 @@ class Access(Record, frozen=True, kw_only=True, gc=False, tag="access"):
     """Never on disk: it is an exchange of its own, and the id is one that readers give it (see `alone`)."""
 
 
-class Gap(Record, frozen=True, kw_only=True, gc=False, tag="gap"):
+class Gap(Record, frozen=True, gc=False, tag="gap"):
     """What passed without a record."""
 
     type: ClassVar[str] = "gap"
@@ -406,7 +406,7 @@ class Gap(Record, frozen=True, kw_only=True, gc=False, tag="gap"):
     why: str | None = None
 
 
-class End(Record, frozen=True, kw_only=True, gc=False, tag="end"):
+class End(Record, frozen=True, gc=False, tag="end"):
     """The last line of a closed segment."""
 
     type: ClassVar[str] = "end"
@@ -418,7 +418,7 @@ class End(Record, frozen=True, kw_only=True, gc=False, tag="end"):
     """It was written by recovery."""
 
 
-class Unknown(Kept, frozen=True, kw_only=True, gc=False):
+class Unknown(Kept, frozen=True, gc=False):
     """A line of a type that this version does not have, or without what its type needs. All of it is in `unknown`."""
 
     type: str = ""

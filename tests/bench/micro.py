@@ -38,10 +38,15 @@ class OpenJournal:
     failure: JournalError | None = None
 
     def __init__(self) -> None:
-        self.records: list[bytes] = []
+        self.made: list[records.Known] = []
+        """The last two records: those of one exchange."""
+        self.lines: list[bytes] = []
 
     def submit(self, effects: Sequence[Effect], done: Callable[[JournalError | None], None] | None) -> None:
-        self.records = [records.encode(effect.record) for effect in effects if isinstance(effect, Append)]
+        for effect in effects:
+            if isinstance(effect, Append):
+                self.lines = [*self.lines[-1:], records.encode(effect.record)]
+                self.made = [*self.made[-1:], effect.record]
         if done is not None:
             done(None)
 
@@ -164,6 +169,16 @@ def timed(run: Callable[[], object], times: int) -> float:
     return best / 1e3
 
 
+def typed_and_plain(made: records.Known, times: int) -> None:
+    """Writing and reading a record as its type, and as plain dicts."""
+    line = record.seal(records.encode(made), 0, "0193c0de", 17)
+    plain = records.fields_of(made)
+    show(f"    encoding a {made.type} record of {len(line)} bytes", timed(lambda: records.encode(made), times))
+    show("        as a dict", timed(lambda: record.encode(plain), times))
+    show("    decoding its line", timed(lambda: records.unseal(line), times))
+    show("        as a dict", timed(lambda: record.unseal(line), times))
+
+
 def show(what: str, microseconds: float) -> None:
     """One line."""
     print(f"{microseconds:9.2f} us  {what}")
@@ -199,8 +214,10 @@ def main() -> None:
         parse = timed(lambda message=message: ProcessingRequest.FromString(message), args.times)  # type: ignore[misc]
         read = timed(lambda message=message, modes=modes: wire.read(message, modes, 0), args.times)  # type: ignore[misc]
         show(f"    wire.read of {name.partition(' and ')[0]}, of it {parse:.2f} us protobuf's", read)
-    line = journal.records[0]
+    line = journal.lines[0]
     show(f"    sealing a record of {len(line)} bytes", timed(lambda: record.seal(line, 0, "0193c0de", 17), args.times))
+    for made in journal.made:
+        typed_and_plain(made, args.times)
     whole = timed(lambda: exchange(recorder, streamed), max(1, args.times // 40))
     none = timed(lambda: exchange(recorder, [*streamed[:3], streamed[-1]]), args.times)
     show(f"a chunk of a streamed answer of {CHUNKS}", (whole - none) / (CHUNKS + 1))
