@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import ipaddress
 import json
+import logging
 import math
 import os
 import re
@@ -29,6 +30,8 @@ from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
     import yaml
+
+log = logging.getLogger("extproc.config")
 
 FILE_NAME: Final = "extproc.yaml"
 VARIABLE_PREFIX: Final = "EXTPROC_"
@@ -53,6 +56,8 @@ class Kind:
     wanted: str
     many: bool = False
     optional: bool = False
+    former: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Values of earlier versions, and those that are taken in their place."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -126,13 +131,13 @@ def _size(low: int, high: int, *, optional: bool = False) -> Kind:
     return Kind(parse, wanted, optional=optional)
 
 
-def _choice(*names: str) -> Kind:
+def _choice(*names: str, former: Mapping[str, str] | None = None) -> Kind:
     def parse(text: str) -> str:
         if text not in names:
             raise ValueError
         return text
 
-    return Kind(parse, f"one of {', '.join(names)}")
+    return Kind(parse, f"one of {', '.join(names)}", former=former or {})
 
 
 def _path(*, optional: bool = False) -> Kind:
@@ -208,10 +213,11 @@ class Config:
         Path("data"), _path(), "Directory of the journal: segments, bodies, the key of the redaction marks"
     )
     workers: int = _setting(1, _integer(1, 256), "Worker processes, each with its own address and segments")
-    transport: Literal["completion_queue", "aio"] = _setting(
-        "completion_queue",
-        _choice("completion_queue", "aio"),
-        "The gRPC server: `completion_queue` (fast), or `aio` (public API of grpcio only)",
+    transport: Literal["http2", "aio"] = _setting(
+        "http2",
+        _choice("http2", "aio", former={"completion_queue": "http2"}),
+        "The gRPC server: `http2`, our own, or `aio`, grpcio's, at many times the cost (with uvloop where "
+        "`extproc[aio]` is installed). With TLS it is always `aio`",
     )
     durability: Literal["fsync", "write", "off"] = _setting(
         "fsync",
@@ -443,8 +449,13 @@ def load(
 
 
 def _parse(setting: Setting, text: str, place: str) -> Any:
+    text = text.strip()
+    if text in setting.kind.former:
+        taken = setting.kind.former[text]
+        log.warning("%s: %s: there is no %s any more, and %s is taken", place, setting.name, text, taken)
+        text = taken
     try:
-        return setting.kind.parse(text.strip())
+        return setting.kind.parse(text)
     except ValueError:
         raise ConfigError(
             f"{place}: {setting.name}: {_seen(text)} is wrong; {setting.kind.wanted} would be right"

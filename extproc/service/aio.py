@@ -1,4 +1,6 @@
-"""The same server on grpc.aio: public API only, at three times the cost. For `transport: aio`, and the fallback.
+"""The same server on grpc.aio: with TLS, and for `transport: aio`. It costs many times as much as `http2`.
+
+uvloop is used where it is installed (`extproc[aio]`).
 
 What grpc.aio makes necessary:
 
@@ -16,23 +18,20 @@ What grpc.aio makes necessary:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import grpc
 import grpc.aio
-import uvloop
 from grpc.aio import EOF  # type: ignore[attr-defined]  # the stubs lack it
 
 from extproc.core.events import CloseReason
 from extproc.errors import StackError
 from extproc.service.health import SERVICE_UNKNOWN, Health, service_of
+from extproc.service.shutdown import Shutdown
 from extproc.service.transport import (
     ACCESS_LOG,
     HEALTH_CHECK,
     HEALTH_WATCH,
-    LAST_WORDS,
     PROCESS,
     RESOLUTION,
     Complaints,
@@ -53,19 +52,17 @@ class Server:
     """The transport's interface as `transport.py` describes it."""
 
     def __init__(self, endpoint: Endpoint, processors: NewProcessor, timers: Timers, health: Health) -> None:
-        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.loop = _new_loop()
         self.complaints = Complaints()
         self.open = 0
-        self.cancelling = False
         self._endpoint = endpoint
         self._processors = processors
         self._timers = timers
         self._health = health
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._stop_at: float | None = None
-        self._hurry = False
-        self._was_quiet = False
+        self._stopping: list[asyncio.Future[None]] = []
+        self._shutdown = Shutdown(self, timers, health, last_words=endpoint.last_words)
 
     def start(self) -> str:
         return self.loop.run_until_complete(self._start())
@@ -77,14 +74,30 @@ class Server:
             self.loop.close()
 
     def stop(self, grace: float) -> None:
-        at = monotonic() + grace
-        self._hurry = self._stop_at is not None
-        self._stop_at = at if self._stop_at is None else min(at, self._stop_at)
+        self._shutdown.stop(grace)
+
+    @property
+    def running(self) -> int:
+        return len(self._tasks)
+
+    def refuse(self) -> None:
+        self._stop_serving(_LONG)
+
+    def cancel(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+
+    def end(self) -> None:
+        self._stop_serving(None)
+
+    def _stop_serving(self, grace: float | None) -> None:
+        assert self._server is not None
+        self._stopping.append(asyncio.ensure_future(self._server.stop(grace)))
 
     async def _start(self) -> str:
         endpoint = self._endpoint
         self._server = grpc.aio.server(
-            options=endpoint.options(), maximum_concurrent_rpcs=endpoint.max_streams, handlers=[self._handlers()]
+            options=_options(endpoint), maximum_concurrent_rpcs=endpoint.max_streams, handlers=[self._handlers()]
         )
         try:
             if endpoint.credentials is None:
@@ -107,39 +120,11 @@ class Server:
         )
 
     async def _run(self) -> None:
-        server = self._server
-        assert server is not None
-        await self._tick_until(lambda: self._stop_at is not None)
-        self._health.drain()
-        await asyncio.sleep(2 * RESOLUTION)  # the Watch streams hear of it before the connection goes away
-        refusing = asyncio.ensure_future(server.stop(grace=_LONG))
-        await self._tick_until(lambda: self._quiet() or monotonic() >= (self._stop_at or 0.0))
-        self._timers.drain()
-        self.cancelling = True
-        for task in tuple(self._tasks):
-            task.cancel()
-        give_up = monotonic() + LAST_WORDS
-        await self._tick_until(lambda: self._hurry or not self._tasks or monotonic() >= give_up)
-        await self._tick_until(lambda: self._hurry or not self._timers.access_log.outstanding())
-        await server.stop(grace=None)
-        await refusing
-        give_up = monotonic() + LAST_WORDS
-        await self._tick_until(lambda: not self.open or monotonic() >= give_up)
-        if self.open:
-            log.error("%d streams were still waiting for their gate at the end", self.open)
-        self._server = None
-
-    async def _tick_until(self, done: Callable[[], bool]) -> None:
-        while True:
-            self._timers.tick()
-            if done():
-                return
+        for _ in self._shutdown.steps():
             await asyncio.sleep(RESOLUTION)
-
-    def _quiet(self) -> bool:
-        """Nothing was in flight for a whole tick, so the last replies have left. Idle streams may be open."""
-        quiet, self._was_quiet = self._was_quiet, self._timers.in_flight == 0
-        return quiet and self._was_quiet
+            self._timers.tick()
+        await asyncio.gather(*self._stopping)
+        self._server = None
 
     async def _process(self, _requests: Any, context: _Context) -> None:
         stream = _Stream(self)
@@ -172,7 +157,7 @@ class Server:
             # An error status, so that Envoy fails the request; a clean end would let it pass unrecorded.
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         finally:
-            if reason is CloseReason.CANCELLED and self.cancelling:
+            if reason is CloseReason.CANCELLED and self._shutdown.cancelling:
                 reason = CloseReason.DRAIN
             self._tasks.discard(task)
             stream.end(reason)
@@ -277,6 +262,47 @@ class _Stream:
             processor.closed(reason)
         except Exception as error:  # noqa: BLE001 - one stream's failure never ends the loop
             self._server.complaints.failed("the end of a stream was not recorded", error)
+
+
+def _options(endpoint: Endpoint) -> tuple[tuple[str, int], ...]:
+    """Settings of the gRPC core."""
+    return (
+        (
+            "grpc.max_receive_message_length",
+            -1,
+        ),  # Envoy bounds bodies; a 4 MiB limit here cuts requests off
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", endpoint.max_streams),
+        ("grpc.max_allowed_incoming_connections", endpoint.max_connections),
+        # Calls that arrive faster than they are accepted; above the default of 1000 the core refuses at
+        # random.
+        ("grpc.server.max_pending_requests", endpoint.max_streams),
+        ("grpc.server.max_pending_requests_hard_limit", endpoint.max_streams),
+        ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed
+        ("grpc.max_metadata_size", 64 * 1024),
+        ("grpc.absolute_max_metadata_size", 128 * 1024),
+        # Envoy may ping as often as it likes, also without streams; the default answers with GOAWAY.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_ping_strikes", 0),
+        # A peer that is gone without a word (a stopped VM) is noticed within 80 s.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
+        # Envoy never compresses ext_proc, so that a compressed message can only be a bomb.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
+        ("grpc.per_message_decompression", 0),
+        ("grpc.per_message_compression", 0),
+        ("grpc.enable_channelz", 0),
+        ("grpc.enable_retries", 0),
+    )
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # noqa: PLC0415 - it may be missing
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _metadata(context: _Context) -> list[tuple[str, str | bytes]]:

@@ -8,23 +8,22 @@ is for loopback only: every prompt crosses this connection in the clear.
 from __future__ import annotations
 
 import contextlib
-import logging
 import resource
 import socket
 import ssl
 import stat
 from collections.abc import Callable
 from pathlib import Path
-
-import grpc
+from typing import TYPE_CHECKING
 
 from extproc.config import Config, host_and_port, is_loopback
 from extproc.errors import ConfigError, StackError
-from extproc.service import completion_queue
+from extproc.service import http2
 from extproc.service.health import Health
 from extproc.service.transport import Endpoint, NewProcessor, Server, Timers
 
-log = logging.getLogger("extproc.service")
+if TYPE_CHECKING:
+    import grpc
 
 
 def start(config: Config, worker: int, processors: NewProcessor, timers: Timers, health: Health) -> tuple[Server, str]:
@@ -43,7 +42,7 @@ def start(config: Config, worker: int, processors: NewProcessor, timers: Timers,
                 "127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right"
             )
     endpoint = Endpoint(address, credentials, _connections(config.max_connections), config.max_streams)
-    server = _transport(config.transport)(endpoint, processors, timers, health)
+    server = _transport(config.transport, credentials)(endpoint, processors, timers, health)
     bound = server.start()
     if path is not None:
         path.chmod(0o660)  # until here it was narrower: workers run with umask 077
@@ -56,13 +55,12 @@ def _connections(wanted: int) -> int:
     return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files // 2))
 
 
-def _transport(name: str) -> Callable[[Endpoint, NewProcessor, Timers, Health], Server]:
-    if name == "completion_queue":
-        missing = completion_queue.missing_names()
-        if not missing:
-            return completion_queue.Server
-        log.warning("the installed grpcio lacks %s: using the slower transport aio", ", ".join(missing))
-    from extproc.service import aio  # noqa: PLC0415 - uvloop and asyncio are for those who use them
+def _transport(
+    name: str, credentials: grpc.ServerCredentials | None
+) -> Callable[[Endpoint, NewProcessor, Timers, Health], Server]:
+    if name == "http2" and credentials is None:
+        return http2.Server
+    from extproc.service import aio  # noqa: PLC0415 - grpcio and asyncio are for those who use them
 
     return aio.Server
 
@@ -107,6 +105,8 @@ def _credentials(config: Config) -> grpc.ServerCredentials | None:
             context.load_verify_locations(client_ca)
     except OSError as error:  # ssl.SSLError is one
         raise ConfigError(f"{files}: {error.strerror or error}") from error
+    import grpc  # noqa: PLC0415 - as above
+
     return grpc.ssl_server_credentials(
         [(key.read_bytes(), certificate.read_bytes())],
         root_certificates=None if client_ca is None else client_ca.read_bytes(),

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Protocol
 
 from extproc.service.health import Health
-from extproc.service.transport import LAST_WORDS, Timers
+from extproc.service.transport import Timers
 
 log = logging.getLogger("extproc.service")
 
@@ -49,7 +49,7 @@ class Shutdown:
         timers: Timers,
         health: Health,
         *,
-        last_words: float = LAST_WORDS,
+        last_words: float,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self.cancelling = False
@@ -75,7 +75,8 @@ class Shutdown:
         while self._stop_at is None:
             yield
         self._health.drain()
-        yield  # the Watch streams hear of it before the connection goes away
+        yield  # two ticks, in which the Watch streams hear of it before the connection goes away
+        yield
         shell.refuse()
         while not self._quiet() and self._clock() < self._stop_at:
             yield

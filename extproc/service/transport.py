@@ -8,10 +8,10 @@ comes back, and says once that the stream is over. It parses nothing but health 
     server.run()                    # the loop; returns when a stop is complete
     server.stop(grace)              # from any thread or signal handler; a second call: wait for nothing more
 
-The end has one order, in both transports: health says NOT_SERVING, no new streams are taken, the exchanges in
-flight get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so that Envoy
-fails them closed), Envoy's access log has its last entries delivered, and `run` returns when the last processor
-has heard that its stream is over.
+The end has one order, in both transports, and `shutdown.py` is it: health says NOT_SERVING, no new streams are taken,
+the exchanges in flight get `grace` seconds, the recorder ends those that are left, their streams are cancelled (so
+that Envoy fails them closed), Envoy's access log has its last entries delivered, and `run` returns when the last
+processor has heard that its stream is over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
-
-import grpc
+from typing import TYPE_CHECKING, Protocol
 
 from extproc.core.events import CloseReason
+
+if TYPE_CHECKING:
+    import grpc  # a worker without TLS does without it
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 ACCESS_LOG = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
@@ -104,44 +105,13 @@ class Endpoint:
     credentials: grpc.ServerCredentials | None = None
     max_connections: int = 4096
     max_streams: int = 100_000
+    last_words: float = LAST_WORDS
 
     def bound(self, port: int) -> str:
         """The address with the port that the system gave."""
         if self.address.startswith("unix:"):
             return self.address
         return f"{self.address.rpartition(':')[0]}:{port}"
-
-    def options(self) -> tuple[tuple[str, int], ...]:
-        """Settings of the gRPC core, the same for both transports."""
-        return (
-            (
-                "grpc.max_receive_message_length",
-                -1,
-            ),  # Envoy bounds bodies; a 4 MiB limit here cuts requests off
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", self.max_streams),
-            ("grpc.max_allowed_incoming_connections", self.max_connections),
-            # Calls that arrive faster than they are accepted; above the default of 1000 the core refuses at
-            # random.
-            ("grpc.server.max_pending_requests", self.max_streams),
-            ("grpc.server.max_pending_requests_hard_limit", self.max_streams),
-            ("grpc.server_handshake_timeout_ms", 10_000),  # a connection that says nothing is closed
-            ("grpc.max_metadata_size", 64 * 1024),
-            ("grpc.absolute_max_metadata_size", 128 * 1024),
-            # Envoy may ping as often as it likes, also without streams; the default answers with GOAWAY.
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_ping_strikes", 0),
-            # A peer that is gone without a word (a stopped VM) is noticed within 80 s.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.so_reuseport", 0),  # a second sidecar on the port must fail, not share it
-            # Envoy never compresses ext_proc, so that a compressed message can only be a bomb.
-            ("grpc.compression_enabled_algorithms_bitset", 1),
-            ("grpc.per_message_decompression", 0),
-            ("grpc.per_message_compression", 0),
-            ("grpc.enable_channelz", 0),
-            ("grpc.enable_retries", 0),
-        )
 
 
 class Complaints:

@@ -9,10 +9,10 @@ import pytest
 from support.sidecar import Sidecar
 from support.transports import MakeServer
 
-from extproc.service import aio, completion_queue, http2
+from extproc.service import aio, http2
 
 
-@pytest.fixture(params=[http2.Server, completion_queue.Server, aio.Server], ids=["http2", "completion_queue", "aio"])
+@pytest.fixture(params=[http2.Server, aio.Server], ids=["http2", "aio"])
 def make(request: pytest.FixtureRequest) -> MakeServer:
     """Each of the two transports in turn."""
     server: MakeServer = request.param

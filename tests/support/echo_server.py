@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from extproc.core.events import CloseReason
-from extproc.service import aio, completion_queue, http2
+from extproc.service import aio, http2
 from extproc.service.health import Health
 from extproc.service.transport import Endpoint, Server
 
@@ -60,7 +60,6 @@ def main(transport: str, address: str, max_streams: str = "100000") -> None:
     servers: dict[str, Callable[..., Server]] = {
         "http2": http2.Server,
         "http2_with_table": _WithTable,
-        "completion_queue": completion_queue.Server,
         "aio": aio.Server,
     }
     server: Server = servers[transport](Endpoint(address, max_streams=int(max_streams)), _Echo, _NoTimers(), Health({}))

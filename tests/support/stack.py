@@ -114,7 +114,9 @@ class RunningStack:
 
     def workers(self) -> dict[int, int]:
         """The process ids of the sidecar's workers by index."""
-        found = ((re.search(r"service\.worker --index (\d+)", line), pid) for pid, line in self.children().items())
+        found = (
+            (re.search(r"service\.sidecar\.worker --index (\d+)", line), pid) for pid, line in self.children().items()
+        )
         return {int(match[1]): pid for match, pid in found if match}
 
     def envoy(self) -> int:

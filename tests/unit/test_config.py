@@ -188,7 +188,7 @@ def test_values_from_variables(variable: str, text: str, name: str, value: objec
         ),
         (
             "transport: uvloop\n",
-            "extproc.yaml:1: transport: 'uvloop' is wrong; one of completion_queue, aio would be right",
+            "extproc.yaml:1: transport: 'uvloop' is wrong; one of http2, aio would be right",
         ),
         (
             "durability: yes\n",
@@ -426,3 +426,9 @@ def test_every_setting_is_documented_in_a_line(name: str) -> None:
     assert "\n" not in setting.meaning + setting.shown_default
     assert "|" not in setting.meaning
     assert setting.variable == "EXTPROC_" + name.upper()
+
+
+def test_a_former_value_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """What a configuration of an earlier version names goes on under its new name."""
+    assert read("workers: 2\ntransport: completion_queue\n").transport == "http2"
+    assert "extproc.yaml:2: transport: there is no completion_queue any more, and http2 is taken" in caplog.text

@@ -118,7 +118,7 @@ class Process(Stream):
     def cancel(self) -> None:
         """The end of the server: Envoy gets an error."""
         if not self.over:
-            self.refuse(Status.CANCELLED, "the server ends")
+            self.refuse(Status.UNAVAILABLE, "the server ends")
 
     def gone(self) -> None:
         reason = CloseReason.DRAIN if self._server.cancelling else CloseReason.CANCELLED

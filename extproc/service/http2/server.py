@@ -67,7 +67,7 @@ class Server:
         self.watches: set[calls.Watch] = set()
         self._endpoint = endpoint
         self._timers = timers
-        self._shutdown = Shutdown(self, timers, health)
+        self._shutdown = Shutdown(self, timers, health, last_words=endpoint.last_words)
         self._poll = select.epoll()
         self._listeners: dict[int, socket.socket] = {}
         self._socket_file: _SocketFile | None = None

@@ -45,11 +45,11 @@ class Status(enum.IntEnum):
     """The gRPC codes that we end calls with."""
 
     OK = 0
-    CANCELLED = 1
     NOT_FOUND = 5
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
 
 
 def _literal(name: bytes, value: bytes) -> bytes:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 from support.transports import Channel, Fake, MakeServer, Running, connected, running
 
-from extproc.service import aio, completion_queue, http2
+from extproc.service import aio, http2
 from extproc.service.transport import Endpoint
 
 
-@pytest.fixture(params=[http2.Server, completion_queue.Server, aio.Server], ids=["http2", "completion_queue", "aio"])
+@pytest.fixture(params=[http2.Server, aio.Server], ids=["http2", "aio"])
 def make(request: pytest.FixtureRequest) -> MakeServer:
     """Each of the two transports in turn."""
     server: MakeServer = request.param

@@ -19,7 +19,7 @@ from support.transports import Fake, Running, Talk, connected
 
 from extproc.config import UNIX_PATH_BYTES, Config
 from extproc.errors import ConfigError, StackError
-from extproc.service import aio, completion_queue, server
+from extproc.service import aio, http2, server
 from extproc.service.transport import Endpoint
 
 
@@ -50,7 +50,7 @@ def started(config: Config, worker: int = 0) -> Iterator[Started]:
         one.running.join()
 
 
-@pytest.fixture(params=["completion_queue", "aio"])
+@pytest.fixture(params=["http2", "aio"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """The default settings, with each transport."""
     return Config(data_dir=tmp_path / "data", transport=request.param)
@@ -241,19 +241,18 @@ def test_a_tls_file_that_is_wrong(
 # -- the transport --------------------------------------------------------------------------------------------------
 
 
-def test_the_fallback_is_taken_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A grpcio without one of the private names is served by aio."""
-    assert server._transport("completion_queue") is completion_queue.Server
-    assert server._transport("aio") is aio.Server
-    assert not caplog.records
-    monkeypatch.setattr(completion_queue, "missing_names", lambda: ["grpc._cython.cygrpc.Call.gone"])
-    with started(Config(data_dir=tmp_path)) as one:
-        assert echoes(one.address)
+def test_http2_is_the_default(tmp_path: Path) -> None:
+    """On a Unix socket and on loopback, where there is no TLS."""
+    for listen in (None, "127.0.0.1:0"):
+        with started(Config(data_dir=tmp_path, listen=listen)) as one:
+            assert isinstance(one.server, http2.Server)
+
+
+def test_tls_is_served_by_aio(tls: Config, authority: Authority) -> None:
+    """Whatever the transport: our own knows no TLS."""
+    with started(tls) as one:
         assert isinstance(one.server, aio.Server)
-    assert "Call.gone" in caplog.text
-    assert "aio" in caplog.text
+        assert echoes("localhost:" + one.address.rpartition(":")[2], client(authority))
 
 
 @pytest.mark.parametrize(
@@ -269,17 +268,16 @@ def test_connections_leave_files_for_the_journal(
 
 
 def test_the_limits_come_from_the_settings(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """max_streams and max_connections reach the gRPC core."""
-    seen: list[dict[str, int]] = []
-    original = Endpoint.options
+    """max_streams and max_connections reach the transport."""
+    seen: list[Endpoint] = []
 
-    def options(self: Endpoint) -> tuple[tuple[str, int], ...]:
-        seen.append(dict(original(self)))
-        return original(self)
+    class Watched(http2.Server):
+        def __init__(self, endpoint: Endpoint, *rest: Any) -> None:
+            seen.append(endpoint)
+            super().__init__(endpoint, *rest)
 
-    monkeypatch.setattr(Endpoint, "options", options)
-    with started(dataclasses.replace(config, max_connections=7, max_streams=9)):
+    monkeypatch.setattr(http2 if config.transport == "http2" else aio, "Server", Watched)
+    chosen = dataclasses.replace(config, max_connections=7, max_streams=9)
+    with started(chosen):
         pass
-    assert seen[0]["grpc.max_allowed_incoming_connections"] == 7
-    assert seen[0]["grpc.max_concurrent_streams"] == 9
-    assert seen[0]["grpc.so_reuseport"] == 0
+    assert (seen[0].max_connections, seen[0].max_streams) == (7, 9)

@@ -47,7 +47,7 @@ class EchoServer:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.fixture(params=["http2", "completion_queue", "aio"])
+@pytest.fixture(params=["http2", "aio"])
 def echo(request: pytest.FixtureRequest) -> Iterator[EchoServer]:
     """Each transport in turn."""
     server = EchoServer(request.param)

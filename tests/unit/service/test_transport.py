@@ -23,7 +23,6 @@ from support.transports import SECONDS, Channel, Fake, MakeServer, Running, Talk
 
 from extproc.core.events import CloseReason
 from extproc.errors import StackError
-from extproc.service import aio, completion_queue
 from extproc.service.transport import ACCESS_LOG, HEALTH_CHECK, HEALTH_WATCH, PROCESS, Complaints, Endpoint
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -568,13 +567,10 @@ def test_a_gate_that_opens_during_the_end(server: Running, channel: Channel, fak
     assert fake.next() == ("closed", CloseReason.DRAIN)
 
 
-def test_a_gate_that_never_opens(
-    make: MakeServer, fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_gate_that_never_opens(make: MakeServer, fake: Fake, caplog: pytest.LogCaptureFixture) -> None:
     """It does not hold up the end for ever, and opening it afterwards does no harm."""
-    monkeypatch.setattr(completion_queue, "LAST_WORDS", 0.1)
-    monkeypatch.setattr(aio, "LAST_WORDS", 0.1)
-    with running(make, fake, Endpoint("127.0.0.1:0")) as server, connected(server.address) as channel:
+    endpoint = Endpoint("127.0.0.1:0", last_words=0.1)
+    with running(make, fake, endpoint) as server, connected(server.address) as channel:
         talk = Talk(channel)
         talk.say(b"gate")
         open_gate = fake.gate()

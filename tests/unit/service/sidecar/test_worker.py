@@ -64,7 +64,7 @@ class Worker:
             pipe.close()
 
 
-@pytest.fixture(params=["completion_queue", "aio"])
+@pytest.fixture(params=["http2", "aio"])
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     """Either transport, in a directory of its own."""
     return Config(data_dir=tmp_path, durability="write", transport=request.param, free_space_floor_bytes=0)
@@ -176,3 +176,15 @@ print(resource.getrlimit(resource.RLIMIT_CORE), ctypes.CDLL(None).prctl(3, 0, 0,
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "(0, 0) 0 0o77\n"
+
+
+def test_only_aio_loads_grpcio(worker: Worker, config: Config) -> None:
+    """A worker of ours has neither its code nor its memory, also once it has served a stream."""
+    with connected(worker.line("ready")) as channel:
+        talk = Talk(channel)
+        talk.ask(HEADERS)
+        talk.half_close()
+        talk.status()
+    loaded = Path(f"/proc/{worker.process.pid}/maps").read_text()
+    assert ("cygrpc" in loaded) == (config.transport == "aio")
+    assert "upb" in loaded
