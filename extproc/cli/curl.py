@@ -11,8 +11,8 @@ from typing import Final
 
 from extproc import shell
 from extproc.cli import output
-from extproc.cli.request import Request, Text, Variable
 from extproc.errors import ExtprocError
+from extproc.replay.request import Request, Text, Variable
 
 PLACEHOLDER: Final = "replace-me.invalid"
 """Stands for the server where none was named: a name that never resolves (RFC 2606)."""

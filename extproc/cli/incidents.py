@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from extproc.cli import options, output, view
-from extproc.errors import ExtprocError
 from extproc.history import reader
 from extproc.incidents import evidence, incident, report
 from extproc.incidents.evidence import Flight
@@ -60,7 +59,7 @@ def command(
     if redact:
         found = [each.redacted() for each in found]
     if id is not None:
-        found = [_one(found, id)]
+        found = [incident.named(found, id)]
     if as_json:
         for each in found:
             sys.stdout.write(output.json_line(each.fields()) + "\n")
@@ -74,17 +73,6 @@ def command(
 def _flights(directories: Sequence[Path]) -> Iterator[Flight]:
     for exchange in output.chosen(reader.exchanges(directories), lambda _: True):
         yield from evidence.flights(exchange, evidence.recorded_body)
-
-
-def _one(found: Sequence[Incident], id: str) -> Incident:
-    if id == "last" and found:
-        return found[-1]
-    named = [each for each in found if each.id.startswith(id) or (len(id) >= 6 and each.id.endswith(id))]
-    if not named:
-        raise ExtprocError("there is no incident" if id == "last" else f"no incident goes by {id!r}")
-    if len(named) > 1:
-        raise ExtprocError(f"{len(named)} incidents go by {id!r}: {', '.join(each.id for each in named[:4])}")
-    return named[0]
 
 
 def _row(each: Incident) -> output.Row:

@@ -1,180 +1,128 @@
-"""`extproc replay`: a recorded request once more, to the byte, or as a curl command.
-
-Credentials were never recorded. They come from variables of the environment (`--credential`), from `--header` or from
-a file; one that is missing is told before anything is sent. Headers that belong to one connection, or that Envoy or
-the recorder's own chain added, are left out.
-"""
+"""`extproc replay`: what was recorded once more, and what it does to a server."""
 
 from __future__ import annotations
 
 import http.client
-import os
 import re
-import socket
-import ssl
 import sys
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from extproc.cli import curl, options, output
-from extproc.cli.request import TOKEN, Request, Text, Variable, prepare, resolve
-from extproc.core.redact import parameter_name
+from extproc.cli import curl, options, output, sending
 from extproc.errors import ConfigError, ExtprocError
-from extproc.history import bodies
+from extproc.history import reader
+from extproc.history.join import Exchange
+from extproc.incidents.incident import Incident
+from extproc.replay import addresses, material, prove, window
+from extproc.replay.answer import Answer
+from extproc.replay.material import Credentials, Material, MissingCredentialsError
+from extproc.replay.prove import Proof, Wishes
+from extproc.replay.request import Request, prepare
+from extproc.replay.sender import Hearer, Sending
+from extproc.replay.target import Life, Patience, State, Target
+from extproc.replay.tries import Tries
+from extproc.replay.verdict import Verdict, judge
+from extproc.replay.window import Step
 
-CONNECT_SECONDS: Final = 10.0
-
-# Sending ---------------------------------------------------------------------------------------------------
-
-
-def given_headers(texts: Sequence[str], files: Sequence[Path]) -> list[tuple[str, bytes]]:
-    """`K: V` from the command line and from files, in which empty lines and lines with # are passed over."""
-    lines = [(text, "--header") for text in texts]
-    for path in files:
-        try:
-            content = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise click.UsageError(f"{path}: is not UTF-8 text") from error
-        for number, line in enumerate(content.splitlines(), 1):
-            if line.strip() and not line.startswith("#"):
-                lines.append((line, f"{path}:{number}"))
-    return [_given_header(text, place) for text, place in lines]
+_INCIDENT: Final = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9a-f]{0,6})?")
+_AROUND: Final = timedelta(hours=1)
+"""A request that is known to be good is looked for within this time of the one that is sent."""
 
 
-def _given_header(text: str, place: str) -> tuple[str, bytes]:
-    name, colon, value = text.partition(":")
-    # The text is not repeated: it is most likely a credential.
-    if not colon or not TOKEN.fullmatch(name.strip()) or re.search(r"[\r\n\0]", value):
-        raise click.UsageError(f"{place}: 'Name: value' would be right")
-    return name.strip().lower(), value.strip().encode()
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """The command line."""
 
+    url: str
+    directories: Sequence[Path]
+    credentials: Credentials
+    restart: str | None
+    health: str | None
+    patience: Patience
+    speed: float
+    repeat: int
+    concurrency: int
+    confirm: int
+    minimal: bool
+    redact: bool
+    state_file: Path | None
+    production: bool
+    as_json: bool
 
-def given_credentials(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`NAME=ENV` from the command line: the variables of each name, in their order."""
-    credentials: dict[str, list[str]] = {}
-    for text in texts:
-        name, _, variable = text.rpartition("=")
-        # Neither is repeated: somebody may well have written the credential itself.
-        if not name or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-            raise click.UsageError("--credential: NAME=ENV would be right, ENV the name of a variable that holds it")
-        credentials.setdefault(parameter_name(name), []).append(variable)
-    return credentials
-
-
-def send(request: Request, url: str) -> int:
-    """Send the request to the server at `url` and write the answer out as it comes. Returns the status."""
-    target = _target(request.target)
-    headers = [(name, resolve(text, os.environ)) for name, text in request.headers]
-    connection = _connect(url)
-    received = 0
-    try:
-        try:
-            _put(connection, request, target, headers)
-            answer = connection.getresponse()
-            _print_status(answer)
-            for data in _pieces(answer):
-                received += len(data)
-                _write(data)
-        except ValueError as error:  # a method that no request line can hold
-            raise ExtprocError(f"{request.id}: it cannot be sent: {error}") from error
-        except (http.client.HTTPException, ConnectionError) as error:
-            if isinstance(error, BrokenPipeError) and received:
-                raise
-            raise ExtprocError(
-                f"{url}: the connection broke after {received} bytes of the answer: {error!r}"
-            ) from error
-        return answer.status
-    finally:
-        connection.close()
-
-
-def _target(text: Text) -> str:
-    for part in text:
-        if isinstance(part, Variable) and not re.fullmatch(rb"[!\"$%'-~]+", part.value(os.environ)):
-            raise ConfigError(f"--credential: the variable {part.name} has to be percent-encoded to stand in a URL")
-    return resolve(text, os.environ).decode("ascii")
-
-
-def _connect(url: str) -> http.client.HTTPConnection:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port, timeout=CONNECT_SECONDS, context=context
+    def target(self, known_good: Request | None) -> Target:
+        """The server, with what it must answer."""
+        log = self.state_file.with_suffix(".restart.log") if self.state_file is not None and self.restart else None
+        return Target(
+            self.url,
+            known_good=known_good,
+            health=self.health,
+            restart=self.restart,
+            restart_log=log,
+            patience=self.patience,
+            say=_say,
         )
-    else:
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=CONNECT_SECONDS)
-    try:
-        connection.connect()
-    except OSError as error:
-        raise ExtprocError(f"{url}: cannot connect: {error}") from error
-    # A model may think for an hour: only connecting has a limit.
-    assert isinstance(connection.sock, socket.socket)
-    connection.sock.settimeout(None)
-    return connection
-
-
-def _put(
-    connection: http.client.HTTPConnection, request: Request, target: str, headers: Sequence[tuple[str, bytes]]
-) -> None:
-    connection.putrequest(request.method, target, skip_accept_encoding=True)
-    for name, value in headers:
-        connection.putheader(name, value)
-    if request.body or request.method in {"POST", "PUT", "PATCH"}:
-        connection.putheader("content-length", str(len(request.body)))
-    connection.endheaders(request.body or None)
-
-
-def _pieces(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    while data := answer.read1(65536):
-        yield data
-    if answer.length:  # `read1` takes an early end of the connection for an end of the body
-        raise http.client.IncompleteRead(b"", answer.length)
-
-
-def _print_status(answer: http.client.HTTPResponse) -> None:
-    version = "1.1" if answer.version == 11 else "1.0"
-    click.echo(f"HTTP/{version} {answer.status} {output.escape(answer.reason)}", err=True)
-
-
-def _write(data: bytes) -> None:
-    """The answer's bytes as they are into a pipe, and made harmless for a terminal."""
-    if output.is_terminal():
-        sys.stdout.write(output.escape_text(data.decode("utf-8", "backslashreplace")))
-        sys.stdout.flush()
-    else:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-
-
-class Server(click.ParamType[str]):
-    """The URL of a server: where to, and nothing about what."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the form."""
-        try:
-            parts = urllib.parse.urlsplit(value)
-            fine = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
-            fine = fine and not parts.query and "@" not in parts.netloc and (parts.port or 1) > 0
-        except ValueError:
-            fine = False
-        if not fine:
-            self.fail(
-                f"{value!r} is no server; http://HOST:PORT would be right (the path is the recorded one)", param, ctx
-            )
-        return str(value).rstrip("/")
 
 
 @click.command
-@click.argument("id")
-@click.option("--to", "url", type=Server(), metavar="URL", help="Send it to this server: http://HOST:PORT.")
+@click.argument("id", metavar="ID|INCIDENT")
+@click.option("--to", "url", type=sending.Server(), metavar="URL", help="Send it to this server: http://HOST:PORT.")
 @click.option("--curl", "as_curl", is_flag=True, help="Print a curl command instead; with --to, for that server.")
+@click.option("--bisect", is_flag=True, help="Search for what kills the server, and make it as small as it gets.")
+@click.option(
+    "--confirm",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="--bisect: try what kills N times, and search N times for what kills but now and then.",
+)
+@click.option("--restart", metavar="CMD", help="A shell command that brings the server back. [default: wait for it]")
+@click.option("--health", metavar="PATH", help="A path that answers 2xx while the server is well. [default: /health]")
+@click.option(
+    "--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, metavar="N", help="Send it so often."
+)
+@click.option(
+    "--concurrency", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N", help="So many at once."
+)
+@click.option(
+    "--speed",
+    type=click.FloatRange(0.01, 1000),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="An incident's requests so many times as fast as they came.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0.5, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="S",
+    help="A server that gives a known-good request nothing for so many seconds hangs.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(1, 86_400),
+    default=900.0,
+    show_default=True,
+    metavar="S",
+    help="How long the server may take to come back.",
+)
+@click.option(
+    "--state",
+    "state_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="--bisect: where its tries are kept, so that it can go on. [default: bisect-ID.jsonl]",
+)
+@click.option("--no-minimise", is_flag=True, help="--bisect: leave the request that kills as it is.")
+@click.option("--redact", is_flag=True, help="--bisect: hide texts in the smallest request where they are not needed.")
+@click.option("--allow-production", is_flag=True, help="Send an incident to the very backend that it befell.")
 @click.option(
     "--credential",
     "credentials",
@@ -192,59 +140,273 @@ class Server(click.ParamType[str]):
     metavar="FILE",
     help="Send the headers in this file, a line each: for credentials.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print what came of it as one JSON object, not the answer.")
 @options.journal_directories
 def command(
     id: str,
     url: str | None,
     as_curl: bool,
+    bisect: bool,
+    confirm: int,
+    restart: str | None,
+    health: str | None,
+    repeat: int,
+    concurrency: int,
+    speed: float,
+    patience: float,
+    wait: float,
+    state_file: Path | None,
+    no_minimise: bool,
+    redact: bool,
+    allow_production: bool,
     credentials: Sequence[str],
     no_credentials: bool,
     headers: Sequence[str],
     header_files: Sequence[Path],
+    as_json: bool,
     data_dirs: Sequence[Path],
     config_path: Path | None,
 ) -> None:
-    """Send a recorded request again, or print it as a curl command.
+    """Send a recorded request again, or all of an incident, and say what that does to the server.
 
     The method, path, headers and body are the recorded ones, to the byte. Credentials were never recorded:
     --credential names the variables that hold them, once for each (in `authorization` a token alone is sent as
     `Bearer TOKEN`; in a query what has to be percent-encoded is). The answer goes to stdout as it comes, its status
-    to stderr. Exit code 1: the answer is an error, or the connection broke, as it does when the request kills the
-    server once more. 2: a credential is missing, and nothing was sent.
+    and the verdict to stderr. Then the server has to answer a request that the journal knows to be good.
+
+    Exit code 0: the answer is whole and of the class that was recorded, and the server is alive. 1: the request killed
+    the server, hung it or broke the answer, or the answer is of another class. 2: a credential is missing, and nothing
+    was sent.
+
+    An INCIDENT (see `extproc incidents`) is sent as it was: its requests in their order, with the times between them.
+    With --bisect its suspects are tried alone, then after the requests that may have prepared their way, then together,
+    until the server dies; it has to come back each time, by --restart or by somebody else's hand. A search that is
+    ended goes on where it was when the same command is given again.
 
     \b
     Examples:
       extproc replay 019aa3f2 --to http://gpu-test:8000 --no-credentials
       extproc replay 019aa3f2 --to http://gpu-test:8000 --credential authorization=TEST_KEY
-      extproc replay 019aa3f2 --to http://gpu-test:8000 --header-file key.txt
       extproc replay 019aa3f2 --to http://gpu-test:8000 --curl > crash.sh
+      extproc replay last --bisect --to http://gpu-test:8000 --restart "ssh gpu-test systemctl restart vllm"
     """
     if not as_curl and url is None:
         raise click.UsageError("--to URL or --curl says what to do.")
-    given = given_credentials(credentials), given_headers(headers, header_files)
-    exchange = options.one(id, options.existing(data_dirs, config_path))
-    request = prepare(exchange, _body(exchange), *given)
-    missing = output.escape(", ".join(request.missing))
+    if as_curl and bisect:
+        raise click.UsageError("--bisect and --curl exclude each other.")
+    given = sending.given_credentials(credentials), sending.given_headers(headers, header_files)
+    directories = options.existing(data_dirs, config_path)
     if as_curl:
-        if missing and not no_credentials:
-            click.echo(f"not recorded and left out: {missing} (--credential NAME=ENV puts it back)", err=True)
-        click.echo(curl.script(request, url).encode(), nl=False)
+        _print_curl(options.one(id, directories), url, given, silent=no_credentials)
         return
     assert url is not None
-    if missing and not no_credentials:
+    asked = _Asked(
+        url, directories, Credentials(*given, optional=no_credentials), restart, health,
+        Patience(answer=patience, back=wait), speed, repeat, concurrency, confirm, not no_minimise, redact, state_file,
+        allow_production, as_json,
+    )  # fmt: skip
+    try:
+        fine = _run(id, asked, bisect=bisect)
+    except MissingCredentialsError as error:
         raise ConfigError(
-            f"nothing was sent: {missing} was not recorded; --credential NAME=ENV puts it back from a variable, "
+            f"nothing was sent: {output.escape(str(error))}; --credential NAME=ENV puts it back from a variable, "
             "--no-credentials sends the request without it"
-        )
-    if send(request, url) >= 400:
+        ) from error
+    if not fine:
         click.get_current_context().exit(1)
 
 
-def _body(exchange: Mapping[str, Any]) -> bytes:
-    part = exchange.get("request")
-    body = bodies.whole(exchange, "request")
-    if part is None or body is None:
-        raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
+def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
+    if not _INCIDENT.fullmatch(id) and not (bisect and id == "last"):
+        exchange = options.one(id, asked.directories)
+        found = _material_of(exchange, asked)
+        return _bisect(str(exchange["id"]), found, asked) if bisect else _once(exchange, found, asked)
+    incident = material.find_incident(_all(asked.directories), id)
+    if not asked.production and addresses.same(asked.url, incident.sighting.upstream):
+        raise ExtprocError(
+            f"{asked.url} is {incident.sighting.upstream}, the backend that this befell; a test server of the same "
+            "version would be right, or --allow-production"
+        )
+    found = material.of_incident(incident, _all(asked.directories), asked.credentials)
+    return _bisect(incident.id, found, asked) if bisect else _window(incident, found, asked)
+
+
+def _all(directories: Sequence[Path]) -> Iterator[Exchange]:
+    return output.chosen(reader.exchanges(directories), lambda _: True)
+
+
+def _material_of(exchange: Exchange, asked: _Asked) -> Material:
+    _warn_of_a_part(exchange)
+    started = datetime.fromisoformat(exchange["started_at"])
+    near = reader.exchanges(asked.directories, since=started - _AROUND, until=started + _AROUND)
+    return material.of_exchange(exchange, near, asked.credentials)
+
+
+def _warn_of_a_part(exchange: Exchange) -> None:
+    body, part = material.whole_body(exchange), exchange["request"]
     if part.get("ended_by") is None or part.get("truncated"):
         click.echo(f"the recorded body is not the whole one: {len(body)} bytes had come", err=True)
-    return body
+
+
+def _print_curl(
+    exchange: Exchange,
+    url: str | None,
+    given: tuple[Mapping[str, Sequence[str]], Sequence[tuple[str, bytes]]],
+    *,
+    silent: bool,
+) -> None:
+    body = material.whole_body(exchange)
+    _warn_of_a_part(exchange)
+    request = prepare(exchange, body, *given)
+    if request.missing and not silent:
+        missing = output.escape(", ".join(request.missing))
+        click.echo(f"not recorded and left out: {missing} (--credential NAME=ENV puts it back)", err=True)
+    click.echo(curl.script(request, url).encode(), nl=False)
+
+
+# One request -------------------------------------------------------------------------------------------------
+
+
+def _once(exchange: Exchange, found: Material, asked: _Asked) -> bool:
+    request = found.steps[str(exchange["id"])].request
+    target = asked.target(found.known_good)
+    before = State(Life.ALIVE, "", target.started())
+    answers: list[Answer] = []
+    verdict = None
+    for start in range(0, asked.repeat, asked.concurrency):
+        together = min(asked.concurrency, asked.repeat - start)
+        answers += _send(request, together, target, shown=asked.repeat == 1 and not asked.as_json)
+        if start == 0 and all(each.outcome.value == "upstream_connect_fail" for each in answers):
+            raise ExtprocError(f"{asked.url}: {answers[0].error}")
+        state = target.after(before, answers)
+        verdict = judge(exchange, answers, state)
+        if not state.alive:
+            if asked.restart is not None:
+                target.bring_back()
+            break
+    assert verdict is not None
+    _tell(exchange, answers, verdict, asked)
+    return verdict.fine
+
+
+def _send(request: Request, together: int, target: Target, *, shown: bool) -> list[Answer]:
+    if not shown:
+        steps = [Step(request, 0.0)] * together
+        return window.play(steps, target.url, lambda: target.state().alive, target.patience.answer)
+    printed = Sending(request, target.url, _Printer())
+    printed.start()
+    while not printed.wait(1.0):
+        # A model may think for an hour; one that answers nobody else does not think.
+        if printed.silent > target.patience.answer and not target.state().alive:
+            printed.give_up(f"no answer in {target.patience.answer:g} s, and the server answers nobody")
+    return [printed.answer]
+
+
+def _tell(exchange: Exchange, answers: Sequence[Answer], verdict: Verdict, asked: _Asked) -> None:
+    click.echo(output.escape(verdict.text), err=True)
+    if asked.as_json:
+        fields = {
+            "verdict": verdict.kind.value,
+            "why": verdict.text,
+            "exchange": exchange["id"],
+            "recorded": exchange.get("outcome"),
+            "answers": [_fields(each) for each in answers],
+        }
+        click.echo(output.json_line(fields))
+
+
+def _fields(answer: Answer) -> dict[str, Any]:
+    return {
+        "outcome": answer.outcome.value,
+        "class": answer.kind,
+        "status": answer.status,
+        "bytes": answer.bytes,
+        "seconds": round(answer.seconds, 3),
+        "error": answer.error or None,
+    }
+
+
+class _Printer(Hearer):
+    """The answer's bytes as they are into a pipe, and made harmless for a terminal."""
+
+    def status(self, answer: http.client.HTTPResponse) -> None:
+        version = "1.1" if answer.version == 11 else "1.0"
+        click.echo(f"HTTP/{version} {answer.status} {output.escape(answer.reason)}", err=True)
+
+    def data(self, data: bytes) -> None:
+        if output.is_terminal():
+            sys.stdout.write(output.escape_text(data.decode("utf-8", "backslashreplace")))
+            sys.stdout.flush()
+        else:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+# An incident -------------------------------------------------------------------------------------------------
+
+
+def _window(incident: Incident, found: Material, asked: _Asked) -> bool:
+    """All of it as it was, once or more often."""
+    target = asked.target(found.known_good)
+    state = target.state()
+    if not state.alive:
+        raise ExtprocError(f"{asked.url} fails before anything was sent: {state.text}")
+    steps = [found.steps[id] for id in found.window]
+    _say(f"{incident.id}: {len(steps)} requests to {asked.url}, as they came")
+    deaths = 0
+    runs = []
+    for number in range(1, asked.repeat + 1):
+        if not state.alive:
+            state = target.bring_back()
+        answers = window.play(steps, asked.url, lambda: target.state().alive, asked.patience.answer, speed=asked.speed)
+        state = target.after(state, answers)
+        deaths += not state.alive
+        bad = sum(each.is_failure for each in answers)
+        text = f"the target {state.fate} ({state.text}); {bad} of {len(answers)} answers were bad"
+        _say(f"run {number} of {asked.repeat}: {text}")
+        runs.append({"target": state.life.value, "why": state.text, "answers": len(answers), "bad": bad})
+    if not state.alive and asked.restart is not None:
+        target.bring_back()
+    if asked.as_json:
+        verdict = "killed" if deaths else ("broke" if any(run["bad"] for run in runs) else "as_recorded")
+        click.echo(output.json_line({"verdict": verdict, "incident": incident.id, "deaths": deaths, "runs": runs}))
+    return not deaths and not any(run["bad"] for run in runs)
+
+
+def _bisect(name: str, found: Material, asked: _Asked) -> bool:
+    asked = replace(asked, state_file=asked.state_file or Path(f"bisect-{name}.jsonl"))
+    tries = Tries(asked.state_file)
+    known = "" if not tries.known_tries else f", {tries.known_tries} of them known"
+    _say(f"{name}: {len(found.suspects)} suspects, {len(found.window)} requests; tries in {asked.state_file}{known}")
+    wishes = Wishes(confirm=asked.confirm, speed=asked.speed, minimal=asked.minimal, redact=asked.redact)
+    proof = prove.prove(found, asked.target(found.known_good), tries, wishes, _say)
+    if asked.as_json:
+        click.echo(output.json_line(_proof_fields(proof, asked.url)))
+    else:
+        for line in _proof_lines(proof, asked.url):
+            click.echo(line)
+    return proof.verdict == prove.NOT_PROVEN
+
+
+def _proof_fields(proof: Proof, url: str) -> dict[str, Any]:
+    script = None if proof.request is None else curl.script(proof.request, url)
+    return {**proof.fields(), "curl": script}
+
+
+def _proof_lines(proof: Proof, url: str) -> Iterator[str]:
+    yield f"{proof.verdict}: {output.escape(proof.why)}"
+    for id in proof.killers:
+        yield f"killer: {id}"
+    if proof.latch is not None:
+        yield f"only after: {proof.latch}"
+    yield f"{proof.tries} tries, {proof.restarts} restarts"
+    if proof.request is not None:
+        yield ""
+        yield "The smallest request that kills:"
+        yield output.escape(output.json_line(proof.minimal))
+        yield ""
+        yield curl.script(proof.request, url).rstrip("\n")
+
+
+def _say(text: str) -> None:
+    click.echo(output.escape(text), err=True)

@@ -19,6 +19,7 @@ from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
 from extproc.history import bodies
+from extproc.history.headers import header_list
 from extproc.history.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
@@ -255,7 +256,7 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
     yield from _section(f"{direction.capitalize()}: {output.escape(', '.join(facts))}")
     yield from _pairs([("sha256", part.get("sha256"))])
     for name in ("headers", "trailers"):
-        fields = view.header_list(part, name)
+        fields = header_list(part, name)
         if fields:
             yield f"  {output.styled(name, dim=True)}"
             for key, value in fields:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from extproc.cli.output import Cell, Column, Row
 from extproc.core.outcome import Outcome, class_of
 from extproc.history import filters
 from extproc.history.filters import IN_FLIGHT
+from extproc.history.headers import header_bytes
 
 Exchange = Mapping[str, Any]
 
@@ -194,17 +195,3 @@ _CELLS: Final[Mapping[str, Callable[[Exchange, bool, bool], Cell | str]]] = {
 def header_text(value: Any) -> str:
     """A header's value as text: one that is not UTF-8 with its odd bytes as escapes."""
     return header_bytes(value).decode("utf-8", "backslashreplace")
-
-
-def header_bytes(value: Any) -> bytes:
-    """A header's value as it was on the wire."""
-    import base64
-
-    if isinstance(value, Mapping):
-        return base64.b64decode(str(value.get("base64", "")))
-    return str(value).encode("utf-8", "surrogatepass")
-
-
-def header_list(part: Mapping[str, Any] | None, name: str = "headers") -> Sequence[tuple[str, Any]]:
-    """The headers or trailers of one direction."""
-    return [(str(key), value) for key, value in (part or {}).get(name) or ()]

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, Final
 
 from extproc.core.record import moment_text
+from extproc.errors import ExtprocError
 from extproc.incidents import detect, rank
 from extproc.incidents.detect import Kind, Sighting
 from extproc.incidents.evidence import Flight
@@ -128,6 +129,18 @@ def incidents(flights: Iterable[Flight]) -> list[Incident]:
         kind = _class(sighting, ranking, found)
         found.append(Incident(_id(sighting), kind, sighting, ranking, (*sighting.evidence, *_life(sighting))))
     return found
+
+
+def named(found: Sequence[Incident], id: str) -> Incident:
+    """The one that goes by `id`: whole, its beginning, its end, or `last`. ExtprocError where there is not one."""
+    if id == "last" and found:
+        return found[-1]
+    those = [each for each in found if each.id.startswith(id) or (len(id) >= 6 and each.id.endswith(id))]
+    if not those:
+        raise ExtprocError("there is no incident" if id == "last" else f"no incident goes by {id!r}")
+    if len(those) > 1:
+        raise ExtprocError(f"{len(those)} incidents go by {id!r}: {', '.join(each.id for each in those[:4])}")
+    return those[0]
 
 
 def _class(sighting: Sighting, ranking: Ranking, earlier: Sequence[Incident]) -> Class:

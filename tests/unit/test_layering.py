@@ -25,6 +25,7 @@ CHAINS = [
     "core <- journal <- history <- incidents <- telemetry <- follow <- service <- service.sidecar <- up <- cli",
     "core <- envoy.config <- envoy.process <- envoy.check <- envoy.publish <- up <- cli",
     "core <- journal <- history <- reconcile <- cli",
+    "core <- journal <- history <- incidents <- replay <- cli",
     "core <- load <- cli",
     "mock <- cli",
 ]

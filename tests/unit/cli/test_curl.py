@@ -16,11 +16,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from extproc.cli import curl
-from extproc.cli.request import prepare
 from extproc.core import head
 from extproc.core.record import encode
 from extproc.core.redact import Redactor
 from extproc.errors import ExtprocError
+from extproc.replay.request import prepare
 
 REDACTOR = Redactor(b"k" * 32)
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

@@ -10,6 +10,7 @@ import pytest
 from extproc.cli import view
 from extproc.core.outcome import Outcome
 from extproc.history.filters import IN_FLIGHT
+from extproc.history.headers import header_bytes
 
 
 @pytest.mark.parametrize("outcome", [*Outcome, IN_FLIGHT])
@@ -72,6 +73,6 @@ def test_times_of_today_are_short_and_others_have_their_date() -> None:
 
 def test_header_values_that_are_no_text() -> None:
     """Kept as base64 in the record, shown with escapes, sent as they were."""
-    assert view.header_bytes({"base64": "/2E="}) == b"\xffa"
+    assert header_bytes({"base64": "/2E="}) == b"\xffa"
     assert view.header_text({"base64": "/2E="}) == r"\xffa"
-    assert view.header_bytes("ä") == "ä".encode()
+    assert header_bytes("ä") == "ä".encode()

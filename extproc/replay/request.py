@@ -7,16 +7,17 @@ and named in `missing`; a mark is never sent.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 from urllib.parse import quote
 
-from extproc.cli import view
 from extproc.core.redact import MARK, parameter_name
 from extproc.errors import ConfigError
+from extproc.history.headers import header_bytes, header_list
 
 PATH: Final = ":path"
 """The name, in `--credential`, of a credential in the path itself."""
@@ -102,31 +103,45 @@ class Request:
         texts = (self.target, *(text for _, text in self.headers))
         return list(dict.fromkeys(part for text in texts for part in text if isinstance(part, Variable)))
 
+    def with_document(self, document: Mapping[str, Any]) -> Request:
+        """The same for another body, in JSON: of its headers only those that say who asks."""
+        headers: list[tuple[str, Text]] = [("content-type", (b"application/json",))]
+        headers += [(name, text) for name, text in self.headers if _is_credential(name, text)]
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return replace(self, headers=headers, body=body)
+
+
+def _is_credential(name: str, text: Text) -> bool:
+    return name in _WITH_SCHEME or name in ("api-key", "x-api-key") or any(isinstance(part, Variable) for part in text)
+
 
 def prepare(
-    exchange: view.Exchange,
+    exchange: Mapping[str, Any],
     body: bytes,
     credentials: Mapping[str, Sequence[str]],
     headers: Sequence[tuple[str, bytes]] = (),
+    *,
+    check: bool = True,
 ) -> Request:
     """The request of an exchange, with `headers` in the place of those of the same names.
 
     `credentials`: for each name, in lower case, the variables that hold what was not recorded: of several that the
-    request had under one name, in their order. Raises ConfigError for one that it never had, and for one in the path
-    itself that is missing.
+    request had under one name, in their order. Raises ConfigError for one in the path itself that is missing, and,
+    with `check`, for one that the request never had.
     """
     marks = _Marks(credentials)
     given = {name for name, _ in headers}
     kept: list[tuple[str, Text]] = []
-    for name, value in view.header_list(exchange.get("request")):
-        raw = view.header_bytes(value)
+    for name, value in header_list(exchange.get("request")):
+        raw = header_bytes(value)
         if name in _NOT_SENT or name in given or not TOKEN.fullmatch(name) or re.search(rb"[\r\n\0]", raw):
             continue
         text = marks.fill(name, raw)
         if text is not None:
             kept.append((name, text))
     target = _target(str(exchange.get("path") or "/"), marks)
-    marks.check()
+    if check:
+        marks.check()
     scheme = exchange.get("scheme")
     return Request(
         id=str(exchange.get("id")),

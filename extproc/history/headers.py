@@ -1,0 +1,20 @@
+"""Headers as a record has them: pairs of a name and a value, which is text, or bytes that are none in base64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def header_bytes(value: Any) -> bytes:
+    """A header's value as it was on the wire."""
+    import base64  # noqa: PLC0415 - hardly any header needs it, and every command starts without it
+
+    if isinstance(value, Mapping):
+        return base64.b64decode(str(value.get("base64", "")))
+    return str(value).encode("utf-8", "surrogatepass")
+
+
+def header_list(part: Mapping[str, Any] | None, name: str = "headers") -> Sequence[tuple[str, Any]]:
+    """The headers or trailers of one direction."""
+    return [(str(key), value) for key, value in (part or {}).get(name) or ()]

@@ -1,0 +1,231 @@
+"""What a search needs of a journal: an incident's requests, ready to be sent, and one that is known to be good.
+
+    material = of_incident(incident, exchanges, credentials)
+    material.steps[id], material.window, material.suspects, material.known_good
+
+A request that is known to be good is the plainest of those that the same model has served: with the fewest parameters,
+and the shortest answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from extproc.core.outcome import Outcome, class_of
+from extproc.errors import ExtprocError
+from extproc.history import reader
+from extproc.incidents import evidence, incident
+from extproc.incidents.evidence import Flight
+from extproc.incidents.incident import Incident
+from extproc.replay.minimise import CONTENT
+from extproc.replay.request import Request, prepare
+from extproc.replay.search import Suspect
+from extproc.replay.sender import Leave
+from extproc.replay.window import Step
+
+Exchange = Mapping[str, Any]
+
+_LEFT: Final = frozenset({Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE, Outcome.CLIENT_CANCEL_MID_STREAM})
+_BEST_APIS: Final = frozenset({"chat.completions", "completions"})
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What was not recorded, from the command line: see `request.prepare`."""
+
+    variables: Mapping[str, Sequence[str]]
+    headers: Sequence[tuple[str, bytes]] = ()
+    optional: bool = False
+    """What is missing is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What to send."""
+
+    steps: Mapping[str, Step]
+    """By the ids of their exchanges, those of the window with their times."""
+    window: tuple[str, ...]
+    """In the order in which they had begun."""
+    suspects: tuple[Suspect, ...]
+    hints: Mapping[str, tuple[str, ...]]
+    """For each suspect, the parameters that speak against it."""
+    known_good: Request | None
+    recorded: Mapping[str, Exchange]
+
+
+def find_incident(exchanges: Iterable[Exchange], id: str) -> Incident:
+    """The incident that goes by `id`, in a journal's exchanges."""
+    return incident.named(incident.incidents(_flights(exchanges)), id)
+
+
+def _flights(exchanges: Iterable[Exchange]) -> Iterator[Flight]:
+    for exchange in exchanges:
+        yield from evidence.flights(exchange, evidence.recorded_body)
+
+
+def of_incident(found: Incident, exchanges: Iterable[Exchange], credentials: Credentials) -> Material:
+    """What an incident's search needs. Raises ExtprocError where nothing of it can be sent."""
+    there = {each.id: each for each in (*found.in_flight, *(suspect.flight for suspect in found.ranking.suspects))}
+    latches = {suspect.latch.id for suspect in found.ranking.suspects if suspect.latch is not None}
+    wanted = {*there, *latches}
+    models = {each.model for each in there.values()}
+    best = _Best(models, before=found.sighting.at)
+    recorded: dict[str, Exchange] = {}
+    for exchange in exchanges:
+        best.consider(exchange)
+        if exchange["id"] in wanted:
+            recorded[str(exchange["id"])] = exchange
+    requests = _requests([each for each in recorded.values() if _has_body(each)], credentials)
+    window = sorted((each for each in there.values() if each.id in requests), key=lambda each: (each.started, each.id))
+    if not window:
+        raise ExtprocError(f"{found.id}: none of its requests was recorded")
+    began = window[0].started
+    times = {each.id: each.started - began for each in window}
+    steps = {id: Step(request, times.get(id), _leave(recorded[id])) for id, request in requests.items()}
+    return Material(
+        steps,
+        tuple(each.id for each in window),
+        tuple(_suspects(found, requests)),
+        {each.flight.id: tuple(_hints(each.reasons)) for each in found.ranking.suspects},
+        best.request(credentials) or _made_up(recorded[window[0].id], requests[window[0].id]),
+        recorded,
+    )
+
+
+def of_exchange(exchange: Exchange, exchanges: Iterable[Exchange], credentials: Credentials) -> Material:
+    """The same for one request alone, whoever is to blame."""
+    id = str(exchange["id"])
+    request = prepare(exchange, whole_body(exchange), credentials.variables, credentials.headers)
+    _check([request], credentials)
+    best = _Best({_model(exchange)}, but=id)
+    for each in exchanges:
+        best.consider(each)
+    known_good = best.request(credentials) or _made_up(exchange, request)
+    return Material({id: Step(request, 0.0, _leave(exchange))}, (id,), (Suspect(id),), {}, known_good, {id: exchange})
+
+
+def whole_body(exchange: Exchange) -> bytes:
+    """The bytes of a request. Raises ExtprocError where they were not recorded."""
+    body = reader.body(exchange, "request")
+    if exchange.get("request") is None or body is None:
+        raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
+    return body
+
+
+def _has_body(exchange: Exchange) -> bool:
+    return exchange.get("request") is not None and evidence.recorded_body(exchange, "request") is not None
+
+
+def _requests(exchanges: Sequence[Exchange], credentials: Credentials) -> dict[str, Request]:
+    requests = {
+        str(each["id"]): prepare(each, whole_body(each), credentials.variables, credentials.headers, check=False)
+        for each in exchanges
+    }
+    _check(list(requests.values()), credentials)
+    return requests
+
+
+def _check(requests: Sequence[Request], credentials: Credentials) -> None:
+    """Nothing is sent without a credential that it had, unless that was asked for."""
+    missing = dict.fromkeys(name for request in requests for name in request.missing)
+    if missing and not credentials.optional:
+        raise MissingCredentialsError(list(missing))
+
+
+class MissingCredentialsError(ExtprocError):
+    """Requests had credentials, which are never recorded. `names`: what the command line has to give."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"{', '.join(names)} was not recorded")
+        self.names = names
+
+
+def _suspects(found: Incident, requests: Mapping[str, Request]) -> Iterator[Suspect]:
+    for each in found.ranking.suspects:
+        if each.flight.id in requests:
+            latch = each.latch.id if each.latch is not None and each.latch.id in requests else None
+            yield Suspect(each.flight.id, latch)
+
+
+def _hints(reasons: Sequence[str]) -> Iterator[str]:
+    """The parameters that reasons begin with: `response_format.type "text": never before ...`."""
+    for reason in reasons:
+        place = reason.partition(" ")[0]
+        yield place.partition(".")[0].partition("[")[0].rstrip(":")
+
+
+def _leave(exchange: Exchange) -> Leave | None:
+    """When its client left."""
+    if exchange.get("outcome") not in _LEFT:
+        return None
+    answered = (exchange.get("response") or {}).get("bytes")
+    if answered:
+        return Leave(bytes=int(answered))
+    duration = exchange.get("duration_ms")
+    return Leave(seconds=float(duration) / 1000) if isinstance(duration, int | float) else None
+
+
+# Known to be good ----------------------------------------------------------------------------------------------
+
+
+class _Best:
+    """The plainest request that was served."""
+
+    def __init__(self, models: set[str], *, before: float | None = None, but: str | None = None) -> None:
+        self._models = models
+        self._before = before
+        self._but = but
+        self._found: tuple[tuple[float, ...], Exchange] | None = None
+
+    def consider(self, exchange: Exchange) -> None:
+        llm = exchange.get("llm") or {}
+        if (
+            class_of(exchange) != "ok"
+            or exchange["id"] == self._but
+            or llm.get("api") not in _BEST_APIS
+            or _model(exchange) not in self._models
+            or not _ended_before(exchange, self._before)
+        ):
+            return
+        plainness = (len(llm.get("params") or ()), float(exchange.get("duration_ms") or 0))
+        if self._found is None or plainness < self._found[0]:
+            self._found = plainness, exchange
+
+    def request(self, credentials: Credentials) -> Request | None:
+        if self._found is None or not _has_body(self._found[1]):
+            return None
+        exchange = self._found[1]
+        return prepare(exchange, whole_body(exchange), credentials.variables, credentials.headers, check=False)
+
+
+def _ended_before(exchange: Exchange, at: float | None) -> bool:
+    ended = exchange.get("ended_at")
+    return at is None or (bool(ended) and datetime.fromisoformat(str(ended)).timestamp() < at)
+
+
+def _model(exchange: Exchange) -> str:
+    return str((exchange.get("llm") or {}).get("model") or "")
+
+
+def _made_up(exchange: Exchange, request: Request) -> Request | None:
+    """One word for the same model, where the journal has nothing that was served."""
+    llm = exchange.get("llm") or {}
+    if llm.get("api") not in _BEST_APIS or not llm.get("model"):
+        return None
+    content = "messages" if llm["api"] == "chat.completions" else "prompt"
+    document = {"model": llm["model"], content: CONTENT[content], "max_tokens": 1}
+    return request.with_document(document)
+
+
+def document_of(request: Request) -> dict[str, Any] | None:
+    """The JSON object that a request's body is; None for any other body."""
+    try:
+        document = json.loads(request.body)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
