@@ -106,6 +106,12 @@ class _Asked:
     help="A server that gives a known-good request nothing for so many seconds hangs.",
 )
 @click.option(
+    "--settle",
+    type=click.FloatRange(0, 600),
+    metavar="S",
+    help="How long the server is watched after an answer. [default: 1, after a bad answer 3]",
+)
+@click.option(
     "--wait",
     type=click.FloatRange(1, 86_400),
     default=900.0,
@@ -154,6 +160,7 @@ def command(
     concurrency: int,
     speed: float,
     patience: float,
+    settle: float | None,
     wait: float,
     state_file: Path | None,
     no_minimise: bool,
@@ -202,7 +209,7 @@ def command(
     assert url is not None
     asked = _Asked(
         url, directories, Credentials(*given, optional=no_credentials), restart, health,
-        Patience(answer=patience, back=wait), speed, repeat, concurrency, confirm, not no_minimise, redact, state_file,
+        _patience(patience, settle, wait), speed, repeat, concurrency, confirm, not no_minimise, redact, state_file,
         allow_production, as_json,
     )  # fmt: skip
     try:
@@ -214,6 +221,11 @@ def command(
         ) from error
     if not fine:
         click.get_current_context().exit(1)
+
+
+def _patience(answer: float, settle: float | None, back: float) -> Patience:
+    given = Patience(answer=answer, back=back)
+    return given if settle is None else replace(given, settle=settle, settle_bad=settle)
 
 
 def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:

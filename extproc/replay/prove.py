@@ -94,6 +94,9 @@ def prove(material: Material, target: Target, tries: Tries, wishes: Wishes, say:
     """Search, then make the killer smaller."""
     bench = _Bench(material, target, tries, wishes.speed, say)
     state = target.state()
+    if not state.alive and (tries.known_tries or target.restartable):
+        say(f"the target {state.fate}: {state.text}")
+        state = target.bring_back()
     if not state.alive or (target.known_good is not None and not state.known_good):
         return Proof(BROKEN, f"the target fails before anything was tried: {state.text}", None, 0, 0)
     say(f"the target is alive: {state.text}")

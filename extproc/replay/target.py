@@ -68,8 +68,10 @@ class Patience:
 
     answer: float = 30.0
     """A server that gives nothing for so long, to a request that is known to be good, hangs."""
-    settle: float = 3.0
-    """How long after a bad answer a server is watched: an engine dies first, its API server some seconds later."""
+    settle: float = 1.0
+    """How long a server is watched after an answer: what kills may take a moment."""
+    settle_bad: float = 3.0
+    """The same after a bad answer: an engine dies first, its API server some seconds later."""
     back: float = 900.0
     """How long it may take to come back."""
 
@@ -140,14 +142,21 @@ class Target:
 
     def after(self, before: State, answers: Sequence[Answer]) -> State:
         """How it is after these answers. `before`: how it was. What went wrong may take a moment to show."""
-        deadline = time.monotonic() + (self.patience.settle if any(each.is_failure for each in answers) else 0)
-        while True:
-            now = self.state()
-            if now.alive and before.started is not None and now.started is not None and now.started > before.started:
-                return State(Life.DEAD, "its process was started anew in the meantime", now.started)
-            if not now.alive or time.monotonic() >= deadline:
-                return now
-            time.sleep(_POLL_SECONDS)
+        bad = any(each.is_failure for each in answers)
+        settle = self.patience.settle_bad if bad else self.patience.settle
+        deadline = time.monotonic() + settle
+        now = self._since(before)
+        while now.alive and time.monotonic() < deadline:
+            time.sleep(min(_POLL_SECONDS, settle))
+            now = self._by_health() or now  # a request that is known to be good costs more than that
+        return self._since(before) if now.alive and settle else now
+
+    def _since(self, before: State) -> State:
+        """How it is now; dead, if it was started anew since."""
+        now = self.state()
+        if now.alive and before.started is not None and now.started is not None and now.started > before.started:
+            return State(Life.DEAD, "its process was started anew in the meantime", now.started)
+        return now
 
     def bring_back(self) -> State:
         """Restart it, or wait until somebody has; how it is then. Raises ExtprocError where it does not come back."""

@@ -45,6 +45,8 @@ class Backend:
     dead: bool = False
 
 
+AT_ONCE = ("--settle", "0")
+"""These servers live or die at once."""
 KNOWN_GOOD = b'{"model": "llama-3", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}'
 """What replay asks where the journal has nothing that was served."""
 
@@ -149,7 +151,7 @@ def test_to_sends_the_exact_bytes(data: Path, backend: Backend, name: str) -> No
     """Whatever they are, with the recorded headers."""
     with Recording(data) as recording:
         id = recording.add(BODIES[name], headers=HEADERS)
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data)
     assert result.exit_code == 0, result.stderr
     assert result.stdout_bytes == b'{"ok":true}'
     assert result.stderr.startswith("HTTP/1.0 200 OK\nok 200, recorded ok; the target is alive")
@@ -182,7 +184,7 @@ def test_to_sends_over_tls(data: Path, tmp_path: Path) -> None:
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        arguments = ("replay", id, "--to", f"https://localhost:{server.server_port}", "--data-dir", data)
+        arguments = ("replay", id, *AT_ONCE, "--to", f"https://localhost:{server.server_port}", "--data-dir", data)
         trusted = run(*arguments, cwd=data, env={"SSL_CERT_FILE": str(authority.certificate)})
         other = run(*arguments, cwd=data)
         server.shutdown()
@@ -198,7 +200,7 @@ def test_to_sends_the_recorded_method_and_path(data: Path, backend: Backend, met
     """Nothing about a path is tidied up."""
     with Recording(data) as recording:
         id = recording.add(CHAT, method=method, path=path, headers=HEADERS)
-    assert invoke("replay", id, "--to", backend.url, "--data-dir", data).exit_code == 0
+    assert invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data).exit_code == 0
     assert_same(backend.received[0], CHAT, method, path)
 
 
@@ -219,7 +221,9 @@ def test_what_belongs_to_the_connection_is_left_out(data: Path, backend: Backend
     """And what Envoy had added."""
     with Recording(data) as recording:
         id = recording.add(headers=[*HEADERS, *CONNECTION])
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data, *(["--curl"] if way == "--curl" else []))
+    result = invoke(
+        "replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data, *(["--curl"] if way == "--curl" else [])
+    )
     if way == "--curl":
         by_shell(result.stdout, data)
     (got,) = backend.received
@@ -238,7 +242,7 @@ def test_credentials_come_from_flags_and_files(data: Path, backend: Backend, tmp
     with Recording(data) as recording:
         id = recording.add(headers=[*HEADERS, *SECRETS])
     result = invoke(
-        *("replay", id, "--to", backend.url, "--data-dir", data),
+        *("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data),
         *("--header-file", tmp_path / "keys", "-H", "User-Agent: other", "--no-credentials"),
     )
     assert result.exit_code == 0, result.stderr
@@ -254,7 +258,7 @@ def test_a_missing_credential_is_told_before_anything_is_sent(data: Path, backen
     """Exit 2, with each name and what to do. One that a header gives is not missing."""
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=s3cret", headers=[*HEADERS, *SECRETS])
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data, "-H", "X-Api-Key: k")
+    result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data, "-H", "X-Api-Key: k")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
         "extproc: nothing was sent: authorization, key was not recorded; --credential NAME=ENV puts it back from a "
@@ -267,7 +271,7 @@ def test_credentials_may_be_left_out(data: Path, backend: Backend) -> None:
     """Their headers and parameters are, and nothing else is; no mark is sent."""
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=s3cret&a=1&api_key=k;b=2#c", headers=[*HEADERS, *SECRETS])
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data, "--no-credentials")
+    result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data, "--no-credentials")
     assert result.exit_code == 0, result.stderr
     (got,) = backend.received
     assert got.path == "/v1/models?a=1;b=2#c"
@@ -281,7 +285,7 @@ def test_credentials_come_from_variables(data: Path, backend: Backend, monkeypat
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?a=1&API_%6BEY=s3cret&b", headers=[*HEADERS, *SECRETS])
     result = invoke(
-        *("replay", id, "--to", backend.url, "--data-dir", data, "--credential", "Authorization=TEST_KEY"),
+        *("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data, "--credential", "Authorization=TEST_KEY"),
         *("--credential", "x-api-key=TEST_KEY", "--credential", "api_key=TEST_QUERY"),
     )
     assert result.exit_code == 0, result.stderr
@@ -313,7 +317,18 @@ def test_a_wrong_credential_is_told_before_anything_is_sent(
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=s3cret", headers=SECRETS[:1])
     result = invoke(
-        *("replay", id, "--to", backend.url, "--data-dir", data, "--no-credentials", "--credential", credential)
+        *(
+            "replay",
+            id,
+            *AT_ONCE,
+            "--to",
+            backend.url,
+            "--data-dir",
+            data,
+            "--no-credentials",
+            "--credential",
+            credential,
+        )
     )
     assert result.exit_code == 2
     assert message in result.stderr
@@ -329,7 +344,7 @@ def test_several_credentials_of_one_name_are_given_in_their_order(
     monkeypatch.setenv("SECOND", "2")
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=a&key=b&key=a", headers=())
-    arguments = ("replay", id, "--to", backend.url, "--data-dir", data, "--credential", "key=FIRST")
+    arguments = ("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data, "--credential", "key=FIRST")
     assert invoke(*arguments).exit_code == 2
     assert invoke(*arguments, "--credential", "key=SECOND").exit_code == 0
     assert [got.path for got in backend.received] == ["/v1/models?key=1&key=2&key=1"]
@@ -341,13 +356,13 @@ def test_a_wrong_header_is_not_repeated_in_the_message(data: Path, tmp_path: Pat
     with Recording(data) as recording:
         id = recording.add()
     for arguments in (["--header-file", tmp_path / "keys"], ["--header", "sk-very-secret"]):
-        result = invoke("replay", id, "--to", "http://127.0.0.1:1", "--data-dir", data, *arguments)
+        result = invoke("replay", id, *AT_ONCE, "--to", "http://127.0.0.1:1", "--data-dir", data, *arguments)
         assert result.exit_code == 2
         assert "'Name: value' would be right" in result.stderr
         assert "sk-very-secret" not in result.output
     assert (
         f"{tmp_path / 'keys'}:2"
-        in invoke("replay", id, "--curl", "--data-dir", data, "--header-file", tmp_path / "keys").stderr
+        in invoke("replay", id, *AT_ONCE, "--curl", "--data-dir", data, "--header-file", tmp_path / "keys").stderr
     )
 
 
@@ -356,7 +371,7 @@ def test_an_error_status_is_exit_1(data: Path, backend: Backend) -> None:
     backend.status, backend.answer = 500, b"CUDA error"
     with Recording(data) as recording:
         id = recording.add()
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data)
     assert (result.exit_code, result.stdout) == (1, "CUDA error")
     assert "500 Internal Server Error" in result.stderr
 
@@ -366,7 +381,7 @@ def test_a_backend_that_dies_is_exit_1_and_said(data: Path, backend: Backend) ->
     backend.die = True
     with Recording(data) as recording:
         id = recording.add()
-    result = invoke("replay", id, "--to", backend.url, "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data)
     assert (result.exit_code, result.stdout) == (1, '{"ok":true}')
     assert "the connection broke after 11 bytes of the answer" in result.stderr
 
@@ -375,7 +390,7 @@ def test_a_server_that_is_not_there_is_exit_1(data: Path) -> None:
     """One line that names it."""
     with Recording(data) as recording:
         id = recording.add()
-    result = invoke("replay", id, "--to", "http://127.0.0.1:1", "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--to", "http://127.0.0.1:1", "--data-dir", data)
     assert result.exit_code == 1
     assert result.stderr.startswith("extproc: http://127.0.0.1:1: cannot connect: ")
     assert len(result.stderr.splitlines()) == 1
@@ -386,7 +401,7 @@ def test_the_answer_is_harmless_on_a_terminal_and_exact_in_a_pipe(data: Path, ba
     backend.answer, backend.reason = ESCAPE.encode() + b"\xff\nnext line", "Fine \x1b[2J\x9b1m"
     with Recording(data) as recording:
         id = recording.add()
-    arguments = ("replay", id, "--to", backend.url, "--data-dir", data)
+    arguments = ("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data)
     assert run(*arguments, cwd=data).stdout == backend.answer
     seen = on_terminal(*arguments, cwd=data)
     assert b"\x1b" not in seen
@@ -399,7 +414,7 @@ def test_a_request_cut_off_is_sent_as_far_as_it_is_known(data: Path, backend: Ba
     """With a word of warning."""
     with Recording(data) as recording:
         id = recording.add(answer=None, finished=False)
-        result = invoke("replay", id, "--to", backend.url, "--data-dir", data)
+        result = invoke("replay", id, *AT_ONCE, "--to", backend.url, "--data-dir", data)
     assert result.exit_code == 0
     assert f"the recorded body is not the whole one: {len(CHAT)} bytes had come" in result.stderr
     assert backend.received[0].body == CHAT
@@ -409,7 +424,7 @@ def test_an_exchange_without_a_request_cannot_be_replayed(data: Path) -> None:
     """Exit 1."""
     with Recording(data) as recording:
         id = recording.add(None)
-    result = invoke("replay", id, "--curl", "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--curl", "--data-dir", data)
     assert (result.exit_code, result.stderr) == (1, f"extproc: {id}: its request was not recorded\n")
 
 
@@ -441,7 +456,7 @@ def test_curl_sends_the_exact_bytes(data: Path, backend: Backend, name: str) -> 
     """The printed command, run by a plain POSIX shell, sends the recorded bytes and headers."""
     with Recording(data) as recording:
         id = recording.add(BODIES[name], headers=HEADERS)
-    result = invoke("replay", id, "--curl", "--to", backend.url, "--data-dir", data)
+    result = invoke("replay", id, *AT_ONCE, "--curl", "--to", backend.url, "--data-dir", data)
     assert result.exit_code == 0, result.stderr
     by_shell(result.stdout, data)
     assert_same(backend.received[0], BODIES[name])
@@ -453,7 +468,7 @@ def test_curl_sends_the_recorded_method_and_path(data: Path, backend: Backend, m
     """Nothing about a path is tidied up, and the shell runs nothing in it."""
     with Recording(data) as recording:
         id = recording.add(CHAT, method=method, path=path, headers=HEADERS)
-    by_shell(invoke("replay", id, "--curl", "--to", backend.url, "--data-dir", data).stdout, data)
+    by_shell(invoke("replay", id, *AT_ONCE, "--curl", "--to", backend.url, "--data-dir", data).stdout, data)
     assert_same(backend.received[0], CHAT, method, path)
 
 
@@ -462,7 +477,7 @@ def test_curl_sends_no_header_of_its_own(data: Path, backend: Backend) -> None:
     """Only host and content-length are added."""
     with Recording(data) as recording:
         id = recording.add(CHAT, headers=[("x-only", "1")])
-    by_shell(invoke("replay", id, "--curl", "--to", backend.url, "--data-dir", data).stdout, data)
+    by_shell(invoke("replay", id, *AT_ONCE, "--curl", "--to", backend.url, "--data-dir", data).stdout, data)
     assert sorted(name for name, _ in backend.received[0].headers) == ["content-length", "host", "x-only"]
 
 
@@ -472,7 +487,18 @@ def test_curl_takes_credentials_from_variables(data: Path, backend: Backend) -> 
     with Recording(data) as recording:
         id = recording.add(headers=[*HEADERS, *SECRETS])
     result = invoke(
-        *("replay", id, "--curl", "--to", backend.url, "--data-dir", data, "--credential", "authorization=TEST_KEY")
+        *(
+            "replay",
+            id,
+            *AT_ONCE,
+            "--curl",
+            "--to",
+            backend.url,
+            "--data-dir",
+            data,
+            "--credential",
+            "authorization=TEST_KEY",
+        )
     )
     assert result.stderr == "not recorded and left out: x-api-key (--credential NAME=ENV puts it back)\n"
     by_shell(result.stdout, data, {"PATH": "/usr/bin:/bin:/usr/local/bin", "TEST_KEY": "Bearer sk-'new'"})
@@ -508,7 +534,7 @@ def test_without_to_the_command_is_for_no_server(data: Path) -> None:
     """A placeholder stands in its place, not the host that the client used, which is production."""
     with Recording(data) as recording:
         id = recording.add(path="/v1/models?key=s3cret")
-    script = invoke("replay", id, "--curl", "--data-dir", data).stdout
+    script = invoke("replay", id, *AT_ONCE, "--curl", "--data-dir", data).stdout
     assert "--url 'http://replace-me.invalid/v1/models'" in script
     assert "redacted:" not in script
 
@@ -524,6 +550,6 @@ def test_the_command_itself_is_harmless_on_a_terminal(data: Path, where: str) ->
             headers=[("x-evil", hostile if where == "header" else "")],
             method="POST" + (hostile if where == "method" else ""),
         )
-    script = invoke("replay", id, "--curl", "--data-dir", data).stdout
+    script = invoke("replay", id, *AT_ONCE, "--curl", "--data-dir", data).stdout
     assert all(line.isprintable() for line in script.split("\n"))
     subprocess.run(["/bin/sh", "-n"], input=script.encode(), check=True, timeout=50)
