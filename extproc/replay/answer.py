@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from extproc.core import outcome
+from extproc.core import outcome, record
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, HeaderList, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.outcome import Outcome
+from extproc.core.records import Response
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 from extproc.replay.request import Request
@@ -115,10 +116,8 @@ class Listener:
 
     def _take(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Append):
-                record = msgspec.json.decode(effect.record)
-                if record["type"] == "response":
-                    self._record = record
+            if isinstance(effect, Append) and isinstance(effect.record, Response):
+                self._record = msgspec.json.decode(record.encode(effect.record))
 
     def _answer(self, access: dict[str, Any], error: str = "") -> Answer:
         decided = outcome.decide(self._record, None, access)

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from extproc.core.outcome import Outcome, class_of
 from extproc.errors import ExtprocError
-from extproc.history import reader
+from extproc.history import bodies
 from extproc.incidents import evidence, incident
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident
@@ -111,7 +111,7 @@ def of_exchange(exchange: Exchange, exchanges: Iterable[Exchange], credentials: 
 
 def whole_body(exchange: Exchange) -> bytes:
     """The bytes of a request. Raises ExtprocError where they were not recorded."""
-    body = reader.body(exchange, "request")
+    body = bodies.whole(exchange, "request")
     if exchange.get("request") is None or body is None:
         raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
     return body
