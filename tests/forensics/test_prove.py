@@ -21,7 +21,7 @@ TEXT = REAL / "k_response_format_text"
 LATCHED = REAL / "k_regex_bad_stream"
 TEXT_KILLER = "01a21ecd-9746-746e-bf8e-ababbee72f0f"
 TEXT_RULE = "response_format.type=text"
-LATCH_RULE = "structured_outputs.regex!=foo** then structured_outputs.regex=foo**"
+LATCH_RULE = "structured_outputs.regex~[$] then structured_outputs.regex=foo**"
 QUICK = ("--settle", "0.3", "--wait", "60")
 
 
