@@ -9,16 +9,16 @@ then begins as if it were new.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import google_crc32c
 import msgspec
 
+from extproc import fs
 from extproc.errors import JournalError
 from extproc.history.position import RecordPosition
 from extproc.journal.directory import sync
@@ -59,15 +59,10 @@ def load(path: Path) -> Checkpoint | None:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Replace the file: after a power cut there is the new one or the one before, whole. Raises OSError."""
     body = msgspec.json.encode(checkpoint)[:-1]
-    temporary = path.with_suffix(".new")
-    with open(temporary, "wb", opener=_private) as file:
-        file.write(body + _CRC + _crc(body) + b'"}\n')
-        file.flush()
-        os.fsync(file.fileno())
-    first = not path.exists()
-    temporary.replace(path)
-    if first:  # later on, the one before is as good
-        sync(path.parent)
+    data = body + _CRC + _crc(body) + b'"}\n'
+    with fs.directory(path.parent) as directory:
+        # Once there is one, the one before is as good after a loss of power.
+        fs.put(directory, path.name, data, sync_name=not path.exists())
 
 
 @contextlib.contextmanager
@@ -75,24 +70,19 @@ def locked(directory: Path) -> Iterator[Path]:
     """Hold `<data>/follow` for one follower; the path of the checkpoint. Raises JournalError when it is held."""
     try:
         (directory / DIRECTORY).mkdir(0o700, exist_ok=True)
-        fd = os.open(directory / DIRECTORY / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(directory / DIRECTORY / LOCK_NAME, fs.LOCK, 0o600)
         sync(directory / DIRECTORY)
         sync(directory)
     except OSError as error:
         raise JournalError(f"{directory / DIRECTORY}: {error.strerror}") from error
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not fs.lock(fd):
+            text = f"{directory}: another follower reads this directory; `up` and `serve` run one, --since needs none"
+            raise JournalError(text)
         yield directory / DIRECTORY / FILE_NAME
-    except BlockingIOError:
-        text = f"{directory}: another follower reads this directory; `up` and `serve` run one, and --since needs none"
-        raise JournalError(text) from None
     finally:
         os.close(fd)
 
 
 def _crc(body: bytes) -> bytes:
     return b"%08x" % google_crc32c.value(body)
-
-
-def _private(path: Any, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

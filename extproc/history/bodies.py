@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from extproc import fs
 from extproc.errors import JournalError
 from extproc.history.join import Exchange
 from extproc.journal.directory import BODIES, reason
@@ -63,4 +64,4 @@ def _decoded(text: str) -> bytes:
 
 
 def _opened(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    return os.fdopen(os.open(path, fs.READ), "rb")

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from extproc import fs
 from extproc.core.record import LONGEST_LINE
 from extproc.journal import lines
 from extproc.journal.lines import Line, Series, Wanted
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK: Final = 1024 * 1024
 
 
@@ -88,7 +88,7 @@ class Tail:
     def _open(self, name: Name) -> int | None:
         for state in (name.state + name.moved, CLOSED):
             try:
-                return os.open(self.directory / "segments" / (name.stem + state), _READ)
+                return os.open(self.directory / "segments" / (name.stem + state), fs.READ)
             except FileNotFoundError:
                 continue
         return None

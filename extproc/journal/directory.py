@@ -20,13 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from extproc import shell
+from extproc import fs, shell
 from extproc.errors import JournalError
 
 SEGMENTS = "segments"
 BODIES = "bodies"
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MIB = 1024 * 1024
 
 
@@ -45,7 +44,7 @@ def lacks_room(error: BaseException | None) -> bool:
 def open_directory(path: Path) -> int:
     """A handle on a directory of ours that only we can write to. Raises JournalError for any other."""
     try:
-        fd = os.open(path, _DIRECTORY)
+        fd = os.open(path, fs.DIRECTORY)
     except FileNotFoundError:
         raise JournalError(f"{path}: there is no such directory") from None
     except OSError as error:
@@ -86,11 +85,8 @@ def make(path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Bring the entries of a directory to disk. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with fs.directory(path) as fd:
         os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class DataDirectory:

@@ -19,11 +19,11 @@ from typing import Any, BinaryIO, Final
 import msgspec
 import zstandard
 
+from extproc import fs
 from extproc.core.record import LONGEST_LINE, DamagedLine, unseal
 from extproc.journal import frames, segment
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BUFFER: Final = 256 * 1024
 _COMPRESSED_BUFFER: Final = 32 * 1024
 
@@ -102,7 +102,7 @@ def open_segment(directory: Path, name: Name, offset: int = 0) -> BinaryIO:
     """The segment's uncompressed bytes, from `offset` on. Raises FileNotFoundError once it has been deleted."""
     for state in (name.state + name.moved, CLOSED, COMPRESSED, OPEN, CLOSED, COMPRESSED):
         try:
-            fd = os.open(directory / "segments" / (name.stem + state), _READ)
+            fd = os.open(directory / "segments" / (name.stem + state), fs.READ)
         except FileNotFoundError:
             continue
         if state.startswith(COMPRESSED):

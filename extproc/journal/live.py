@@ -31,6 +31,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from extproc import fs
 from extproc.core.record import timestamp
 from extproc.core.records import Progress
 
@@ -154,8 +155,7 @@ class LiveTable:
         """Exchanges for which there was no slot."""
         self._path = path
         path.parent.mkdir(0o700, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
+        fd = os.open(path, fs.LOCK | os.O_EXCL, 0o600)
         try:
             size = _HEAD_BYTES + slots * SLOT_BYTES
             os.posix_fallocate(fd, 0, size)  # a hole that a full disk cannot fill would be a SIGBUS
@@ -217,7 +217,7 @@ def remove(directory: Path, worker: int, boot_id: str) -> None:
 
 def _exchanges(path: Path, worker: int, boot_id: str) -> Iterator[LiveExchange]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, fs.READ)
     except OSError:
         return  # it has ended since
     try:

@@ -7,22 +7,19 @@ stops nobody. The file's text is the holder's process id, for the message.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from extproc import fs
 from extproc.errors import JournalError
 from extproc.journal.directory import open_directory, reason
 
 FILE_NAME: Final = "lock"
 
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 # A reader that asks whether the lock is held holds it for a moment itself.
-_TRIES: Final = 10
-_PAUSE_SECONDS: Final = 0.02
+_WAIT_SECONDS: Final = 0.2
 
 
 @contextlib.contextmanager
@@ -30,13 +27,13 @@ def lock_directory(directory: Path) -> Iterator[None]:
     """Hold the directory. Raises JournalError, naming directory and process, when another sidecar holds it."""
     data = open_directory(directory)
     try:
-        fd = os.open(FILE_NAME, _FLAGS, 0o600, dir_fd=data)
+        fd = os.open(FILE_NAME, fs.LOCK, 0o600, dir_fd=data)
     except OSError as error:
         raise JournalError(f"{directory / FILE_NAME}: {reason(error)}") from error
     finally:
         os.close(data)
     try:
-        if not _acquire(fd):
+        if not fs.lock(fd, _WAIT_SECONDS):
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             raise JournalError(f"{directory}: another sidecar (process {holder}) writes to this directory")
         os.ftruncate(fd, 0)
@@ -49,24 +46,10 @@ def lock_directory(directory: Path) -> Iterator[None]:
 def is_locked(directory: Path) -> bool:
     """Whether a sidecar runs on this directory."""
     try:
-        fd = os.open(directory / FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(directory / FILE_NAME, fs.READ)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return fs.is_locked(fd)
     finally:
         os.close(fd)
-    return False
-
-
-def _acquire(fd: int) -> bool:
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_PAUSE_SECONDS)
-        else:
-            return True
-    return False

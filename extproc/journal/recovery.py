@@ -17,7 +17,6 @@ still writes is not touched: that is an error after a few seconds of waiting.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from typing import Final
 
 from msgspec import structs
 
+from extproc import fs
 from extproc.core.record import seal, timestamp
 from extproc.core.records import End, Known, Orphan, encode
 from extproc.errors import JournalError
@@ -112,11 +112,12 @@ class _Recovery:
 
     def _recover(self, name: Name, earlier: list[Name], later: list[Name], wait: float) -> None:
         try:
-            fd = os.open(str(name), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._segments)
+            fd = os.open(str(name), fs.READ_APPEND, dir_fd=self._segments)
         except FileNotFoundError:
             return  # its worker has closed it since it was listed
         try:
-            _lock(fd, name, wait)
+            if not fs.lock(fd, wait):
+                raise JournalError(f"{name}: another process is still writing this segment")
             if not self._is_still(fd, name):
                 return  # its worker, whose supervisor is gone, has come to its own end meanwhile
             end = self._find_end(name, later)
@@ -210,9 +211,7 @@ class _Recovery:
         """Write lines and sync them. Returns the last number used."""
         worker, boot_id = self._series.worker, self._series.boot_id
         data = b"".join(seal(encode(record), worker, boot_id, number) for number, record in enumerate(records, seq + 1))
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        fs.write_all(fd, data)
         os.fdatasync(fd)
         return seq + len(records)
 
@@ -225,19 +224,6 @@ def _nanoseconds(at: str) -> int:
         return int(datetime.fromisoformat(at).timestamp()) * 1_000_000_000
     except ValueError:
         return 0
-
-
-def _lock(fd: int, name: Name, wait: float) -> None:
-    until = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until:
-                raise JournalError(f"{name}: another process is still writing this segment") from None
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _copy_aside(segments: int, fd: int, name: Name, start: int, end: int) -> str:
@@ -257,17 +243,8 @@ def _pieces(fd: int, start: int, end: int) -> list[bytes]:
 def _store(segments: int, torn: str, tail: bytes) -> bool:
     """Write a file under a free name, whole or not at all. True as well when it is there already."""
     with contextlib.suppress(FileNotFoundError):
-        there = os.open(torn, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=segments)
+        there = os.open(torn, fs.READ, dir_fd=segments)
         with os.fdopen(there, "rb") as file:
             return file.read() == tail
-    temporary = torn + ".tmp"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary, dir_fd=segments)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file:
-        file.write(tail)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, torn, src_dir_fd=segments, dst_dir_fd=segments)
-    os.fsync(segments)
+    fs.put(segments, torn, tail)
     return True

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from extproc import fs
 from extproc.core.events import Direction
 from extproc.core.record import DamagedLine, encode, seal
 from extproc.journal import frames, lines
@@ -32,7 +33,6 @@ from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name, is_liv
 from extproc.journal.spool import exchange_of
 
 _DAY_SECONDS: Final = 86_400
-_TEMPORARY: Final = ".tmp"
 _SEQ: Final = re.compile(rb',"seq":(\d+),"crc":"[0-9a-f]{8}"\}\n$')
 _SEQ_WITHIN: Final = 64
 _SEALED: Final = frozenset({"worker", "boot_id", "seq", "crc"})
@@ -291,7 +291,7 @@ def _in_flight(series: Series) -> frozenset[str] | None:
 
 def _compress(segments: int, name: Name) -> str:
     target = name.stem + COMPRESSED
-    source_fd = os.open(str(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=segments)
+    source_fd = os.open(str(name), fs.READ, dir_fd=segments)
     with os.fdopen(source_fd, "rb") as source:
         _put(segments, target, source, os.fstat(source.fileno()))
     os.unlink(str(name), dir_fd=segments)
@@ -300,20 +300,18 @@ def _compress(segments: int, name: Name) -> str:
 
 def _put(segments: int, target: str, source: BinaryIO, times: os.stat_result) -> None:
     """Compress what is there into a file of this name and bring that to disk, in the place of one that has it."""
-    temporary = target + _TEMPORARY
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(temporary, flags, 0o600, dir_fd=segments), "wb") as file:
+
+    def write(file: BinaryIO) -> None:
         frames.compress(source, file)
         file.flush()
         os.utime(file.fileno(), ns=(times.st_atime_ns, times.st_mtime_ns))  # its age is that of its records
-        os.fsync(file.fileno())
-    os.rename(temporary, target, src_dir_fd=segments, dst_dir_fd=segments)
-    os.fsync(segments)
+
+    fs.put(segments, target, write)
 
 
 def _remove_leftovers(segments: int) -> None:
     for name in os.listdir(segments):
-        if name.endswith(COMPRESSED + _TEMPORARY):
+        if name.endswith(COMPRESSED + fs.TEMPORARY):
             os.unlink(name, dir_fd=segments)
 
 

@@ -54,7 +54,7 @@ to `.torn` and truncates. In a closed segment a damaged line is reported by `ext
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import math
 import os
 import re
 import socket
@@ -63,7 +63,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from extproc import __version__
+from extproc import __version__, fs
 from extproc.core import records
 
 VERSION = 1
@@ -77,7 +77,6 @@ _NAME = re.compile(r"w(\d{1,6})-([0-9A-Za-z][0-9A-Za-z-]{0,63})-(\d{6,})(\.jsonl
 _MOVED = re.compile(rf"({_NAME.pattern})([.-]\d[\d.-]*)")
 _OURS = re.compile(rf"{_NAME.pattern}(?:\.tmp)?|w\d+-[0-9A-Za-z-]+-\d+(?:\.\d+)?\.torn(?:\.tmp)?")
 _LIKE_OURS = re.compile(r"w\d{1,6}-[0-9A-Za-z][0-9A-Za-z-]{0,63}-\d{6,}\..*", re.DOTALL)
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -181,11 +180,11 @@ class Segment:
     @classmethod
     def create(cls, directory: int, name: Name, header: bytes, *, sync: bool) -> Self:
         """Make the file with its first line. Its directory entry is on disk before this returns."""
-        fd = os.open(str(name), _CREATE, 0o600, dir_fd=directory)
+        fd = os.open(str(name), fs.NEW | os.O_APPEND, 0o600, dir_fd=directory)
         segment = cls(directory, name, fd)
         try:
             # Held for as long as the process lives: this is how recovery and readers tell a live segment.
-            fcntl.flock(fd, fcntl.LOCK_EX)
+            fs.lock(fd, math.inf)
             segment.append(header)
             if sync:
                 segment.sync()
@@ -198,11 +197,7 @@ class Segment:
 
     def append(self, data: bytes) -> None:
         """Write whole lines. A short write is continued; only an error is a failure."""
-        written = os.write(self._fd, data)
-        if written != len(data):
-            rest = memoryview(data)[written:]
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+        fs.write_all(self._fd, data)
         self.size += len(data)
 
     def sync(self) -> None:
@@ -261,15 +256,10 @@ def touch(fd: int, latest_ns: int) -> None:
 def is_live(path: Path) -> bool:
     """Whether a running process is writing this `.open` segment."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, fs.READ)
     except OSError:
         return False
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return False
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return stat.S_ISREG(os.fstat(fd).st_mode) and fs.is_locked(fd)
     finally:
         os.close(fd)
-    return False

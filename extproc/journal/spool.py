@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Final, NamedTuple, Self
 
+from extproc import fs
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.records import Known, encode
 from extproc.errors import JournalError
@@ -54,7 +55,6 @@ _LANES: Final = 4
 _OPEN_FILES: Final = 64
 """Files a lane keeps open. Beyond that the one that was idle longest is closed, and opened again when needed."""
 _NAME: Final = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]{0,63})\.(request|response)")
-_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def exchange_of(file_name: str) -> str | None:
@@ -206,10 +206,7 @@ class _Lane:
         if shortage is not None:
             return JournalError(f"{BODIES}/{name}: {shortage}")
         try:
-            fd = self._descriptor(name, create)
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            fs.write_all(self._descriptor(name, create), data)
         except OSError as error:
             return JournalError(f"{BODIES}/{name}: {reason(error)}")
         return None
@@ -231,7 +228,7 @@ class _Lane:
     def _descriptor(self, name: str, create: int) -> int:
         fd = self._open.pop(name, None)
         if fd is None:
-            fd = os.open(name, _APPEND | create, 0o600, dir_fd=self._bodies)
+            fd = os.open(name, fs.APPEND | create, 0o600, dir_fd=self._bodies)
             if len(self._open) >= _OPEN_FILES:
                 self._close(next(iter(self._open)))
         self._open[name] = fd  # the one used last stands last

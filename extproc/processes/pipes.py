@@ -12,6 +12,8 @@ import os
 import sys
 import threading
 
+from extproc import fs
+
 
 class Lines:
     """Whole lines into a pipe, for any number of threads."""
@@ -24,9 +26,7 @@ class Lines:
         """Write one line and the bytes that belong to it. Raises OSError when nobody reads any more."""
         data = text.replace("\n", " ").encode(errors="backslashreplace") + b"\n" + more
         with self._lock:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            fs.write_all(self._fd, data)
 
 
 def claim_stdout() -> Lines:

@@ -11,6 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
+from extproc import fs
 from extproc.errors import JournalError
 
 NAME = "redaction.key"
@@ -23,7 +24,7 @@ def load(data_dir: Path) -> bytes:
     try:
         with contextlib.suppress(FileExistsError):
             _make(data_dir)
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        with os.fdopen(os.open(path, fs.READ), "rb") as file:
             key = file.read()
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
@@ -38,7 +39,7 @@ def _make(data_dir: Path) -> None:
     if path.exists():
         return
     draft = data_dir / f".{NAME}.{secrets.token_hex(4)}"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    fd = os.open(draft, fs.NEW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(secrets.token_bytes(_BYTES))

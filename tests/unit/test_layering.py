@@ -31,7 +31,7 @@ CHAINS = [
 ]
 """A package imports itself and what stands before it in one of these chains."""
 
-FOUNDATIONS = {"_proto", "config", "errors", "logs", "processes", "shell"}
+FOUNDATIONS = {"_proto", "config", "errors", "fs", "logs", "processes", "shell"}
 """What all but the core and the demo backend may import. They import nothing but each other."""
 
 ALONE = {"core", "mock"}

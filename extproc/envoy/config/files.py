@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import yaml
 
+from extproc import fs
 from extproc.config import FILE_NAME, host_and_port
 from extproc.envoy.config import overlay, source
 from extproc.envoy.config.findings import Finding, Level
@@ -426,10 +427,9 @@ def _find(value: Any, name: str) -> Iterator[Any]:
 def write(documents: Mapping[str, Any], directory: Path) -> None:
     """Write all documents into a directory, each renamed into place: Envoy notices nothing else."""
     directory.mkdir(0o700, parents=True, exist_ok=True)
-    for name, document in documents.items():
-        temporary = directory / f".{name}.new"
-        temporary.write_text(text(document), encoding="utf-8")
-        temporary.rename(directory / name)
+    with fs.directory(directory) as handle:
+        for name, document in documents.items():
+            fs.put(handle, name, text(document).encode())
 
 
 def text(document: Any) -> str:

@@ -7,17 +7,15 @@ text is that process's id and command, for the message.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from extproc import fs
 from extproc.errors import ConfigError, StackError
 
 FILE_NAME: Final = ".publisher"
-
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextlib.contextmanager
@@ -25,18 +23,16 @@ def claimed(directory: Path, command: str) -> Iterator[None]:
     """Hold the directory for `command`. Raises StackError, naming the process that holds it, and ConfigError."""
     try:
         directory.mkdir(0o700, parents=True, exist_ok=True)
-        fd = os.open(directory / FILE_NAME, _FLAGS, 0o600)
+        fd = os.open(directory / FILE_NAME, fs.LOCK, 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or directory}: cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not fs.lock(fd):
         pid, _, name = os.pread(fd, 100, 0).decode("utf-8", "replace").strip().partition(" ")
         os.close(fd)
         raise StackError(
             f"{directory}: `extproc {name or 'up'}` (process {pid or 'unknown'}) publishes here, and its Envoy would "
             "lose what it serves now; edit the directory that it follows, or name another one with --to"
-        ) from None
+        )
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()} {command}\n".encode(), 0)

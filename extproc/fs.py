@@ -1,0 +1,98 @@
+"""How files are opened, written and put into place here, once for all who do it.
+
+    fd = os.open(name, fs.READ, dir_fd=directory)
+    fs.write_all(fd, data)
+    fs.put(directory, name, data)     # the new file whole, or the one before
+    if not fs.lock(fd): ...                                     # another process holds it
+
+All may raise OSError.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Final
+
+_ALWAYS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+READ: Final = os.O_RDONLY | _ALWAYS
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | _ALWAYS
+APPEND: Final = os.O_WRONLY | os.O_APPEND | _ALWAYS
+READ_APPEND: Final = os.O_RDWR | os.O_APPEND | _ALWAYS
+NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _ALWAYS
+"""A file that must not be there yet."""
+LOCK: Final = os.O_RDWR | os.O_CREAT | _ALWAYS
+"""A file that is there to be locked."""
+
+TEMPORARY: Final = ".tmp"
+"""What `put` adds to the name of a file that is not whole yet."""
+
+_PAUSE_SECONDS: Final = 0.02
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write all of the data: a short write is continued, only an error is a failure."""
+    written = os.write(fd, data)
+    if written != len(data):
+        rest = memoryview(data)[written:]
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+
+
+def put(directory: int, name: str, data: bytes | Callable[[BinaryIO], object], *, sync_name: bool = True) -> None:
+    """Make or replace a file, 0600. After a loss of power there is the new one or the one before, whole.
+
+    `data` may be what writes it. Without `sync_name` it may be the one before although this has returned.
+    """
+    temporary = name + TEMPORARY
+    try:
+        fd = os.open(temporary, NEW, 0o600, dir_fd=directory)
+    except FileExistsError:  # left behind by one that was killed
+        os.unlink(temporary, dir_fd=directory)
+        fd = os.open(temporary, NEW, 0o600, dir_fd=directory)
+    with os.fdopen(fd, "wb") as file:
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    if sync_name:
+        os.fsync(directory)
+
+
+@contextlib.contextmanager
+def directory(path: os.PathLike[str]) -> Iterator[int]:
+    """A handle on a directory, for as long as the block runs."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def lock(fd: int, wait: float = 0.0) -> bool:
+    """Take the kernel's lock on an open file, which goes with its holder; False when it is still held after `wait`."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True
+
+
+def is_locked(fd: int) -> bool:
+    """Whether a process holds the lock on an open file. Who asks holds it itself for a moment, until `fd` is closed."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
