@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz proto lock clean
+.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz docs proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -48,6 +48,7 @@ help:
 	@echo 'make kill-cycles, power-cuts, soak, fuzz   the long forms of tests: 1,000 kills and 300 starts, every state'
 	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
+	@echo 'make docs      generate docs/records.md from the types of the records'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
 	@echo 'make clean     remove .venv and everything else that make has made; data/ stays'
@@ -98,6 +99,9 @@ power-cuts: $(DEVELOPMENT) $(PACKAGE)
 
 fuzz: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py
+
+docs: $(DEVELOPMENT)
+	PYTHONPATH=tests $(BIN)/python -m support.record_docs > docs/records.md
 
 proto: $(DEVELOPMENT)
 	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,6 +48,14 @@ def openresty_line(exchange: Exchange, body: bytes) -> str:
     return f"[{at}] | {output.escape(str(exchange.get('path') or ''))} | {output.escape(text)}"
 
 
+def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from extproc.cli import schema
+
+        click.echo(json.dumps(schema.schema(), indent=2))
+        context.exit()
+
+
 @click.command
 @chosen_by.options
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
@@ -55,6 +64,7 @@ def openresty_line(exchange: Exchange, body: bytes) -> str:
 @click.option("--by", "key", type=click.Choice(list(KEYS)), help="Count them: errors and latency for each value.")
 @listing.options
 @click.option("--format", "layout", type=click.Choice(["openresty"]), help="'[time] | uri | raw body', a line each.")
+@click.option("--schema", is_flag=True, callback=_print_schema, expose_value=False, help="A JSON Schema of --json.")
 @options.journal_directories
 def command(
     filters: Filters,

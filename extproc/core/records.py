@@ -74,44 +74,64 @@ class Body(Kept, frozen=True, gc=False, omit_defaults=True):
             return cls(base64=base64.b64encode(data).decode("ascii"))
 
 
-class RequestDirection(Kept, frozen=True, gc=False):
-    """The request as it passed."""
+class Passed(Kept, frozen=True, gc=False):
+    """A direction as it passed. A field is null where an earlier version did not write it."""
 
     bytes: int | None = None
     """Of the body."""
     sha256: str | None = None
-    """Of the body, in hexadecimal. Null while it is not over."""
+    """Of the body, in hexadecimal. Null while the direction is not over."""
     chunks: int | None = None
     """In how many pieces the body came."""
     ended_by: str | None = None
     """`headers`, `end_of_stream`, `content_length`, `trailers`, `closed`, `cancelled`, `drain` or `orphan`. Null while
-    it is not over."""
+    the direction is not over."""
     truncated: bool | None = None
     """Whether there was more of it, or may have been."""
     content_type: str | None = None
+    """Null where no header says it."""
     headers: Headers | None = None
-    body: Body | None = None
-    trailers: Headers | UnsetType = UNSET
-    body_lost: bool | UnsetType = UNSET
-    """The body could not be written."""
+    """Pairs of name and value in the order of the wire; a value that is not UTF-8 is `{"base64": ...}`."""
 
 
-class ResponseDirection(RequestDirection, frozen=True, gc=False):
-    """The answer as it passed. Times count from the exchange's start."""
+class Silences(Passed, frozen=True, gc=False):
+    """An answer as it passed. Times count from the exchange's start."""
 
     max_silence_ms: float | None = None
     """The longest time between two pieces of the body. Null where it came in one piece."""
     silence_at_ms: float | None = None
-    """When that began."""
+    """When that began. Null where it came in one piece."""
     silence_at_byte: int | None = None
-    """After how many bytes."""
+    """After how many bytes. Null where it came in one piece."""
     first_byte_ms: float | None = None
     """When the first bytes of the body came, or else the headers."""
     last_byte_ms: float | None = None
 
 
+class RequestDirection(Passed, frozen=True, gc=False):
+    """The request as it passed."""
+
+    body: Body | None = None
+    """Null where it could not be written."""
+    trailers: Headers | UnsetType = UNSET
+    """Left out where there were none."""
+    body_lost: bool | UnsetType = UNSET
+    """The body could not be written. Left out where it was."""
+
+
+class ResponseDirection(Silences, frozen=True, gc=False):
+    """The answer as it passed. Times count from the exchange's start."""
+
+    body: Body | None = None
+    """Null where it could not be written."""
+    trailers: Headers | UnsetType = UNSET
+    """Left out where there were none."""
+    body_lost: bool | UnsetType = UNSET
+    """The body could not be written. Left out where it was."""
+
+
 class RequestLlm(Kept, frozen=True, gc=False):
-    """What a request asks of a model."""
+    """What a request asks of a model. A field is null where the body does not say it."""
 
     api: str | None = None
     """`chat.completions`, `completions`, `embeddings`, `responses` or `messages`."""
@@ -128,7 +148,7 @@ class RequestLlm(Kept, frozen=True, gc=False):
 
 
 class LlmError(Kept, frozen=True, gc=False):
-    """An error of the model's server."""
+    """An error of the model's server. A field is null where the server did not give it."""
 
     type: str | None = None
     code: str | int | None = None
@@ -136,7 +156,7 @@ class LlmError(Kept, frozen=True, gc=False):
 
 
 class ResponseLlm(Kept, frozen=True, gc=False):
-    """What a model answered."""
+    """What a model answered. A field is null where the body does not say it."""
 
     api: str | None = None
     response_model: str | None = None
@@ -154,7 +174,7 @@ class ResponseLlm(Kept, frozen=True, gc=False):
     """It ended where its format does not end."""
     parse_error: str | UnsetType = UNSET
     ttft_ms: float | None = None
-    """From the exchange's start to the first token."""
+    """From the exchange's start to the first token. Null where none came, or where nobody saw when."""
 
 
 class Protocol(Kept, frozen=True, gc=False):
@@ -171,15 +191,15 @@ class Routing(Kept, frozen=True, gc=False):
     """What Envoy was told to route by."""
 
     by: str | None = None
-    """`body`, or `headers` where what the client sent stands."""
+    """`body`, or `headers` where what the client sent stands. Null where nobody knows."""
     why: str | None = None
-    """Why a header that was asked for could not be had from the body."""
+    """Why a header that was asked for could not be had from the body. Null where none was missing."""
     set: dict[str, str] = {}
     """The headers that were set."""
 
 
 class Attempt(Kept, frozen=True, gc=False):
-    """One attempt at an upstream."""
+    """One attempt at an upstream. A field is null where Envoy does not say it."""
 
     upstream: str | None = None
     cluster: str | None = None
@@ -191,7 +211,7 @@ class Attempt(Kept, frozen=True, gc=False):
 
 
 class Tls(Kept, frozen=True, gc=False):
-    """The client's connection."""
+    """The client's connection. A field is null where Envoy does not say it."""
 
     version: str | None = None
     cipher: int | None = None
@@ -202,7 +222,7 @@ class Tls(Kept, frozen=True, gc=False):
 
 
 class Progress(Kept, frozen=True, gc=False):
-    """How far an exchange had come. Times count from its start."""
+    """How far an exchange had come. Times count from its start. A field is null where nothing of it had come."""
 
     request_bytes: int | None = None
     request_chunks: int | None = None
@@ -228,7 +248,7 @@ class Record(Kept, frozen=True, kw_only=True, gc=False, tag_field="type"):
 
 
 class Segment(Record, frozen=True, gc=False, tag="segment"):
-    """The first line of a segment."""
+    """The first line of a segment. A field is null where it is not known."""
 
     type: ClassVar[str] = "segment"
 
@@ -270,24 +290,24 @@ class _Request(Record, frozen=True, gc=False):
     """Null where no route asks for it."""
     request: RequestDirection | None = None
     llm: RequestLlm | None = None
-    """Null where the body stands in the record: who reads that has it (see `llm`)."""
+    """Null where it is no model's request, or where the body stands in the record: who reads that has it."""
     protocol: Protocol | None = None
 
 
 class Request(_Request, frozen=True, gc=False, tag="request"):
-    """The request is over."""
+    """The request is over. A field is null where neither the request nor Envoy says it."""
 
     type: ClassVar[str] = "request"
 
 
 class Open(_Request, frozen=True, gc=False, tag="open"):
-    """A request that is long in coming, as far as it is known."""
+    """A request that is long in coming. A field is null where it is not known yet."""
 
     type: ClassVar[str] = "open"
 
 
 class Response(Record, frozen=True, gc=False, tag="response"):
-    """The exchange is over: the terminal record."""
+    """The exchange is over: the terminal record. A field is null where Envoy has not said it by then."""
 
     type: ClassVar[str] = "response"
 
@@ -306,16 +326,19 @@ class Response(Record, frozen=True, gc=False, tag="response"):
     response_code_details: str | None = None
     grpc_status: str | None = None
     closed: str | None = None
-    """Why the stream was over before the answer: `closed`, `cancelled` or `drain`."""
+    """Why the stream was over before the answer: `closed`, `cancelled` or `drain`. Null where it was not."""
     rejected: bool | None = None
     """It was refused by us."""
     response: ResponseDirection | None = None
+    """Null where no answer began."""
     llm: ResponseLlm | None = None
+    """Null where it is no model's answer, or where the body stands in the record: who reads that has it."""
     protocol: Protocol | None = None
 
 
 class Orphan(Record, frozen=True, gc=False, tag="orphan"):
-    """The exchange was cut off by the sidecar's own end: the terminal record that recovery writes."""
+    """The exchange was cut off by the sidecar's own end: the terminal record that recovery writes. A field is null
+    where the table of exchanges in flight did not have it."""
 
     type: ClassVar[str] = "orphan"
 
@@ -332,7 +355,7 @@ class Orphan(Record, frozen=True, gc=False, tag="orphan"):
 
 
 class Late(Record, frozen=True, gc=False, tag="late"):
-    """What came after the terminal record."""
+    """What came after the terminal record. A field is null where it is not known."""
 
     type: ClassVar[str] = "late"
 
@@ -344,12 +367,12 @@ class Late(Record, frozen=True, gc=False, tag="late"):
 
 
 class Access(Record, frozen=True, gc=False, tag="access"):
-    """Envoy's access log entry."""
+    """Envoy's access log entry. A field is null where Envoy does not say it."""
 
     type: ClassVar[str] = "access"
 
     id: str | None
-    """Of the exchange."""
+    """Of the exchange. Null where it passed without the recorder."""
     at: str = ""
     """When it arrived."""
     started_at: str | None = None
@@ -361,7 +384,7 @@ class Access(Record, frozen=True, gc=False, tag="access"):
     scheme: str | None = None
     client: str | None = None
     peer: str | None = None
-    """The address of the connection, where it is not the client's."""
+    """The address of the connection. Null where it is the client's host."""
     request_id: str | None = None
     status: int | None = None
     """Null when no answer was sent."""
@@ -382,9 +405,9 @@ class Access(Record, frozen=True, gc=False, tag="access"):
     """What happened when, in milliseconds since `started_at`."""
     tls: Tls | None = None
     encoding: str | None = None
-    """The content-encoding in which the answer left for the client."""
+    """The content-encoding in which the answer left for the client. Null where it had none."""
     bypass: str | None = None
-    """Why the route takes no recorder."""
+    """Why the route takes no recorder. Null where it does."""
     failed_open: bool | None = None
     """The recorder was asked and failed, and Envoy went on without it."""
     failed_attempts: list[Attempt] | None = None
@@ -394,7 +417,7 @@ class Access(Record, frozen=True, gc=False, tag="access"):
 
 
 class Gap(Record, frozen=True, gc=False, tag="gap"):
-    """What passed without a record."""
+    """What passed without a record. A field is null where it is not known."""
 
     type: ClassVar[str] = "gap"
 
@@ -407,7 +430,7 @@ class Gap(Record, frozen=True, gc=False, tag="gap"):
 
 
 class End(Record, frozen=True, gc=False, tag="end"):
-    """The last line of a closed segment."""
+    """The last line of a closed segment. A field is null where it is not known."""
 
     type: ClassVar[str] = "end"
 
