@@ -35,7 +35,8 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz docs proto lock clean
+.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz fuzz-http2 \
+	docs proto lock clean
 
 help:
 	@echo 'make up        run the whole stack on this machine; ARGS="--port 9000" is passed on'
@@ -45,8 +46,8 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
-	@echo 'make kill-cycles, power-cuts, soak, fuzz   the long forms of tests: 1,000 kills and 300 starts, every state'
-	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each'
+	@echo 'make kill-cycles, power-cuts, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
+	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each, 5 million frames'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make docs      generate docs/records.md from the types of the records'
 	@echo 'make proto     generate extproc/_proto from protos/'
@@ -100,6 +101,8 @@ power-cuts: $(DEVELOPMENT) $(PACKAGE)
 fuzz: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py
 
+fuzz-http2: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_FRAMES=5000000 $(TEST_LONG) tests/unit/service/http2/test_fuzz.py
 docs: $(DEVELOPMENT)
 	PYTHONPATH=tests $(BIN)/python -m support.record_docs > docs/records.md
 

@@ -145,6 +145,12 @@ class Server:
             self._woken = True
             self._wake.up()
 
+    def take_posted(self) -> None:
+        """Send what other threads have posted. For the loop's thread."""
+        while self._posted:
+            stream, reply = self._posted.popleft()
+            stream.opened(reply)
+
     # -- the loop --
 
     def _turns(self, until: float) -> None:
@@ -163,9 +169,8 @@ class Server:
                     self._woken = False
                 elif fd in self._listeners:
                     self._accept(self._listeners[fd])
-            while posted:
-                stream, reply = posted.popleft()
-                stream.opened(reply)
+            if posted:
+                self.take_posted()
             for connection in dirty:
                 connection.flush()
             dirty.clear()
