@@ -38,7 +38,7 @@ T = TypeVar("T")
 REQUEST_SECONDS: Final = 1
 """How long an exchange that has ended waits for a request record that comes after (an early answer)."""
 LATE_SECONDS: Final = 0.5
-"""How long after Envoy's entry what came late may be recorded: both are written as the stream closes."""
+"""How long after the end, and Envoy's entry, what came late may be recorded: all are written as the stream closes."""
 _REMEMBERED: Final = 20_000
 _REMEMBERED_ENTRIES: Final = 1000
 
@@ -266,7 +266,7 @@ class Joiner:
         came_at = str(entry["at"])
         if parts.is_alone:
             return later(came_at, self._policy.entry_seconds)
-        whole_at = later(came_at, LATE_SECONDS)
+        whole_at = later(max(came_at, ended_at), LATE_SECONDS)
         return whole_at if parts.request is not None else max(whole_at, later(ended_at, REQUEST_SECONDS))
 
     def _give(self, parts: Parts, watermark: str = "") -> Iterator[Exchange]:
