@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import structs
@@ -21,33 +21,48 @@ from extproc.core.records import (
     Headers,
     Open,
     Request,
+    RequestDirection,
     RequestLlm,
     Response,
     ResponseDirection,
     ResponseLlm,
-    of_fields,
+    kept,
 )
+
+D = TypeVar("D", RequestDirection, ResponseDirection)
 
 
 def request_llm(record: Request | Open) -> RequestLlm | None:
     """The request part of `llm`; None where there is none."""
-    direction, api = record.request, dialects.api_of(record.method, record.path or "")
-    body = None if direction is None else _inline(direction.body)
-    if record.llm is not None or api is None or direction is None or body is None:
+    if record.llm is not None or record.request is None:
         return record.llm
+    return _of_request_body(record.method, record.path, record.request)
+
+
+def response_llm(record: Response) -> ResponseLlm | None:
+    """The response part of `llm`; None where there is none."""
+    if record.llm is not None or record.response is None:
+        return record.llm
+    return _of_response_body(record.method, record.path, record.status, record.response)
+
+
+def _of_request_body(method: str | None, path: str | None, direction: RequestDirection) -> RequestLlm | None:
+    body, api = _inline(direction.body), dialects.api_of(method, path or "")
+    if api is None or body is None:
+        return None
     reader = RequestReader(dialects.RequestReading(api, direction.content_type, _coding(direction.headers)))
     reader.feed(body)
     return reader.finish(complete=direction.ended_by is not None and not direction.truncated)
 
 
-def response_llm(record: Response) -> ResponseLlm | None:
-    """The response part of `llm`; None where there is none."""
-    direction, api = record.response, dialects.api_of(record.method, record.path or "")
-    body = None if direction is None else _inline(direction.body)
-    if record.llm is not None or api is None or direction is None or not body:
-        return record.llm
+def _of_response_body(
+    method: str | None, path: str | None, status: int | None, direction: ResponseDirection
+) -> ResponseLlm | None:
+    body, api = _inline(direction.body), dialects.api_of(method, path or "")
+    if api is None or not body:
+        return None
     coding = _coding(direction.headers)
-    reader = ResponseReader(dialects.ResponseReading(api, direction.content_type, coding, record.status))
+    reader = ResponseReader(dialects.ResponseReading(api, direction.content_type, coding, status))
     reader.feed(body, 0)
     llm = reader.finish(0, complete=not direction.truncated)
     if llm is None or reader.first_token_at is not None or not llm.output_chars:
@@ -85,14 +100,25 @@ def at_least(record: Response) -> Response:
 
 def of_request(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """`request_llm` of a record's members."""
-    typed = None if record is None else of_fields({"id": "", "type": "request", **record})
-    return _members(request_llm(typed)) if isinstance(typed, Request | Open) else None
+    if record is None or record.get("llm") is not None or record.get("request") is None:
+        return None if record is None else record.get("llm")
+    direction = _typed(RequestDirection, record["request"])
+    return _members(_of_request_body(record.get("method"), record.get("path"), direction))
 
 
 def of_response(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """`response_llm` of a record's members."""
-    typed = None if record is None else of_fields({"id": "", "type": "response", **record})
-    return _members(response_llm(typed)) if isinstance(typed, Response) else None
+    if record is None or record.get("llm") is not None or record.get("response") is None:
+        return None if record is None else record.get("llm")
+    direction = _typed(ResponseDirection, record["response"])
+    return _members(_of_response_body(record.get("method"), record.get("path"), record.get("status"), direction))
+
+
+def _typed(kind: type[D], members: Mapping[str, Any]) -> D:
+    try:
+        return msgspec.convert(members, kind)
+    except msgspec.ValidationError:
+        return kept(kind, members)
 
 
 def _members(llm: RequestLlm | ResponseLlm | None) -> dict[str, Any] | None:
