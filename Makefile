@@ -25,7 +25,7 @@ INSTALL_OR_SAY_WHY = $(INSTALL_LOCKED) $(1) 2> $(PIP_LOG) || { \
 	else cat $(PIP_LOG); fi >&2; exit 1; }
 # Wheels only: a source distribution would bring build requirements that no hash covers.
 INSTALL_LOCKED = $(PIP_INSTALL) --require-hashes --only-binary :all: --requirement
-UV_COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+UV_COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
 
 # Directories are listed too: the time of a directory changes when a file in it is deleted.
@@ -110,8 +110,8 @@ proto: $(DEVELOPMENT)
 	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)
 
 lock:
-	$(UV_COMPILE) --group dev $(ARGS) --output-file requirements.lock pyproject.toml
-	$(UV_COMPILE) --group build --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
+	$(UV_COMPILE) --all-extras --group dev $(ARGS) --output-file requirements.lock pyproject.toml
+	$(UV_COMPILE) --extra stack --group build --constraint requirements.lock --output-file requirements-run.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

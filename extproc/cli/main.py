@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "show": "Show one exchange, or write its exact bytes.",
     "inflight": "List what is in flight: now, at a moment, or when the sidecar died.",
     "incidents": "Say when a backend died, hung or froze, and which request may have done it.",
+    "export": "Write exchanges for other programs: JSON lines, Parquet, CSV, HAR, OpenAI's batch input.",
     "status": "Say how the recorder is: is it recording, what is in flight where, how long the disk lasts.",
     "replay": "Send a recorded request again, or print it as a curl command.",
     "verify": "Check every line and every body of the journal.",

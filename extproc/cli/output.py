@@ -77,10 +77,9 @@ def as_on_terminal() -> Iterator[None]:
 
 def json_line(value: Any) -> str:
     """One line of JSON, ASCII only: safe for a terminal, and for every reader of lines."""
-    from extproc.core.record import encode
+    from extproc.core.record import json_line
 
-    # DEL is the one control character that JSON leaves as it is.
-    return encode(value).decode("ascii").replace("\x7f", "\\u007f")
+    return json_line(value)
 
 
 # Tables ----------------------------------------------------------------------------------------------------

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import codecs
 import json
-import re
-import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +11,13 @@ from typing import Any, Final
 import click
 
 from extproc.cli import options, output, view
-from extproc.core import dialects, encoding
+from extproc.core import encoding
 from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
+from extproc.export.bodies import assembled
+from extproc.export.jsonl import with_bodies
 from extproc.history import bodies
-from extproc.history.headers import header_list
+from extproc.history.headers import header_list, header_text
 from extproc.history.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
@@ -30,78 +28,6 @@ NOTICED_MS: Final = 1000
 
 _READ_BYTES: Final = 1024 * 1024
 """JSON longer than this is not laid out, only shown."""
-
-
-def json_text(exchange: Exchange) -> Iterator[str]:
-    """The exchange with its bodies and the assembled answer, as one line of JSON in pieces: a body may be large."""
-    mark = secrets.token_hex(16)
-    stand_ins = {name: None if exchange.body(name) is None else f"{mark}.{name}" for name in ("request", "response")}
-    text = output.json_line(_complete(exchange, stand_ins))
-    is_text = {name: _is_text(bodies.pieces(exchange, name)) for name in stand_ins}  # before the first piece is out
-    pieces = re.split(rf'"{mark}\.(request|response)"', text)
-    for position, piece in enumerate(pieces):
-        if position % 2:
-            yield from _body_json(bodies.pieces(exchange, piece), is_text=is_text[piece])
-        else:
-            yield piece
-
-
-def _body_json(pieces: Iterator[bytes], *, is_text: bool) -> Iterator[str]:
-    """A body as `record.body_field` has it."""
-    if is_text:
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        yield '{"text":"'
-        for data in pieces:
-            yield output.json_line(decoder.decode(data))[1:-1]
-        yield '"}'
-        return
-    yield '{"base64":"'
-    rest = b""
-    for data in pieces:
-        data = rest + data  # noqa: PLW2901 - three bytes are four characters
-        whole = len(data) // 3 * 3
-        yield base64.b64encode(data[:whole]).decode("ascii")
-        rest = data[whole:]
-    yield base64.b64encode(rest).decode("ascii") + '"}'
-
-
-def _is_text(pieces: Iterator[bytes]) -> bool:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        for data in pieces:
-            decoder.decode(data)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _complete(exchange: view.Exchange, bodies: Mapping[str, Any]) -> dict[str, Any]:
-    """The exchange with these bodies and the assembled answer."""
-    whole = dict(exchange)
-    for direction in ("request", "response"):
-        part = exchange.get(direction)
-        if part is not None:
-            whole[direction] = {**part, "body": bodies[direction]}
-    answer = assembled(exchange)
-    if answer is not None:
-        whole["llm"] = {**(exchange.get("llm") or {}), "output": answer}
-    if (whole.get("llm") or {}).get("error"):
-        # Its type and its code are what they have been from the beginning; what it says stands beside them.
-        error = dict(whole["llm"]["error"])
-        message = error.pop("message", None)
-        whole["llm"] = {**whole["llm"], "error": error, "error_message": message}
-    return whole
-
-
-def assembled(exchange: view.Exchange) -> list[dict[str, Any]] | None:
-    """The answer's messages by choice index, put together from the recorded bytes."""
-    response = exchange.get("response")
-    api = (exchange.get("llm") or {}).get("api")
-    if response is None or api is None:
-        return None
-    coding = encoding.of_headers(response.get("headers") or ())
-    return dialects.assemble(api, response.get("content_type"), coding, bodies.whole(exchange, "response") or b"")
 
 
 # For a person ----------------------------------------------------------------------------------------------
@@ -260,7 +186,7 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
         if fields:
             yield f"  {output.styled(name, dim=True)}"
             for key, value in fields:
-                yield f"    {output.escape(key)}: {output.escape(view.header_text(value))}"
+                yield f"    {output.escape(key)}: {output.escape(header_text(value))}"
     yield from _body(exchange, direction, part)
 
 
@@ -334,7 +260,7 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()
     elif as_json:
-        sys.stdout.writelines(json_text(exchange))
+        sys.stdout.writelines(with_bodies(exchange))
         sys.stdout.write("\n")
     else:
         for line in describe(exchange, options.jaeger_url(config_path)):

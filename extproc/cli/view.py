@@ -10,7 +10,6 @@ from extproc.cli.output import Cell, Column, Row
 from extproc.core.outcome import Outcome, class_of
 from extproc.history import filters
 from extproc.history.filters import IN_FLIGHT
-from extproc.history.headers import header_bytes
 
 Exchange = Mapping[str, Any]
 
@@ -190,8 +189,3 @@ _CELLS: Final[Mapping[str, Callable[[Exchange, bool, bool], Cell | str]]] = {
     "tokens": lambda exchange, *_: tokens(exchange),
     "id": lambda exchange, _, short: short_id(str(exchange.get("id"))) if short else str(exchange.get("id")),
 }
-
-
-def header_text(value: Any) -> str:
-    """A header's value as text: one that is not UTF-8 with its odd bytes as escapes."""
-    return header_bytes(value).decode("utf-8", "backslashreplace")

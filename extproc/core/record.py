@@ -60,6 +60,12 @@ def encode(fields: Mapping[str, Any] | msgspec.Struct) -> bytes:
         return _encode_ascii(plain({**shallow, "llm": {"parse_error": "nested too deeply to be written"}})).encode()
 
 
+def json_line(value: Any) -> str:
+    """Any value as one line of JSON, ASCII only: safe for a terminal, and for every reader of lines."""
+    # DEL is the one control character that JSON leaves as it is.
+    return encode(value).decode("ascii").replace("\x7f", "\\u007f")
+
+
 def seal(record: bytes, worker: int, boot_id: str, seq: int) -> bytes:
     """The line for `record` (as `encode` made it), with the journal's members, the checksum and the line end."""
     start = b'%b,"worker":%d,"boot_id":"%b","seq":%d' % (record[:-1], worker, boot_id.encode(), seq)

@@ -15,6 +15,11 @@ def header_bytes(value: Any) -> bytes:
     return str(value).encode("utf-8", "surrogatepass")
 
 
+def header_text(value: Any) -> str:
+    """The same as text: one that is not UTF-8 with its odd bytes as escapes."""
+    return header_bytes(value).decode("utf-8", "backslashreplace")
+
+
 def header_list(part: Mapping[str, Any] | None, name: str = "headers") -> Sequence[tuple[str, Any]]:
     """The headers or trailers of one direction."""
     return [(str(key), value) for key, value in (part or {}).get(name) or ()]

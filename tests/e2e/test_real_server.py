@@ -19,7 +19,7 @@ from support.commands import invoke
 from support.llama import LlamaServer
 from support.stack import RunningStack
 
-from extproc.cli import show
+from extproc.export.jsonl import with_bodies
 from extproc.history import bodies
 from extproc.history.join import Exchange
 
@@ -101,7 +101,7 @@ def recorded(stack: RunningStack, seen: Seen) -> Exchange:
 
 def said(exchange: Exchange) -> Got:
     """What the record says of the answer."""
-    llm = json.loads("".join(show.json_text(exchange)))["llm"]
+    llm = json.loads("".join(with_bodies(exchange)))["llm"]
     assert "parse_error" not in llm
     assert "error" not in llm
     texts, thoughts, calls = _read(llm["output"] or [])

@@ -136,7 +136,10 @@ def test_run_lock_is_a_part_of_the_lock(checkout: Path) -> None:
     assert to_run.items() <= everything.items()
     project = tomllib.loads((checkout / "pyproject.toml").read_text())
     project["dependency-groups"] = {}
-    assert wanted(project) <= {each.split("==")[0] for each in to_run}
+    names = {each.split("==")[0] for each in to_run}
+    assert not names & {"pyarrow"}  # 50 MB for one format of `export`
+    del project["project"]["optional-dependencies"]["parquet"]
+    assert wanted(project) <= names
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -12,8 +12,8 @@ import pytest
 from support.commands import invoke, on_terminal, run
 from support.recorded import ANSWER, CHAT, ESCAPE, Recording, as_a_crash_leaves_it
 
-from extproc.cli import show
 from extproc.core.records import Body, fields_of
+from extproc.export.jsonl import with_bodies
 from extproc.history import lookup
 from extproc.journal.recovery import recover
 
@@ -384,4 +384,4 @@ def test_json_of_a_large_body_is_written_in_pieces(data: Path, unit: bytes) -> N
         id = recording.add(sent, path="/upload")
     assert json.loads(shown(data, id, "--json"))["request"]["body"] == fields_of(Body.of(sent))
     (exchange,) = lookup.find([data], id)
-    assert max(map(len, show.json_text(exchange))) <= 6 * 1024 * 1024
+    assert max(map(len, with_bodies(exchange))) <= 6 * 1024 * 1024

@@ -10,7 +10,6 @@ import pytest
 from extproc.cli import view
 from extproc.core.outcome import Outcome
 from extproc.history.filters import IN_FLIGHT
-from extproc.history.headers import header_bytes
 
 
 @pytest.mark.parametrize("outcome", [*Outcome, IN_FLIGHT])
@@ -69,10 +68,3 @@ def test_times_of_today_are_short_and_others_have_their_date() -> None:
     assert view.short_time(now.isoformat()) == f"{now:%H:%M:%S}.{now.microsecond // 1000:03d}"
     assert len(view.short_time("2025-11-21T03:12:00.000000Z")) == len("11-21 03:12:00")
     assert view.short_time("damaged") == view.short_time(None) == "?"
-
-
-def test_header_values_that_are_no_text() -> None:
-    """Kept as base64 in the record, shown with escapes, sent as they were."""
-    assert header_bytes({"base64": "/2E="}) == b"\xffa"
-    assert view.header_text({"base64": "/2E="}) == r"\xffa"
-    assert header_bytes("ä") == "ä".encode()
