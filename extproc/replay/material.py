@@ -4,7 +4,8 @@
     material.steps[id], material.window, material.suspects, material.known_good
 
 A request that is known to be good is the plainest of those that the same model has served: with the fewest parameters,
-and the shortest answer.
+and the shortest answer. It asks for nothing that could leave something behind in a server: one that does might be the
+very latch that is searched for.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ from extproc.replay.window import Step
 Exchange = Mapping[str, Any]
 
 _LEFT: Final = frozenset({Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE, Outcome.CLIENT_CANCEL_MID_STREAM})
+_PLAIN: Final = frozenset(
+    {"model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "seed", "user"}
+    | set(CONTENT)
+)
+"""What a request may ask for that is known to be good."""
 _BEST_APIS: Final = frozenset({"chat.completions", "completions"})
 
 
@@ -189,6 +195,7 @@ class _Best:
             or exchange["id"] == self._but
             or llm.get("api") not in _BEST_APIS
             or _model(exchange) not in self._models
+            or not set(llm.get("params") or ()) <= _PLAIN
             or not _ended_before(exchange, self._before)
         ):
             return

@@ -82,11 +82,12 @@ def search(
 ) -> Found | None:
     """The first attempt of the plan that kills, cut down; None where nothing does in all rounds: what kills but now
     and then may need several. It was tried `confirm` times at least, of which `kills` killed."""
+    remembering = _Remembering(make)
     for _ in range(rounds):
         for attempt in plan(suspects, window):
-            result = make(attempt)
+            result = remembering(attempt)
             if result.killed:
-                return _confirmed(_true_culprit(attempt, result, make), make, confirm)
+                return _confirmed(_true_culprit(attempt, result, remembering), make, confirm)
     return None
 
 
@@ -114,40 +115,55 @@ def _plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attemp
     yield from islice(pairs, MOST_PAIRS)
 
 
-def _true_culprit(attempt: Attempt, result: Result, make: Try) -> Found:
+class _Remembering:
+    """Makes attempts, and knows which of them a fresh server has survived."""
+
+    def __init__(self, make: Try) -> None:
+        self.survived: set[Attempt] = set()
+        self._make = make
+
+    def __call__(self, attempt: Attempt) -> Result:
+        result = self._make(attempt)
+        if not result.killed and not result.before:
+            self.survived.add(attempt)
+        return result
+
+
+def _true_culprit(attempt: Attempt, result: Result, make: _Remembering) -> Found:
     """What of an attempt, and of those that the server had lived through before it, is needed."""
     attempt = result.cut(attempt)
     others = [each for each in result.before if each != attempt]
     if not others:
-        return Found(*reduced(attempt, make), 1)
+        return Found(*_reduced(attempt, make), 1)
     if make(attempt).killed:
-        return Found(*reduced(attempt, make, 2), 2)
+        return Found(*_reduced(attempt, make, 2), 2)
     earlier = tuple(id for each in result.before for id in each.ids)
     new = tuple(dict.fromkeys(id for id in earlier if id not in attempt.ids))
     for whole in dict.fromkeys((Attempt((*earlier, *attempt.ids)), Attempt((*new, *attempt.ids), attempt.how))):
         killer = _by_itself(whole, make)
         if killer is not None:
-            return Found(*reduced(killer, make), 1)
+            return Found(*_reduced(killer, make), 1)
     return Found(attempt, 1, 3)
 
 
-def reduced(attempt: Attempt, make: Try, kills: int = 1) -> tuple[Attempt, int]:
+def _reduced(attempt: Attempt, make: _Remembering, kills: int = 1) -> tuple[Attempt, int]:
     """The attempt without whatever it kills without, and how often it killed: no half, quarter, ... and no single
     request of what is left can go. In turn, the last one stays: it is what killed."""
     last = attempt.ids[-1:] if attempt.how is How.IN_TURN else ()
     ids = attempt.ids[: len(attempt.ids) - len(last)]
     parts = 2
-    refuted: set[tuple[str, ...]] = set()
+    refuted: set[Attempt] = set()
     while ids:
         edges = [len(ids) * number // parts for number in range(parts + 1)]
         for start, end in pairwise(edges):
             rest = ids[:start] + ids[end:]
-            if start == end or not (rest or last) or rest in refuted:
+            smaller = Attempt(rest + last, attempt.how)
+            if start == end or not smaller.ids or smaller in make.survived or smaller in refuted:
                 continue
-            if _by_itself(Attempt(rest + last, attempt.how), make) is not None:
+            if _by_itself(smaller, make) is not None:
                 ids, kills, parts = rest, 1, max(parts - 1, 2)
                 break
-            refuted.add(rest)
+            refuted.add(smaller)
         else:
             if parts >= len(ids):
                 break

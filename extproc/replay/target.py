@@ -19,6 +19,7 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, Final
 
+from extproc.core.outcome import Outcome
 from extproc.errors import ExtprocError
 from extproc.replay.answer import Answer
 from extproc.replay.request import Request
@@ -28,6 +29,8 @@ HEALTH: Final = "/health"
 _POLL_SECONDS: Final = 0.2
 _MOST_METRICS: Final = 4 << 20
 _NO_SUCH: Final = frozenset({404, 405, 501})
+_left_running: Final[list[subprocess.Popen[bytes]]] = []
+"""Servers that restart commands run in the foreground outlive the search; Python warns of children that it forgets."""
 _STARTED: Final = re.compile(rb"^process_start_time_seconds(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
 
 
@@ -125,7 +128,7 @@ class Target:
             return State(Life.ALIVE, text, self.started(), known_good=True)
         if not answer.is_failure:
             return State(Life.ALIVE, f"it answers, if with {answer.text}", self.started())
-        hung = answer.outcome.value == "upstream_timeout"
+        hung = answer.outcome is Outcome.UPSTREAM_TIMEOUT
         return State(Life.HUNG if hung else Life.DEAD, f"to a known-good request: {answer.text}")
 
     def started(self) -> float | None:
@@ -149,7 +152,10 @@ class Target:
         while now.alive and time.monotonic() < deadline:
             time.sleep(min(_POLL_SECONDS, settle))
             now = self._by_health() or now  # a request that is known to be good costs more than that
-        return self._since(before) if now.alive and settle else now
+        now = self._since(before) if now.alive and settle else now
+        if now.alive and any(each.outcome is Outcome.UPSTREAM_TIMEOUT for each in answers):
+            return State(Life.HUNG, "it answered nobody for a time, and went on", now.started)
+        return now
 
     def _since(self, before: State) -> State:
         """How it is now; dead, if it was started anew since."""
@@ -187,7 +193,7 @@ class Target:
         answer = self.ask(_get(self._health or HEALTH))
         if answer.kind == "ok" or (self._health is None and (not answer.is_failure or answer.status in _NO_SUCH)):
             return None
-        hung = answer.outcome.value == "upstream_timeout"
+        hung = answer.outcome is Outcome.UPSTREAM_TIMEOUT
         return State(Life.HUNG if hung else Life.DEAD, f"{self._health or HEALTH}: {answer.text}")
 
     def _restart(self, command: str) -> None:
@@ -204,6 +210,7 @@ class Target:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            _left_running.append(self._process)
         finally:
             if not isinstance(log, int):
                 log.close()
