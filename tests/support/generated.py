@@ -53,7 +53,7 @@ class Generated:
         self._steps: list[tuple[int, Callable[[], None]]] = []
         self._journals: dict[Worker, Journal] = {}
         for directory in self.directories:
-            directory.mkdir(mode=0o700)
+            directory.mkdir(mode=0o700, parents=True)
             for worker in range(WORKERS):
                 self._boot((directory, worker))
         for number in range(1, exchanges + 1):

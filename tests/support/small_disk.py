@@ -1,4 +1,7 @@
-"""A file system of its own and of a known size, for what happens when it is full. Needs the right to mount."""
+"""File systems of their own: one of a known size, for what happens when it is full, and one that is read-only.
+
+Both need the right to mount.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +43,16 @@ def fill(path: Path) -> None:
 def make_room(path: Path) -> None:
     """Give back what `fill` took."""
     (path / _FILLER).unlink()
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[Path]:
+    """Nobody can write below a directory for a while, not even root. Skips the test where nobody may mount."""
+    mounted = subprocess.run(["mount", "--bind", str(path), str(path)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
