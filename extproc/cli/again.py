@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from extproc.mock.dying import NOT_READY
-from extproc.processes import child as supervised
+from extproc.processes.child import Child
 
 _STOP_SECONDS: Final = 3.0
 _PORT: Final = re.compile(r":(\d+)$")
@@ -26,21 +25,20 @@ async def keep(
     """
     port: list[str] = []
     while True:
-        child = await supervised.start(*command, *port, stdout=subprocess.PIPE)
+        child = await Child.start(*command, *port)
         try:
-            assert child.stdout is not None
-            line = (await child.stdout.readline()).decode().strip()
+            line = (await child.line()).strip()
             if (found := _PORT.search(line)) is None:
-                return await child.wait()
+                await child.ended()
+                return child.code or 0
             port = ["--port", found[1]]
             say(line)
-            code = await child.wait()
+            why = await child.ended()
         except asyncio.CancelledError:
-            if child.returncode is None:
-                await supervised.stop(child, _STOP_SECONDS)
+            await child.stop(_STOP_SECONDS)
             raise
-        delay = 0.0 if code == NOT_READY else after
-        complain(f"{supervised.how_it_ended(code)}; starting it again in {delay:g} s")
+        delay = 0.0 if child.code == NOT_READY else after
+        complain(f"{why}; starting it again in {delay:g} s")
         await asyncio.sleep(delay)
 
 

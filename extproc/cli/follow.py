@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import signal
 import threading
 from collections.abc import Iterator
 from datetime import datetime
@@ -81,8 +80,7 @@ def go_on(settings: Config, tracing: Tracing | None, admin_port: int | None) -> 
     with checkpoint.locked(settings.data_dir) as kept:
         follower, metrics = process.made(settings, tracing, kept)
         stopping = threading.Event()
-        for number in signals.ending():
-            signal.signal(number, lambda *_: stopping.set())
+        signals.call(stopping.set)
         with contextlib.nullcontext() if admin_port is None else _served(settings, admin_port, metrics):
             output.announce("following")
             process.follow(follower, tracing, stopping, lambda _state: None)

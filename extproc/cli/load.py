@@ -42,8 +42,7 @@ async def _go(plan: Plan) -> Run:
     from extproc.load.run import Run
 
     run = Run(plan)
-    for number in signals.ending():
-        asyncio.get_running_loop().add_signal_handler(number, run.stop)
+    signals.call_in_loop(run.stop)
     with output.Progress("sending") as progress:
         await run.go(progress)
     return run

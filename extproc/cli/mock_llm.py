@@ -155,9 +155,7 @@ def _run(work: Coroutine[Any, Any, int | None]) -> None:
     async def run() -> int | None:
         task = asyncio.current_task()
         assert task is not None
-        loop = asyncio.get_running_loop()
-        for number in signals.ending():
-            loop.add_signal_handler(number, task.cancel)
+        signals.call_in_loop(task.cancel)
         with contextlib.suppress(asyncio.CancelledError):
             return await work
         return None

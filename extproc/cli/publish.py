@@ -92,8 +92,7 @@ async def _run(publisher: Publisher, live: Callable[[Sequence[Path]], None], *, 
         await publisher.finish()
         return
     watching = asyncio.ensure_future(publisher.watch())
-    for number in signals.ending():
-        asyncio.get_running_loop().add_signal_handler(number, watching.cancel)
+    signals.call_in_loop(watching.cancel)
     await asyncio.gather(watching, return_exceptions=True)
     if not watching.cancelled():
         watching.result()

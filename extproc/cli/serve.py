@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -24,46 +22,17 @@ async def run(settings: Config) -> None:
     """Serve until a signal ends it. A second one waits no longer for the exchanges that run."""
     logs.setup("sidecar", settings.log_format)
     sidecar = Sidecar(settings)
-    ended = _Ended(sidecar)
+    ending = signals.Ending(sidecar.hurry)
     try:
         sidecar.reserve()
-        if await ended.unless(sidecar.start()):
+        if await ending.unless(sidecar.start()):
             for address in sidecar.workers.addresses:
                 output.announce(f"ready {address}")
             log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
             log.info("times of day without an offset are in %s", time.strftime("%Z (UTC%z)"))
-            await ended.unless(sidecar.wait())
+            await ending.unless(sidecar.wait())
     finally:
         await sidecar.stop()
-
-
-class _Ended:
-    """The signals that end the command."""
-
-    def __init__(self, sidecar: Sidecar) -> None:
-        self._sidecar = sidecar
-        self._event = asyncio.Event()
-        self._hurry: asyncio.Task[None] | None = None
-        for number in signals.ending():
-            asyncio.get_running_loop().add_signal_handler(number, self._on_signal)
-
-    def _on_signal(self) -> None:
-        if self._event.is_set() and self._hurry is None:
-            self._hurry = asyncio.ensure_future(self._sidecar.hurry())
-        self._event.set()
-
-    async def unless(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Do the work; False when a signal came first."""
-        task = asyncio.ensure_future(work)
-        signalled = asyncio.ensure_future(self._event.wait())
-        await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
-        signalled.cancel()
-        if task.done():
-            await task
-            return True
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return False
 
 
 @click.command

@@ -23,35 +23,12 @@ async def run(settings: Config) -> None:
     """Run the stack until a signal ends it. A second one waits no longer for the exchanges that run."""
     logs.setup("up", settings.log_format)
     stack = Stack(settings)
-    received = _Signals(stack)
-    work = asyncio.ensure_future(_work(stack, settings))
-    signalled = asyncio.ensure_future(received.first.wait())
-    await asyncio.wait({work, signalled}, return_when=asyncio.FIRST_COMPLETED)
-    signalled.cancel()
-    if work.done():
+    ending = signals.Ending(stack.hurry)
+    try:
+        if not await ending.unless(_work(stack, settings)):
+            log.info("stopping")
+    finally:
         await stack.stop()
-        work.result()
-    else:
-        log.info("stopping")
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
-        await stack.stop()
-
-
-class _Signals:
-    """`first`: a signal has come. Every further one makes the stack wait no longer."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.first = asyncio.Event()
-        self._stack = stack
-        self._hurries: list[asyncio.Task[None]] = []
-        for number in signals.ending():
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        if self.first.is_set():
-            self._hurries.append(asyncio.ensure_future(self._stack.hurry()))
-        self.first.set()
 
 
 async def _work(stack: Stack, settings: Config) -> None:

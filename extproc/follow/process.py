@@ -10,14 +10,13 @@ They talk over pipes:
              `metrics N`          the answer to the command: N bytes follow, in the format asked for
     stderr   the log
 
-SIGTERM or SIGHUP ends it within `STOP_SECONDS`, when what it has read has been exported.
+SIGTERM, SIGINT or SIGHUP ends it within `STOP_SECONDS`, when what it has read has been exported.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import checkpoint
 from extproc.follow.follower import Consumer, Follower
-from extproc.processes import gc, pipes, stdio
+from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tracing import Tracing
@@ -57,9 +56,7 @@ def main() -> int:
             tracing = Tracing.create(config, os.environ)
             follower, metrics = made(config, tracing, kept)
             stopping = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda *_: stopping.set())
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signals.call(stopping.set)
             threading.Thread(target=_listen, args=(metrics, out, stopping), daemon=True).start()
             gc.freeze_after_start()
             out.line("ready")

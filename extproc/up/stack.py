@@ -17,7 +17,6 @@ import contextlib
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from collections.abc import Coroutine, Iterable
 from pathlib import Path
@@ -31,49 +30,17 @@ from extproc.envoy.publish import publish
 from extproc.envoy.publish.claim import claimed
 from extproc.envoy.publish.publish import Publisher
 from extproc.errors import StackError
-from extproc.processes import child
 from extproc.service.sidecar.ports import Port
 from extproc.service.sidecar.sidecar import Sidecar
 from extproc.service.sidecar.workers import Say, as_news, to_the_log
 from extproc.telemetry import otlp
+from extproc.up.demo import DemoBackend
 
 _POLL_SECONDS: Final = 0.1
 _FIRST_WAITING_SECONDS: Final = 1.0
 _STILL_WAITING_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
-_BACKEND_STOP_SECONDS: Final = 3.0
 _HURRY_SECONDS: Final = 0.3
-
-
-class DemoBackend:
-    """One demo LLM server. A new process gets the port of the one before."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self._process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        process = await child.start(
-            *(sys.executable, "-m", "extproc", "mock-llm", "--port", str(self.port)), stdout=asyncio.subprocess.PIPE
-        )
-        self._process = process
-        assert process.stdout is not None
-        word, _, url = (await process.stdout.readline()).decode().strip().partition(" ")
-        if word != "ready":
-            raise StackError(f"a demo backend did not start ({child.how_it_ended(await process.wait())})")
-        self.port = int(url.rpartition(":")[2])
-
-    async def keep(self, say: Say) -> None:
-        """Start it again whenever it ends."""
-        while True:
-            assert self._process is not None
-            code = await self._process.wait()
-            say(f"demo backend 127.0.0.1:{self.port}: {child.how_it_ended(code)}; starting it again")
-            await self.start()
-
-    async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            await child.stop(self._process, _BACKEND_STOP_SECONDS)
 
 
 class Stack:

@@ -25,7 +25,7 @@ from extproc.config import in_url, near_host
 from extproc.envoy.config.files import ADMIN_STOPS, BOOTSTRAP
 from extproc.envoy.process import binary
 from extproc.envoy.process.backends import Host, address
-from extproc.processes import child
+from extproc.processes.child import Child
 
 _ADMIN_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5.0
@@ -56,14 +56,14 @@ class Envoy:
         self._concurrency = concurrency
         self.word = secrets.token_urlsafe(16)
         """What `files.guard_admin` has to be told, so that this Envoy can be asked to stop by us alone."""
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._address_file = directory / "admin-address"
         self._admin: tuple[str, int] | None = None
         self._rejected = 0
 
     @property
     def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     @property
     def admin_url(self) -> str:
@@ -86,7 +86,7 @@ class Envoy:
         if self._concurrency:
             command += ["--concurrency", str(self._concurrency)]
         with self._new_log() as log:
-            self._process = await child.start(*command, stdout=log, stderr=log)
+            self._child = await Child.start(*command, stdout=log, stderr=log)
 
     def _new_log(self) -> IO[bytes]:
         self._log.unlink(missing_ok=True)
@@ -95,17 +95,16 @@ class Envoy:
 
     async def ended(self) -> str:
         """Wait for the end of the process; how it ended."""
-        assert self._process is not None
-        code = await self._process.wait()
-        return f"Envoy has ended: {child.how_it_ended(code)}; its log is {self._log}"
+        assert self._child is not None
+        return f"Envoy {await self._child.ended()}; its log is {self._log}"
 
     async def stop(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            await child.stop(self._process, _STOP_SECONDS)
+        if self._child is not None:
+            await self._child.stop(_STOP_SECONDS)
 
     async def refuse_connections(self) -> None:
         """Take no new connections, and close those that are there after what runs on them."""
-        if self._process is None:
+        if self._child is None:
             return  # the address that stands in the file is another Envoy's
         with contextlib.suppress(OSError, http.client.HTTPException):
             for path in ADMIN_STOPS:

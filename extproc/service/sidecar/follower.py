@@ -11,15 +11,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import signal
 import sys
 import time
 from typing import Any, Final
 
 from extproc.config import Config
+from extproc.processes.child import Child
 
 log = logging.getLogger("extproc.service")
 
@@ -29,7 +28,6 @@ METRICS_SECONDS: Final = 3.0
 BACK_OFF_SECONDS: Final = (0.5, 1.0, 5.0, 15.0)
 SILENT_SECONDS: Final = 5.0
 """It tells its state once a second; one that has been silent for so long is stopped or stuck."""
-_LINE: Final = 1024 * 1024
 
 
 class FollowerProcess:
@@ -43,7 +41,7 @@ class FollowerProcess:
         self._heard_at = 0.0
         self._config = config
         self._program = program
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[bytes] | None = None
         self._asking = asyncio.Lock()
@@ -51,8 +49,8 @@ class FollowerProcess:
 
     @property
     def pid(self) -> int | None:
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        child = self._child
+        return child.pid if child is not None and child.runs else None
 
     @property
     def up(self) -> bool:
@@ -81,29 +79,21 @@ class FollowerProcess:
     async def stop(self) -> None:
         """Let it read and export what is there, within its limit."""
         self._stopping = True
-        process = self._process
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(STOP_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
+        if self._child is not None:
+            await self._child.stop(STOP_SECONDS)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
 
     async def metrics(self, *, open_metrics: bool = False) -> bytes:
         """Its metrics in Prometheus's format or OpenMetrics'; empty while it is down or does not answer in time."""
-        process = self._process
-        if not self.up or process is None or process.stdin is None:
+        child = self._child
+        if not self.up or child is None:
             return b""
         async with self._asking:
             self._answer = asyncio.get_running_loop().create_future()
             try:
-                process.stdin.write(b"openmetrics\n" if open_metrics else b"metrics\n")
+                child.tell("openmetrics" if open_metrics else "metrics")
                 async with asyncio.timeout(METRICS_SECONDS):
                     return await self._answer
             except (TimeoutError, OSError):
@@ -127,32 +117,23 @@ class FollowerProcess:
 
     async def _run(self) -> str:
         """One process from its start to its end; how it ended."""
-        process = self._process = await asyncio.create_subprocess_exec(
-            *self._program,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LINE,
-            start_new_session=True,  # Ctrl-C at a terminal is for the supervisor
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(self._config.to_json().encode() + b"\n")
-        said = await self._read(process.stdout)
-        code = await process.wait()
-        return said or (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}")
+        child = self._child = await Child.start(*self._program, told=self._config.to_json())
+        said = await self._read(child)
+        how = await child.ended()
+        return said or how
 
-    async def _read(self, stdout: asyncio.StreamReader) -> str:
+    async def _read(self, child: Child) -> str:
         """What it says, until its end; why it could not start, if it says so."""
-        while line := await stdout.readline():
+        async for line in child.lines():
             self._heard_at = time.monotonic()
-            word, _, rest = line.decode().rstrip("\n").partition(" ")
+            word, _, rest = line.partition(" ")
             match word:
                 case "ready":
                     self._ready = True
                 case "state":
                     self.state = json.loads(rest)
                 case "metrics":
-                    text = await stdout.readexactly(int(rest))
+                    text = await child.read(int(rest))
                     if self._answer is not None and not self._answer.done():
                         self._answer.set_result(text)
                 case "failed":

@@ -21,12 +21,10 @@ import itertools
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
 from time import monotonic
-from types import FrameType
 from typing import TYPE_CHECKING
 
 # The core logs each failed handshake; a port scan must not fill the log. To be set before grpc is imported.
@@ -138,13 +136,12 @@ def _live_table(directory: Path, worker: int, boot_id: str) -> LiveTable | None:
 
 
 def _stop_on_signals(transport: Server, grace: float) -> None:
-    def stop(_signal: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         nonlocal grace
         transport.stop(grace)
         grace = 0.0
 
-    for number in signals.ending():
-        signal.signal(number, stop)
+    signals.call(stop)
 
 
 def _stop_with_parent(transport: Server) -> None:

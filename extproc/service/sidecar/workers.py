@@ -34,6 +34,7 @@ from extproc.journal import directory, lines, recovery, retention, segment
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.lock import lock_directory
 from extproc.processes import gc
+from extproc.processes.child import KILL_SECONDS, Child, how_it_ended
 from extproc.service import redaction_key
 from extproc.service.sidecar.figures import Figures
 
@@ -50,10 +51,6 @@ SILENT_SECONDS = 1.5
 """A worker that has said nothing for so long is not well, whatever it has said before: it tells five times a second."""
 START_SECONDS = 60.0
 """A worker that is not ready by then is killed: it recovers its segments first, which takes a second or two."""
-KILL_SECONDS = 5.0
-"""Even SIGKILL has to wait for a disk that hangs; nobody waits longer for it."""
-
-
 Say = Callable[[str], None]
 log = logging.getLogger("extproc.service")
 
@@ -170,7 +167,7 @@ class Workers:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)  # so that none starts a worker behind our back
         for worker in self._workers:
-            worker.signal(signal.SIGTERM)
+            worker.terminate()
         deadline = self._config.drain_seconds + LAST_SECONDS
         await asyncio.gather(*(worker.gone(deadline) for worker in self._workers))
         async with self._ending:  # of two calls, neither gives the directory away while the other recovers
@@ -283,7 +280,7 @@ class _Worker:
         self._start_seconds = start_seconds
         self._said: dict[str, bool] = {}
         self._heard_at = 0.0
-        self._process: asyncio.subprocess.Process | None = None
+        self._child: Child | None = None
         self._reader: asyncio.Task[None] | None = None
 
     @property
@@ -298,8 +295,8 @@ class _Worker:
 
     @property
     def pid(self) -> int | None:
-        process = self._process
-        return process.pid if process is not None and process.returncode is None else None
+        child = self._child
+        return child.pid if child is not None and child.runs else None
 
     async def start(self, *, again: bool = False) -> None:
         """Spawn the process and wait for its `ready`. Raises what it says instead, or that it says nothing.
@@ -309,36 +306,29 @@ class _Worker:
         self._said, self.ready = {}, False
         self.of_the_dead += self.figures.of_the_dead()
         self.figures = Figures()
-        process = self._process = await asyncio.create_subprocess_exec(
-            *(*self._program, "--index", str(self.index), *(["--again"] if again else [])),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C at a terminal is for the supervisor, which then drains
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(self._config.to_json().encode() + b"\n")  # and left open: its end is our death
+        command = (*self._program, "--index", str(self.index), *(["--again"] if again else []))
+        child = self._child = await Child.start(*command, told=self._config.to_json())
         started = asyncio.get_running_loop().create_future()
-        self._reader = asyncio.create_task(self._read(process.stdout, started))
+        self._reader = asyncio.create_task(self._read(child, started))
         try:
             async with asyncio.timeout(self._start_seconds):
                 said = await started
                 if not self.ready:
-                    await process.wait()
+                    await child.ended()
         except TimeoutError:
-            text = f"worker {self.index} (pid {process.pid}) was not ready within {self._start_seconds:g} s"
-            await self._kill()
+            text = f"worker {self.index} (pid {child.pid}) was not ready within {self._start_seconds:g} s"
+            await child.kill()
             raise StackError(f"{text}, and was killed") from None
         if isinstance(said, ExtprocError):
             raise said
         if not self.ready:
             raise StackError(f"{self._how_it_ended()} before it was ready")
 
-    async def _read(self, stdout: asyncio.StreamReader, started: asyncio.Future[ExtprocError | None]) -> None:
+    async def _read(self, child: Child, started: asyncio.Future[ExtprocError | None]) -> None:
         """Hear what the process says until its end. `started` is told once how the start went."""
         try:
-            async for line in stdout:
-                word, _, rest = line.decode().rstrip("\n").partition(" ")
+            async for line in child.lines():
+                word, _, rest = line.partition(" ")
                 match word:
                     case "ready":
                         self.address, self.ready, self._heard_at = rest, True, time.monotonic()
@@ -359,47 +349,30 @@ class _Worker:
             await asyncio.wait([self._reader], timeout=KILL_SECONDS)
             self._reader.cancel()
 
-    async def _kill(self) -> None:
-        assert self._process is not None
-        self.signal(signal.SIGKILL)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(KILL_SECONDS):
-                await self._process.wait()
-
     async def ended(self) -> str:
         """Wait for the end of the process; which worker it was and why it ended."""
-        if self._process is not None:
-            await self._process.wait()
+        if self._child is not None:
+            await self._child.ended()
             await self._heard_out()
         self.ready = False
         return self._how_it_ended()
 
     def _how_it_ended(self) -> str:
-        process = self._process
-        if process is None or process.returncode is None:
+        child = self._child
+        if child is None or child.code is None:
             return f"worker {self.index} was not started"
-        who = f"worker {self.index} (pid {process.pid})"
-        if process.returncode < 0:
-            return f"{who} was killed by {signal.Signals(-process.returncode).name}"
-        return f"{who} ended with exit code {process.returncode}"
+        return f"worker {self.index} (pid {child.pid}) {how_it_ended(child.code)}"
 
-    def signal(self, number: signal.Signals) -> None:
-        if self._process is not None and self._process.returncode is None:
-            self._process.send_signal(number)
+    def terminate(self) -> None:
+        """Have the process drain."""
+        if self._child is not None:
+            self._child.signal(signal.SIGTERM)
 
     async def gone(self, seconds: float) -> None:
         """Wait for the end of the process, and make it end when it takes longer."""
-        process = self._process
-        if process is None:
-            return
-        try:
-            async with asyncio.timeout(seconds):
-                await process.wait()
-        except TimeoutError:
-            await self._kill()
-        await self._heard_out()
-        if process.stdin is not None:
-            process.stdin.close()
+        if self._child is not None:
+            await self._child.gone(seconds)
+            await self._heard_out()
 
 
 def _settle(started: asyncio.Future[ExtprocError | None], how: ExtprocError | None) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from support.stack import eventually, is_running
 
-from extproc.processes import child
+from extproc.processes.child import Child, how_it_ended
 
 PARENT = """
 import asyncio, os, sys
-from extproc.processes import child
+from extproc.processes.child import Child
 
 async def main():
-    process = await child.start(sys.executable, "-c", "import time; time.sleep(600)", stdout=asyncio.subprocess.DEVNULL)
-    print(process.pid, flush=True)
-    await process.wait()
+    child = await Child.start(sys.executable, "-c", "import time; time.sleep(600)", stdout=asyncio.subprocess.DEVNULL)
+    print(child.pid, flush=True)
+    await child.ended()
 
 asyncio.run(main())
 """
@@ -49,14 +49,11 @@ def test_a_child_goes_with_its_parent(tmp_path: Path) -> None:
 def test_stop(program: str, code: int) -> None:
     """SIGTERM first, SIGKILL for those that do not listen."""
 
-    async def main() -> int:
-        process = await child.start(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
-        assert process.stdout is not None
-        await process.stdout.readline()
-        await child.stop(process, 0.2 if code == -signal.SIGKILL else 30)
-        assert process.returncode is not None
-        process._transport.close()  # type: ignore[attr-defined]
-        return process.returncode
+    async def main() -> int | None:
+        child = await Child.start(sys.executable, "-c", program)
+        await child.line()
+        await child.stop(0.2 if code == -signal.SIGKILL else 30)
+        return child.code
 
     assert asyncio.run(main()) == code
 
@@ -65,16 +62,40 @@ def test_stop_of_what_has_ended() -> None:
     """Nothing to do."""
 
     async def main() -> None:
-        process = await child.start("true", stdout=asyncio.subprocess.DEVNULL)
-        await process.wait()
-        await child.stop(process, 1)
+        child = await Child.start("true")
+        assert await child.ended() == "ended with exit code 0"
+        assert not child.runs
+        await child.stop(1)
 
     asyncio.run(main())
 
 
+def test_what_is_said_and_told() -> None:
+    """Lines both ways, and bytes that a line announces; one that is told something ends when its input does."""
+    program = (
+        "import sys; [print(len(each), each, sep=chr(10), end='', flush=True) for each in sys.stdin]; print('end')"
+    )
+
+    async def main() -> list[str]:
+        child = await Child.start(sys.executable, "-c", program, told="first")
+        said = [await child.line(), (await child.read(6)).decode()]
+        child.tell("second")
+        said += [await child.line(), (await child.read(7)).decode()]
+        await child.gone(0.0)
+        return said
+
+    assert asyncio.run(main()) == ["6", "first\n", "7", "second\n"]
+
+
 @pytest.mark.parametrize(
-    ("code", "text"), [(0, "exit code 0"), (3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "exit code -250")]
+    ("code", "text"),
+    [
+        (0, "ended with exit code 0"),
+        (3, "ended with exit code 3"),
+        (-9, "was killed by SIGKILL"),
+        (-250, "ended with exit code -250"),
+    ],
 )
 def test_how_it_ended(code: int, text: str) -> None:
     """In words."""
-    assert child.how_it_ended(code) == text
+    assert how_it_ended(code) == text
