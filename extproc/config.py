@@ -140,6 +140,21 @@ def _choice(*names: str, former: Mapping[str, str] | None = None) -> Kind:
     return Kind(parse, f"one of {', '.join(names)}", former=former or {})
 
 
+def _boolean() -> Kind:
+    def parse(text: str) -> bool:
+        if text.lower() not in _TRUTHS:
+            raise ValueError
+        return _TRUTHS[text.lower()]
+
+    return Kind(parse, "true or false")
+
+
+_TRUTHS: Final = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
+
+
 def _path(*, optional: bool = False) -> Kind:
     def parse(text: str) -> Path:
         if not text or "\0" in text:
@@ -287,6 +302,12 @@ class Config:
         "With less free space than this the journal counts as full",
         "the smaller of 256 MiB and 5 % of the file system",
     )
+    index: bool = _setting(
+        True,
+        _boolean(),
+        "The follower keeps `<data_dir>/index.sqlite`, with which `log`, `show` and the like answer at once. Without "
+        "it they read the whole journal",
+    )
     redact_headers: tuple[str, ...] = _setting(
         (),
         _names("header names, such as x-internal-token", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", lower=True),
@@ -402,6 +423,8 @@ def _shown(name: str, default: Any) -> str:
         return "none"
     if name.endswith("_bytes"):
         return size_text(default)
+    if isinstance(default, bool):
+        return str(default).lower()
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

@@ -64,19 +64,15 @@ def command(
     directories = options.existing(data_dirs, config_path)
     if target is None and layout in _NOT_FOR_A_TERMINAL and output.is_terminal():
         raise click.UsageError(f"--format {layout} is nothing for a terminal: -O FILE.")
-    matches = chosen_by.test(filters, grep)
-    in_flight_too = IN_FLIGHT in filters.outcomes
-    wanted = output.chosen(
-        chosen_by.candidates(directories, filters),
-        lambda exchange: (in_flight_too or not exchange.in_flight) and matches(exchange),
-    )
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text)
         click.echo(f"extproc: {output.escape(text)}", err=True)
 
-    with _sink(target) as sink:
+    in_bodies, running = chosen_by.body_test(grep), IN_FLIGHT in filters.outcomes
+    with options.answers(directories) as asked, _sink(target) as sink:
+        wanted = asked.exchanges(filters, test=in_bodies, running=running, complete=True)
         count = export.WRITERS[layout](wanted, sink, bodies=bodies, note=note)
     if target is not None or not count:
         click.echo(f"{count} exchanges" + (f" in {output.escape(str(target))}" if target else ""), err=True)

@@ -2,26 +2,23 @@
 
 @filters.options
 def command(filters: Filters, grep: str | None, ...) -> None:
-    matches = test(filters, grep)
-    found = filter(matches, candidates(directories, filters))
+    found = answers.exchanges(filters, test=body_test(grep))
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from extproc.cli.options import Interval, Moment, Seconds
 from extproc.core.record import moment_text
-from extproc.history import lookup, reader
 from extproc.history.filters import Bounds, Filters, Param, check_outcome
-from extproc.history.join import Exchange, later
+from extproc.history.join import Exchange
 
 
 class Outcome(click.ParamType[str]):
@@ -146,31 +143,24 @@ def test(filters: Filters, grep: str | None) -> Callable[[Exchange], bool]:
 
     Raises ConfigError for an expression that is none.
     """
-    if grep is None:
+    in_bodies = body_test(grep)
+    if in_bodies is None:
         return filters.matches
+    return lambda exchange: filters.matches(exchange) and in_bodies(exchange)
+
+
+def body_test(grep: str | None) -> Callable[[Exchange], bool] | None:
+    """What --grep says of an exchange with its bodies; None without it. Raises ConfigError likewise."""
+    if grep is None:
+        return None
     from extproc.history.grep import Grep
 
-    expression = Grep(grep)
-    return lambda exchange: filters.matches(exchange) and expression.finds(exchange)
-
-
-def candidates(directories: Sequence[Path], filters: Filters) -> Iterable[Exchange]:
-    """The exchanges that may match, by their ids or by their time, in the order of a listing."""
-    if filters.ids:
-        return _named(directories, filters.ids)
-    last = filters.between[1] if filters.between else None
-    until = min(filter(None, (filters.until, last and later(last, 1e-6))), default=None)
-    return reader.exchanges(directories, since=moment(filters.since), until=moment(until))
+    return Grep(grep).finds
 
 
 def moment(text: str | None) -> datetime | None:
     """A time of the filters."""
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _named(directories: Sequence[Path], ids: Sequence[str]) -> list[Exchange]:
-    found = {exchange["id"]: exchange for id in ids for exchange in lookup.find(directories, id)}
-    return sorted(found.values(), key=lambda each: (each.in_flight, each["started_at"]))
 
 
 def _filters(given: Mapping[str, Any]) -> Filters:

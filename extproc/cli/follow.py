@@ -114,12 +114,14 @@ def _served(settings: Config, port: int, metrics: Metrics) -> Iterator[None]:
 @options.config_file
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
+@options.index_setting
 @click.option("--since", type=options.Moment(), metavar="TIME", help="Export the spans from this time on, and end.")
 @click.option("--admin-port", type=click.IntRange(0, 65535), metavar="PORT", help="Serve /metrics there. [default: no]")
 def command(
     config_path: Path | None,
     data_dir: str | None,
     otlp: str | None,
+    index: bool | None,
     since: datetime | None,
     admin_port: int | None,
 ) -> None:
@@ -136,7 +138,7 @@ def command(
     """
     from extproc.telemetry.tracing import Tracing
 
-    settings = config.load(config_path, overrides={"data_dir": data_dir, "otlp": otlp})
+    settings = config.load(config_path, overrides={"data_dir": data_dir, "otlp": otlp, "index": index})
     settings = dataclasses.replace(settings, data_dir=settings.data_dir.absolute())
     if not settings.data_dir.is_dir():
         raise ConfigError(f"{settings.data_dir}: there is no such data directory; name one with --data-dir")

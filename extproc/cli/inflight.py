@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from pathlib import Path
 
 import click
 
 from extproc.cli import filters as chosen_by
-from extproc.cli import listing, options, output, view
-from extproc.history import deaths, now, reader
+from extproc.cli import listing, options, view
+from extproc.history import deaths, now
+from extproc.history.answers import Answers
 from extproc.history.filters import Filters
 from extproc.history.join import Exchange
 
@@ -47,19 +47,20 @@ def command(
     if crash and filters.between is not None:
         raise click.UsageError("--at and --at-crash exclude each other.")
     directories = options.existing(data_dirs, config_path)
-    found = output.chosen(_asked_for(directories, filters, crash=crash), chosen_by.test(filters, grep))
     past = crash or filters.between is not None
-    if not listing.print_all(found, form, columns, default=view.LISTED if past else view.RUNNING):
+    with options.answers(directories) as asked:
+        found = _asked_for(asked, directories, filters, grep, crash=crash, complete=form == "json")
+        count = listing.print_all(found, form, columns, default=view.LISTED if past else view.RUNNING)
+    if not count:
         click.echo("nothing was in flight" if past else "nothing is in flight", err=True)
 
 
-def _asked_for(directories: Sequence[Path], filters: Filters, *, crash: bool) -> Iterable[Exchange]:
-    if crash:
-        return deaths.at_crash(directories, lambda found: output.chosen(found, lambda _: True))
-    if filters.between is None:
-        return now.exchanges(directories)
-    first, last = map(datetime.fromisoformat, filters.between)
-    click.echo(
-        f"in flight between {view.local_time(filters.between[0])} and {view.local_time(filters.between[1])}:", err=True
-    )
-    return reader.in_flight(directories, first, last)
+def _asked_for(
+    asked: Answers, directories: Sequence[Path], filters: Filters, grep: str | None, *, crash: bool, complete: bool
+) -> Iterable[Exchange]:
+    if crash or filters.between is None:
+        found = deaths.at_crash(directories, asked) if crash else now.exchanges(directories, asked)
+        return filter(chosen_by.test(filters, grep), found)
+    first, last = map(view.local_time, filters.between)
+    click.echo(f"in flight between {first} and {last}:", err=True)
+    return asked.exchanges(filters, test=chosen_by.body_test(grep), running=True, complete=complete)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,10 +20,6 @@ from extproc.history.join import Exchange
 
 _LONGEST = timedelta(hours=1)
 """How long ago an exchange may have started to be waited for by --follow, so that little has to be read."""
-
-
-def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:
-    return exchanges if limit is None else collections.deque(exchanges, maxlen=limit)
 
 
 def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]:
@@ -104,17 +99,19 @@ def command(
     form = listing.form_of(form, as_json)
     _refuse(form, columns, limit, follow=follow, counting=key is not None, layout=layout)
     directories = options.existing(data_dirs, config_path)
-    matches = chosen_by.test(filters, grep)
-    if not (everything or IN_FLIGHT in filters.outcomes):
-        matches = _ended(matches)
+    running = everything or IN_FLIGHT in filters.outcomes
     if follow:
-        chosen: Iterable[Exchange] = filter(matches, _ending(directories, filters))
-    else:
-        chosen = _last(output.chosen(chosen_by.candidates(directories, filters), matches), limit)
-    if key:
-        _print_counts(key, chosen, form)
-    else:
-        _print_all(chosen, form, columns, layout=layout, follow=follow)
+        matches = chosen_by.test(filters, grep)
+        _print_all(filter(matches, _ending(directories, filters)), form, columns, layout=layout, follow=True)
+        return
+    in_bodies = chosen_by.body_test(grep)
+    complete = form == "json" or layout is not None
+    with options.answers(directories) as asked:
+        if key:
+            _print_counts(key, asked.exchanges(filters, test=in_bodies, limit=limit, running=running), form)
+            return
+        found = asked.exchanges(filters, test=in_bodies, limit=limit, running=running, complete=complete)
+        _print_all(found, form, columns, layout=layout, follow=False)
 
 
 def _refuse(
@@ -127,10 +124,6 @@ def _refuse(
         raise click.UsageError("--follow and --limit exclude each other.")
     if counting and (follow or layout):
         raise click.UsageError("--by excludes --follow and --format.")
-
-
-def _ended(matches: Callable[[Exchange], bool]) -> Callable[[Exchange], bool]:
-    return lambda exchange: not exchange.in_flight and matches(exchange)
 
 
 def _print_all(

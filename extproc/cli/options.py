@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from extproc.cli import output
 from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
-from extproc.history import lookup, reader
+from extproc.history.answers import Answers
 from extproc.history.join import Exchange
 
 Decorated = Callable[..., Any]
@@ -26,6 +28,10 @@ config_file: Final = click.option(
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Settings file. [default: extproc.yaml, when there is one]",
+)
+
+index_setting: Final = click.option(
+    "--index/--no-index", default=None, help="Keep an index of the journal, for quick answers. [default: index]"
 )
 
 
@@ -67,11 +73,25 @@ def jaeger_url(config_path: Path | None) -> str:
         return config.Config().jaeger_url
 
 
+@contextlib.contextmanager
+def answers(directories: Sequence[Path]) -> Iterator[Answers]:
+    """Who answers from these directories, says on stderr where an index is missing, and how far it is with reading."""
+    with output.Progress("reading the journal") as progress:
+
+        def tell(text: str) -> None:
+            progress.clear()
+            click.echo(f"extproc: {output.escape(text)}", err=True)
+
+        with Answers(directories, tell, progress) as asked:
+            yield asked
+
+
 def one(id: str, directories: Sequence[Path]) -> Exchange:
     """The one exchange that is called so, or the last one. ExtprocError when there is none, or more than one."""
-    if id in _LATEST:
-        return _latest(id, directories)
-    found = {exchange["id"]: exchange for exchange in lookup.find(directories, id)}
+    with answers(directories) as asked:
+        if id in _LATEST:
+            return _latest(id, asked, directories)
+        found = {exchange["id"]: exchange for exchange in asked.find(id)}
     if not found:
         raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} goes by {id!r}")
     if len(found) > 1:
@@ -87,8 +107,8 @@ def _failed(exchange: Exchange) -> bool:
 _LATEST: Final[Mapping[str, Callable[[Exchange], bool]]] = {"last": lambda _: True, "last-failed": _failed}
 
 
-def _latest(which: str, directories: Sequence[Path]) -> Exchange:
-    found = reader.latest(directories, _LATEST[which])
+def _latest(which: str, asked: Answers, directories: Sequence[Path]) -> Exchange:
+    found = asked.latest(_LATEST[which])
     if found is None:
         what = "has failed" if which == "last-failed" else "has ended"
         raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} {what}")

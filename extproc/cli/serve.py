@@ -41,6 +41,7 @@ async def run(settings: Config) -> None:
 @click.option("--data-dir", metavar="DIR", help="Directory of the journal. [default: data]")
 @click.option("--workers", metavar="N", help="Worker processes. [default: 1]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
+@options.index_setting
 @click.option("--admin-port", metavar="PORT", help="Port of /healthz, /readyz, /metrics, on loopback. [default: 9464]")
 def command(
     config_path: Path | None,

@@ -81,7 +81,8 @@ def command(as_json: bool, data_dirs: Sequence[Path], config_path: Path | None) 
     floor = config.load(config_path).free_space_floor_bytes
     recording = True
     for directory in directories:
-        found = status.of(directory, floor, *_follower(directory))
+        with options.answers([directory]) as asked:
+            found = status.of(directory, asked, floor, *_follower(directory))
         recording = recording and found.recording
         if as_json:
             click.echo(output.json_line(msgspec.to_builtins(found)))

@@ -58,6 +58,7 @@ async def _work(stack: Stack, settings: Config) -> None:
 @click.option("--backend", "backends", multiple=True, metavar="URL", help="LLM server; more than once for several.")
 @click.option("--workers", metavar="N", help="Worker processes of the sidecar. [default: 1]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
+@options.index_setting
 @click.option("--envoy-dir", metavar="DIR", help="Envoy's configuration. [default: envoy, else the shipped one]")
 @click.option("--envoy-concurrency", metavar="N", help="Envoy's threads. [default: one for each core]")
 def command(config_path: Path | None, **overrides: str | tuple[str, ...] | None) -> None:

@@ -7,7 +7,8 @@
     follower.close()
 
 Each exchange is given to every consumer once. A checkpoint is kept about once a second, but only for what all
-consumers are done with: killed at any moment, a follower repeats what came since, and loses nothing.
+consumers are done with: killed at any moment, a follower repeats what came since, and loses nothing. The index has a
+checkpoint of its own, and reads by itself what it lacks before it is given what is read here.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from extproc.follow import checkpoint
 from extproc.follow.checkpoint import Checkpoint
 from extproc.history import feed
 from extproc.history.feed import Feed
+from extproc.history.index.indexer import Indexer
 from extproc.history.join import Exchange
-from extproc.history.joiner import FOLLOWING, Joiner
+from extproc.history.joiner import FOLLOWING, Joiner, without_body
 from extproc.history.position import PositionedRecord, record_at
 
 Record = Mapping[str, Any]
@@ -60,7 +62,13 @@ class Follower:
     """One directory. `kept`: the file of the checkpoint, or None to keep none and read everything once."""
 
     def __init__(
-        self, directory: Path, consumers: Sequence[Consumer], kept: Path | None, *, keep_bodies: bool = False
+        self,
+        directory: Path,
+        consumers: Sequence[Consumer],
+        kept: Path | None,
+        *,
+        keep_bodies: bool = False,
+        index: Indexer | None = None,
     ) -> None:
         self.exchanges = 0
         self.lag_seconds = 0.0
@@ -68,6 +76,8 @@ class Follower:
         self._directory = directory
         self._consumers = consumers
         self._kept = kept
+        self._keep_bodies = keep_bodies
+        self.index = index
         before = None if kept is None else checkpoint.load(kept)
         self._new = before is None and kept is not None
         self._seen_series: set[str] = set()
@@ -95,13 +105,29 @@ class Follower:
             count, at = count + 1, str(found.record["at"])
             if self._new and found.record["type"] == "segment":
                 self._begin_series(found)
-            self._joiner.add(found)
+            self._take(found)
         more = count == BATCH
         self.lag_seconds = max(0.0, time.time() - _seconds(at)) if more else 0.0
         self._give_out(self._joiner.read_until if more else timestamp(time.time_ns()))
         if self._kept is not None:
             self._save_now_and_then()
-        return more
+        return self._keep_index() or more
+
+    def _take(self, found: PositionedRecord) -> None:
+        if not self._keep_bodies:  # what they say is read once, whoever asks for it
+            found = found._replace(record=without_body(found.record))
+        self._joiner.add(found)
+        if self.index is not None:
+            self.index.take(found)
+
+    def _keep_index(self) -> bool:
+        """What is read here is for the index too, once it has come as far. True: it has more to read until then."""
+        if self.index is None:
+            return False
+        if not self.index.is_caught_up:
+            return self.index.step()
+        self.index.taken(self._feed.positions(self._directory))
+        return False
 
     def finish(self) -> None:
         """Give out what has ended: there is nothing more to come."""
@@ -114,6 +140,8 @@ class Follower:
 
     def close(self, timeout: float) -> None:
         """Wait until the consumers are done, and keep a checkpoint. After a timeout the last sure one stays."""
+        if self.index is not None:
+            self.index.close()
         if self._kept is None:
             return
         self._unsaved = self._snapshot()

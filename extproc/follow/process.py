@@ -29,6 +29,7 @@ from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import checkpoint
 from extproc.follow.follower import Consumer, Follower
+from extproc.history.index.indexer import Indexer
 from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
 from extproc.telemetry.metrics import Metrics
@@ -74,7 +75,8 @@ def made(config: Config, tracing: Tracing | None, kept: Path) -> tuple[Follower,
     metrics = Metrics(config.metric_models, os.environ, tracing)
     consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
     keep_bodies = tracing is not None and tracing.captures_content
-    return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies), metrics
+    index = Indexer(config.data_dir) if config.index else None
+    return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies, index=index), metrics
 
 
 def follow(
@@ -120,6 +122,7 @@ def state(follower: Follower, tracing: Tracing | None) -> dict[str, Any]:
         "behind_bytes": follower.behind_bytes(),
         "exchanges": follower.exchanges,
         "given_up": follower.given_up,
+        "index_failures": 0 if follower.index is None else follower.index.failures,
         "spans_exported": 0 if tracing is None else tracing.exported,
         "spans_dropped": 0 if tracing is None else tracing.dropped + tracing.failed,
         "spans_unsampled": 0 if tracing is None else tracing.unsampled,

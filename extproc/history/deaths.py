@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from extproc.core.outcome import Outcome
-from extproc.history import now, reader
+from extproc.history import now
+from extproc.history.answers import Answers
+from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.join import Exchange
 from extproc.journal import lines, segment
 from extproc.journal.directory import SEGMENTS
 
-Progress = Callable[[Iterable[Exchange]], Iterator[Exchange]]
-
+_HIT: Final = Filters(outcomes=(Outcome.SIDECAR_RESTART_ORPHAN, IN_FLIGHT))
 TOGETHER: Final = timedelta(seconds=10)
 """Workers that are found dead within this time died of the same thing."""
 
 
-def at_crash(directories: Sequence[Path], progress: Progress = iter) -> list[Exchange]:
-    """What was in flight when the sidecar last died, oldest first.
+def at_crash(directories: Sequence[Path], asked: Answers) -> list[Exchange]:
+    """What was in flight when the sidecar last died, oldest first: all that the journal says of it.
 
     Nobody writes at the moment of death. It is seen afterwards: by recovery, which gives each exchange that it finds
-    an `orphan` record, or, while no sidecar has started again, by a segment that nobody is writing. `progress` sees
-    all that is read pass.
+    an `orphan` record, or, while no sidecar has started again, by a segment that nobody is writing.
     """
     orphans: list[Exchange] = []
     abandoned: list[Exchange] = []
     live = now.live_series(directories)
-    for exchange in filter(_hit, progress(reader.exchanges(directories))):
+    for exchange in asked.exchanges(_HIT, running=True, complete=True):
         if not exchange.in_flight:
             orphans = _latest([*orphans, exchange])
         elif (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
@@ -37,10 +37,6 @@ def at_crash(directories: Sequence[Path], progress: Progress = iter) -> list[Exc
     if abandoned:
         return abandoned
     return orphans if _nothing_after(directories, orphans) else []
-
-
-def _hit(exchange: Exchange) -> bool:
-    return exchange.in_flight or exchange["outcome"] == Outcome.SIDECAR_RESTART_ORPHAN
 
 
 def _latest(orphans: list[Exchange]) -> list[Exchange]:
@@ -72,9 +68,9 @@ def _deaths(directories: Sequence[Path], after: float) -> Iterator[datetime]:
 
 
 def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
-    last = None
-    for line in lines.read_lines(directory, name):
-        last = line
+    if name.state == segment.OPEN:
+        return None
+    last = lines.last_line(directory, name)
     if last is None or last.record.get("type") != "end" or not last.record.get("recovered"):
         return None
     return _moment(last.record.get("at"))

@@ -67,7 +67,7 @@ class Param:
         if found is _ABSENT or self.value is None:
             return found is not _ABSENT
         if isinstance(found, str):
-            return _matches(found, self.value)
+            return glob(found, self.value)
         try:
             return bool(type(wanted := json.loads(self.value)) is type(found) and wanted == found)
         except ValueError:
@@ -171,8 +171,8 @@ def _ended(exchange: Exchange) -> str:
 
 def _has_outcome(exchange: Exchange, wanted: str) -> bool:
     if wanted.startswith(CLASS):
-        return exchange.get("outcome") is not None and _matches(class_of(exchange), wanted.removeprefix(CLASS))
-    return _matches(exchange.get("outcome") or IN_FLIGHT, wanted)
+        return exchange.get("outcome") is not None and glob(class_of(exchange), wanted.removeprefix(CLASS))
+    return glob(exchange.get("outcome") or IN_FLIGHT, wanted)
 
 
 def _has_status(exchange: Exchange, wanted: str) -> bool:
@@ -191,7 +191,7 @@ def _texts(values: Callable[[Exchange], Iterable[Any]]) -> Callable[[tuple[str, 
     """A filter of globs, for the texts that an exchange has."""
 
     def test(exchange: Exchange, pattern: str) -> bool:
-        return any(isinstance(text, str) and _matches(text, pattern) for text in values(exchange))
+        return any(isinstance(text, str) and glob(text, pattern) for text in values(exchange))
 
     return _any_of(test)
 
@@ -201,9 +201,14 @@ def _address(name: str) -> Callable[[Exchange], Iterable[Any]]:
         address = exchange.get(name)
         if not isinstance(address, str):
             return ()
-        return address, without_port(address), without_port(address).strip("[]")
+        return addresses(address)
 
     return values
+
+
+def addresses(address: str) -> tuple[str, ...]:
+    """What an address may be called: with its port, without, and an IPv6 one without its brackets."""
+    return address, without_port(address), without_port(address).strip("[]")
 
 
 def _paths(exchange: Exchange) -> Iterable[Any]:
@@ -235,7 +240,8 @@ def _at(params: Any, name: str) -> Any:
     return found
 
 
-def _matches(text: str, pattern: str) -> bool:
+def glob(text: str, pattern: str) -> bool:
+    """Whether a text is as a pattern has it: `*` any text, `?` one character."""
     return _expression(pattern).fullmatch(text) is not None
 
 
@@ -289,4 +295,4 @@ def check_outcome(pattern: str) -> str | None:
         pattern = pattern.removeprefix(CLASS)
     else:
         known = (*(outcome.value for outcome in Outcome), IN_FLIGHT)
-    return None if any(_matches(name, pattern) for name in known) else ", ".join(known)
+    return None if any(glob(name, pattern) for name in known) else ", ".join(known)

@@ -96,7 +96,7 @@ class Joiner:
         """Which of the pending ones Envoy knows by this id, for entries that name none of ours."""
         self._early_entries: dict[str, PositionedRecord] = {}
         """Entries that name an exchange of which nothing has come yet."""
-        self._given_alone: dict[str, Record] = {}
+        self._given_alone: dict[str, tuple[Record, list[RecordPosition]]] = {}
         """Entries that were given as exchanges, by Envoy's id: their exchange may still come."""
         self._others: list[Record] = []
 
@@ -172,7 +172,7 @@ class Joiner:
         return parts
 
     def _join(self, parts: Parts, found: PositionedRecord) -> None:
-        record = found.record if self._policy.keep_bodies else _without_body(found.record)
+        record = found.record if self._policy.keep_bodies else without_body(found.record)
         parts.add(record, found.position if found.directory == parts.directory else None)
         self._set_deadline(parts)
 
@@ -197,8 +197,9 @@ class Joiner:
             if alone.is_of(other.access, record):
                 parts.take_over(other)
                 self._forget(other)
-        elif parts.access is None and (entry := self._given_alone.get(request_id)) and alone.is_of(entry, record):
-            parts.add(entry)
+        elif parts.access is None and (given := self._given_alone.get(request_id)) and alone.is_of(given[0], record):
+            parts.add(given[0])
+            parts.positions += given[1]
 
     # Out ---------------------------------------------------------------------------------------------------------
 
@@ -273,7 +274,12 @@ class Joiner:
         self._forget(parts)
         if parts.is_alone and parts.access is not None:
             self._add_other(parts.access)
-            _remember(self._given_alone, str(parts.access.get("request_id")), parts.access, _REMEMBERED_ENTRIES)
+            _remember(
+                self._given_alone,
+                str(parts.access.get("request_id")),
+                (parts.access, parts.positions),
+                _REMEMBERED_ENTRIES,
+            )
         if self._began_in_time(parts):
             yield parts.exchange(max(watermark, timestamp(self._clock())))
 
@@ -296,7 +302,7 @@ def _remember(latest: dict[str, T], key: str, value: T, most: int) -> None:
         del latest[next(iter(latest))]
 
 
-def _without_body(record: Record) -> Record:
+def without_body(record: Record) -> Record:
     """The record with what its body says in the place of the body."""
     read: Callable[[Record | None], dict[str, Any] | None]
     match record["type"]:

@@ -11,7 +11,7 @@ from extproc.core.record import DamagedLine, timestamp
 from extproc.history import alone
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.identifier import Identifier
-from extproc.history.join import JOINED, Exchange, Parts, later
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, Record, later
 from extproc.history.position import PositionedRecord, RecordPosition, position_of, record_at
 from extproc.journal import lines
 from extproc.journal.flight import BEGINNING, type_and_id
@@ -45,17 +45,21 @@ def find(directories: Sequence[Path], text: str, report: Report = lambda _: None
     return search.exchanges(ids.__contains__, between) or search.exchanges(ids.__contains__, _EVER)
 
 
-def at_positions(directory: Path, positions: Iterable[RecordPosition]) -> Exchange | None:
-    """The exchange whose records stand there; None when none of them is there any more."""
+def at_positions(
+    directory: Path,
+    positions: Iterable[RecordPosition],
+    read: Callable[[Path, RecordPosition], Record | None] = record_at,
+) -> Exchange | None:
+    """The exchange whose records stand there; None when what is left of them is none. `read` has a record's."""
     parts: Parts | None = None
     for position in positions:
-        record = record_at(directory, position)
+        record = read(directory, position)
         if record is not None:
             record = alone.as_own(record)
             parts = parts or Parts("", directory)
             parts.id = str(record["id"]) if not alone.stands_alone(record) or not parts.id else parts.id
             parts.add(record, position)
-    return None if parts is None else parts.exchange(timestamp(time.time_ns()))
+    return parts.exchange(timestamp(time.time_ns())) if parts is not None and parts.began else None
 
 
 class _Search:
@@ -68,12 +72,20 @@ class _Search:
 
     def exchanges(self, wanted: Callable[[str], bool], times: Times) -> list[Exchange]:
         """The exchanges with such ids that started between two moments."""
-        found: dict[str, Parts] = {}
-        for series in self._series:
-            self._find(series, wanted, times, found)
+        found = self._found(wanted, times)
+        ended = max((parts.ended_at or "" for parts in found.values() if parts.access is None), default="")
+        if later(ended, ACCESS_SECONDS) > later(times[1], SLACK_SECONDS):
+            # One that took long has its entry long after its beginning, perhaps in another worker's segment.
+            found = self._found(wanted, (times[0], later(ended, ACCESS_SECONDS)))
         self._find_entries(times, found)
         now = timestamp(time.time_ns())
         return [parts.exchange(now) for parts in found.values() if parts.began]
+
+    def _found(self, wanted: Callable[[str], bool], times: Times) -> dict[str, Parts]:
+        found: dict[str, Parts] = {}
+        for series in self._series:
+            self._find(series, wanted, times, found)
+        return found
 
     def ids(self, wanted: Identifier) -> Iterator[str]:
         """The ids of the exchanges that are called so."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.record import timestamp
 from extproc.history import filters, reader
+from extproc.history.answers import Answers
 from extproc.history.join import Exchange, Parts
 from extproc.history.live_tables import LiveTables
 from extproc.journal import lines, segment
@@ -35,12 +36,11 @@ def live_series(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
     }
 
 
-def exchanges(directories: Sequence[Path]) -> Iterator[Exchange]:
+def exchanges(directories: Sequence[Path], asked: Answers) -> Iterator[Exchange]:
     """What has not ended, of the workers that live; oldest first. Each with the fields of `state` besides its own."""
     writing = live_series(directories)
-    tables = LiveTables()
-    recorded = reader.in_flight(directories, datetime.now(UTC), tables=tables)
-    found = {each["id"]: each for each in recorded if each.in_flight and _of(each) in writing}
+    tables = asked.tables
+    found = {each["id"]: each for each in asked.in_flight() if _of(each) in writing}
     for directory in directories:
         for seen in tables.of(directory).values():
             if (directory, seen.worker, seen.boot_id) in writing and seen.id not in found:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from extproc.history import deaths, now
+from extproc.history.answers import Answers
 from extproc.history.join import Exchange
 from extproc.journal import lines
 from extproc.journal.directory import BODIES, SEGMENTS, space
@@ -60,13 +61,13 @@ class Status(msgspec.Struct, frozen=True):
     last_death_at: str | None
 
 
-def of(directory: Path, floor_bytes: int | None, behind: int | None, seen_at: float | None) -> Status:
+def of(directory: Path, asked: Answers, floor_bytes: int | None, behind: int | None, seen_at: float | None) -> Status:
     """The status of a data directory. `floor_bytes` of the settings; `behind` and `seen_at` are the follower's.
 
     Raises OSError when the directory cannot be read.
     """
     workers = list(_workers(directory))
-    running = list(now.exchanges([directory]))
+    running = list(now.exchanges([directory], asked))
     files = list(_files(directory))
     free, floor = space(directory, floor_bytes)
     room = max(0, free - floor)

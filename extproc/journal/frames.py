@@ -65,6 +65,11 @@ def decompressed(file: BinaryIO, offset: int = 0) -> BinaryIO:
     return io.BufferedReader(_Frames(file, before, offset - sum(size for _, size in before)), _BUFFER)
 
 
+def start_of_last(file: BinaryIO) -> int:
+    """Where the lines of the last frame begin, in the uncompressed bytes; 0 where no table tells."""
+    return sum(size for _, size in _read_table(file)[:-1])
+
+
 class _Frames(io.RawIOBase):
     """Frames to the very end: a file that was cut short is damaged even when no line of it is missing."""
 

@@ -27,6 +27,8 @@ from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 _BUFFER: Final = 256 * 1024
 _COMPRESSED_BUFFER: Final = 32 * 1024
 
+_NEAR_BYTES: Final = 4096
+"""More than a footer has."""
 _TICK_NS: Final = 100_000_000
 
 Wanted = Callable[[bytes], bool]
@@ -157,6 +159,32 @@ def line_at(directory: Path, name: Name, offset: int) -> Line | None:
     except FileNotFoundError:
         return None
     return line if line is not None and line.offset == offset and line.damage is None else None
+
+
+def last_line(directory: Path, name: Name) -> Line | None:
+    """The last line of a closed segment; None when there is none that is whole."""
+    last = None
+    try:
+        for last in read_lines(directory, name, _near_the_end(directory, name)):  # noqa: B007 - the last one is wanted
+            pass
+    except FileNotFoundError:
+        return None
+    return last if last is not None and last.damage is None else None
+
+
+def _near_the_end(directory: Path, name: Name) -> int:
+    """The beginning of a line not far from the end of a segment, or of the segment."""
+    for state in (CLOSED, COMPRESSED):
+        try:
+            with (directory / "segments" / f"{name.stem}{state}").open("rb") as file:
+                if state == COMPRESSED:
+                    return frames.start_of_last(file)
+                start = max(0, file.seek(0, os.SEEK_END) - _NEAR_BYTES)
+                file.seek(start)
+                return start + file.read(_NEAR_BYTES).find(b"\n") + 1 if start else 0
+        except FileNotFoundError:
+            continue
+    return 0
 
 
 def _lines(directory: Path, name: Name, offset: int, wanted: Wanted | None) -> Generator[Line]:

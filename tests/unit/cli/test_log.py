@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.commands import PROGRAM, invoke, on_terminal
+from support.commands import PROGRAM, invoke, on_terminal, run
 from support.recorded import CHAT, ESCAPE, Recording
 
 FIELDS = {
@@ -265,6 +265,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
     with Recording(data) as recording:
         for _ in range(50):
             recording.add(b"x" * 900)
+    assert run("index", "--data-dir", data, cwd=data).returncode == 0
     read, write = os.pipe()
     process = subprocess.Popen(
         [*PROGRAM, "log", "--json", "--data-dir", data], cwd=data, stdout=write, stderr=subprocess.PIPE

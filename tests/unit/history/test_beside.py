@@ -14,7 +14,10 @@ from support.journals import START_NS, WAIT_SECONDS, access, append, id_of, jour
 from support.small_disk import read_only
 
 from extproc.history import bodies, lookup, now, reader, status, verify
+from extproc.history.answers import Answers
 from extproc.history.coverage import Coverage
+from extproc.history.filters import Filters
+from extproc.history.index.indexer import Indexer
 from extproc.history.join import Exchange
 from extproc.history.joiner import Policy
 from extproc.journal import retention
@@ -108,17 +111,30 @@ def answers(world: Generated) -> Iterator[Any]:
     yield exchanges
     yield [lookup.find(world.directories, each["id"]) for each in exchanges[:5]]
     yield [bodies.whole(each, "request") for each in reader.exchanges(world.directories)]
-    yield list(now.exchanges(world.directories))
+    with Answers(world.directories) as asked:
+        yield [dict(each) for each in asked.exchanges(Filters(), complete=True)]
+        yield [asked.find(each["id"][-8:]) for each in exchanges[:5]]
+        yield list(now.exchanges(world.directories, asked))
     yield list(Coverage(world.directories).accesses())
     for directory in world.directories:
         yield [str(finding) for finding in verify.verify(directory)]
-        yield status.of(directory, None, None, None).last_death_at
+        with Answers([directory]) as asked:
+            yield status.of(directory, asked, None, None, None).last_death_at
+
+
+def _index(directory: Path) -> None:
+    indexer = Indexer(directory)
+    while indexer.step():
+        pass
+    indexer.close()
+    assert indexer.failures == 0
 
 
 def test_a_read_only_mount(tmp_path: Path) -> None:
     """Every question has the same answer where nothing may be written, and nothing is."""
     world = Generated(1, tmp_path / "world")
     world.play()
+    _index(world.directories[0])
     expected = list(answers(world))
     assert expected[0]
     with read_only(tmp_path / "world"):

@@ -1,0 +1,287 @@
+"""Which exchanges there are, answered from the index where a directory has one, and else from all of its journal.
+
+    answers = Answers(directories, tell)
+    answers.exchanges(filters, limit=20)     # newest last, those in flight behind them
+    answers.find("019aa3f2")
+    answers.close()
+
+Both ways give the same. `tell` is told of each directory that has no index that can be used, and why. An exchange from
+the index has what lists, filters and counts ask for; with `complete` it has all that the journal says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, Self
+
+from extproc.history import lookup, reader
+from extproc.history.filters import Filters
+from extproc.history.identifier import Identifier
+from extproc.history.index.query import Found, Index
+from extproc.history.index.store import Unusable
+from extproc.history.index.tail import Tail
+from extproc.history.join import Exchange, later
+from extproc.history.live_tables import LiveTables
+from extproc.journal import lines
+
+Tell = Callable[[str], None]
+Test = Callable[[Exchange], bool]
+"""What a filter cannot say, of an exchange that is complete."""
+
+
+class Progress(Protocol):
+    """Somebody who is told how far long work is, and to make room for what comes."""
+
+    def __call__(self, state: str) -> None: ...
+    def clear(self) -> None: ...
+
+
+class _Silence:
+    def __call__(self, state: str) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+
+class Answers:
+    """Of some data directories. A context manager. `progress` hears of long work, and when something is given out."""
+
+    def __init__(
+        self, directories: Sequence[Path], tell: Tell = lambda _: None, progress: Progress | None = None
+    ) -> None:
+        self.tables = LiveTables()
+        """What the workers' tables say, read once."""
+        self._progress = progress or _Silence()
+        self._directories = [_Directory(directory, tell, self._progress, self.tables) for directory in directories]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for each in self._directories:
+            each.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def exchanges(
+        self,
+        wanted: Filters,
+        *,
+        test: Test | None = None,
+        limit: int | None = None,
+        running: bool = False,
+        complete: bool = False,
+    ) -> Iterator[Exchange]:
+        """What the filters and the test mean; only the last of them with `limit`. `running`: what is in flight, too."""
+        question = Question(wanted, test, complete)
+        for exchange in self._exchanges(question, limit, running=running):
+            self._progress.clear()
+            yield exchange
+
+    def _exchanges(self, question: Question, limit: int | None, *, running: bool) -> Iterable[Exchange]:
+        if question.wanted.ids:
+            return _last(self._named(question, running=running), limit)
+        ended = [each.ended(question, limit) for each in self._directories]
+        found: Iterable[Exchange] = heapq.merge(*ended, key=_started)
+        if running:
+            found = itertools.chain(found, self._in_flight(question))
+        return _last(found, limit)
+
+    def in_flight(self) -> Iterator[Exchange]:
+        """What has not ended, as far as the journal tells, oldest first."""
+        return heapq.merge(*(each.in_flight() for each in self._directories), key=_started)
+
+    def find(self, text: str) -> list[Exchange]:
+        """The exchanges that are called so (see `identifier.py`), in flight or ended."""
+        found = [exchange for each in self._directories for exchange in each.beginning(text)]
+        return found or [exchange for each in self._directories for exchange in each.named(text)]
+
+    def latest(self, wanted: Test) -> Exchange | None:
+        """The exchange that started last of those that have ended and are wanted."""
+        found = [exchange for each in self._directories if (exchange := each.latest(wanted)) is not None]
+        return max(found, key=_started, default=None)
+
+    def _in_flight(self, question: Question) -> Iterator[Exchange]:
+        # Only when it is come to: what was scanned for the others is not scanned again.
+        yield from filter(question.means, self.in_flight())
+
+    def _named(self, question: Question, *, running: bool) -> list[Exchange]:
+        found = {exchange["id"]: exchange for id in question.wanted.ids for exchange in self.find(id)}
+        meant = (each for each in found.values() if (running or not each.in_flight) and question.means(each))
+        return sorted(meant, key=lambda each: (each.in_flight, _started(each)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked for."""
+
+    wanted: Filters
+    test: Test | None
+    complete: bool
+
+    def means(self, exchange: Exchange) -> bool:
+        """Whether an exchange that is complete is meant."""
+        return self.wanted.matches(exchange) and (self.test is None or self.test(exchange))
+
+    @property
+    def by_columns(self) -> Filters:
+        """As much of it as the columns of the index can tell."""
+        return dataclasses.replace(self.wanted, params=())
+
+    @property
+    def by_more(self) -> bool:
+        """Whether there is more of it."""
+        return self.test is not None or bool(self.wanted.params)
+
+
+class _Directory:
+    """One data directory, with its index or without."""
+
+    def __init__(self, directory: Path, tell: Tell, progress: Progress, tables: LiveTables) -> None:
+        self._directory = directory
+        self._tell = tell
+        self._progress = progress
+        self._tables = tables
+        self._index: Index | None = None
+        self._tail: Tail | None = None
+        self._running: list[Exchange] | None = None
+        try:
+            self._index = Index.open(directory)
+            self._tail = Tail(self._index, tables)
+        except Unusable as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        if self._index is not None:
+            self._index.close()
+        self._index = self._tail = None
+
+    def _give_up(self, why: Unusable) -> None:
+        self.close()
+        if lines.series(self._directory):
+            self._tell(f"{self._directory}: the journal is read instead of its index: {why}")
+
+    # What has ended --------------------------------------------------------------------------------------------
+
+    def ended(self, question: Question, limit: int | None) -> Iterator[Exchange]:
+        """By the time at which they started; with a limit it may be only the last of them."""
+        if self._index is None or self._tail is None:
+            yield from self._scanned(question)
+            return
+        given: set[str] = set()
+        try:
+            for exchange in self._indexed(self._index, self._tail, question, limit):
+                given.add(exchange["id"])
+                yield exchange
+        except Unusable as error:
+            self._give_up(error)
+            yield from (exchange for exchange in self._scanned(question) if exchange["id"] not in given)
+
+    def _indexed(self, index: Index, tail: Tail, question: Question, limit: int | None) -> Iterator[Exchange]:
+        recent = [exchange for exchange in tail.ended if question.means(exchange)]
+        if limit is None:
+            rows = self._meant(index, index.rows(question.by_columns), question)
+            return heapq.merge(rows, recent, key=_started)
+        newest = self._meant(index, index.rows(question.by_columns, newest_first=True), question)
+        found = [*itertools.islice(newest, limit)][::-1]
+        return iter(sorted([*found, *recent], key=_started)[-limit:])
+
+    def _meant(self, index: Index, rows: Iterable[Found], question: Question) -> Iterator[Exchange]:
+        for count, found in enumerate(rows, 1):
+            self._progress(f"{count} exchanges")
+            if not question.complete and not question.by_more:
+                yield found.exchange
+            elif (exchange := index.whole(found)) is not None and (not question.by_more or question.means(exchange)):
+                yield exchange
+
+    def _scanned(self, question: Question) -> Iterator[Exchange]:
+        wanted = question.wanted
+        last = wanted.between[1] if wanted.between else None
+        until = min(filter(None, (wanted.until, last and later(last, 1e-6))), default=None)
+        if wanted.between and wanted.since is None:
+            first, until_then = map(_moment, wanted.between)
+            found = reader.in_flight([self._directory], first, until_then, self._tables)
+        else:
+            since = None if wanted.since is None else _moment(wanted.since)
+            found = reader.exchanges([self._directory], since=since, until=None if until is None else _moment(until))
+        self._running = []
+        for count, exchange in enumerate(found, 1):
+            self._progress(f"{count} exchanges")
+            if exchange.in_flight:
+                self._running.append(exchange)  # they come last
+            elif question.means(exchange):
+                yield exchange
+
+    # What has not ----------------------------------------------------------------------------------------------
+
+    def in_flight(self) -> Sequence[Exchange]:
+        """What has not ended, oldest first; after a scan that was asked for a time, what may be meant of it."""
+        if self._tail is not None:
+            return self._tail.in_flight
+        if self._running is None:
+            found = reader.in_flight([self._directory], datetime.now(UTC), tables=self._tables)
+            self._running = [each for each in found if each.in_flight]
+        return self._running
+
+    # By name ---------------------------------------------------------------------------------------------------
+
+    def beginning(self, text: str) -> list[Exchange]:
+        """What has an id of ours that begins so."""
+        identifier = Identifier.of(text)
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                return self._with_tail(self._index.beginning(identifier), lambda each: identifier.begins(each["id"]))
+        return [exchange for exchange in self.named(text) if identifier.begins(exchange["id"])]
+
+    def named(self, text: str) -> list[Exchange]:
+        """What goes by this name."""
+        identifier = Identifier.of(text)
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                return self._with_tail(self._index.named(identifier), identifier.names)
+        return lookup.find([self._directory], text)
+
+    def latest(self, wanted: Test) -> Exchange | None:
+        """The exchange that started last of those that have ended and are wanted."""
+        if self._index is not None and self._tail is not None:
+            index = self._index
+            with self._or_by_scanning():
+                rows = (row for row in index.rows(Filters(), newest_first=True) if wanted(row.exchange))
+                whole = (exchange for row in rows if (exchange := index.whole(row)) is not None)
+                found = [*itertools.islice(whole, 1), *filter(wanted, self._tail.ended)]
+                return max(found, key=_started, default=None)
+        return reader.latest([self._directory], wanted)
+
+    def _with_tail(self, rows: Iterable[Exchange], test: Test) -> list[Exchange]:
+        assert self._tail is not None
+        recent = filter(test, (*self._tail.ended, *self._tail.in_flight))
+        return [*rows, *recent]
+
+    @contextlib.contextmanager
+    def _or_by_scanning(self) -> Iterator[None]:
+        try:
+            yield
+        except Unusable as error:
+            self._give_up(error)
+
+
+def _started(exchange: Exchange) -> str:
+    return str(exchange["started_at"])
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _last(exchanges: Iterable[Exchange], limit: int | None) -> Iterable[Exchange]:
+    return exchanges if limit is None else deque(exchanges, maxlen=limit)

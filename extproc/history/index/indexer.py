@@ -1,0 +1,232 @@
+"""Keeps the index of one directory: what becomes final in the journal becomes a row.
+
+    indexer = Indexer(directory)
+    while indexer.step(): ...            # up to what is there now
+    indexer.take(found)                  # or given by one who reads the journal anyway,
+    indexer.taken(feed.positions(...))   # and has come so far with it
+    indexer.close()
+
+An exchange is final by the times of the records alone, never by the clock, so that the index holds what a scan of the
+same records would give. Whatever goes wrong with the file, nothing is raised: it is counted, the file is let go of,
+and after a while the work goes on from what the file holds, or from the beginning where it holds nothing any more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from extproc.errors import JournalError
+from extproc.history.feed import Feed, SegmentOffset, from_checkpoint
+from extproc.history.index import store
+from extproc.history.index.fetch import Fetch
+from extproc.history.index.store import Checkpoint, Store
+from extproc.history.joiner import FOLLOWING, Joiner
+from extproc.history.position import PositionedRecord, record_at, series_key
+from extproc.journal import lines
+from extproc.journal.segment import Name
+
+COMMIT_SECONDS: Final = 0.5
+AGAIN_SECONDS: Final = 10.0
+BATCH: Final = 2000
+MOST_WAITING: Final = 5000
+"""Rows that are put and not yet committed."""
+POLICY: Final = dataclasses.replace(FOLLOWING, keep_others=False)
+
+_BEGINNING: Final[SegmentOffset] = (0, 0)
+_ERRORS: Final = (sqlite3.Error, store.Unusable, OSError, JournalError, OverflowError)
+_log = logging.getLogger("extproc.index")
+
+
+class Indexer:
+    """`open_store` makes the store; `clock` is monotonic."""
+
+    def __init__(
+        self,
+        directory: Path,
+        open_store: Callable[[Path], Store] = Store.open,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.failures = 0
+        """How often the file could not be used."""
+        self._directory = directory
+        self._open_store = open_store
+        self._clock = clock
+        self._work: _Work | None = None
+        self._again_at = 0.0
+
+    @property
+    def exchanges(self) -> int:
+        """Rows that were committed since the file was opened."""
+        return 0 if self._work is None else self._work.committed
+
+    @property
+    def behind_bytes(self) -> int:
+        """How much of the journal is not in the index."""
+        return 0 if self._work is None else self._work.feed.behind_bytes()
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Everything that was there has been read: from now on it may be given what is read next."""
+        return self._work is not None and self._work.caught_up
+
+    def step(self) -> bool:
+        """Read what is there, up to a batch. False: everything has been read, or nothing can be done at the moment."""
+        more = self._tried(lambda work: work.read(BATCH)) or False
+        self.commit()
+        return more
+
+    def take(self, found: PositionedRecord) -> None:
+        """Take a record that somebody else has read; one that was taken before is passed over."""
+        work = self._work
+        if work is not None and work.caught_up:
+            self._tried(lambda work: work.take(found))
+
+    def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
+        """How far that somebody else has read."""
+        work = self._work
+        if work is not None and work.caught_up:
+            work.taken(positions)
+            self.commit()
+
+    def commit(self, *, now: bool = False) -> None:
+        """Write what has come, when it is time for that."""
+        self._tried(lambda work: work.commit(self._clock(), at_once=now))
+
+    def close(self) -> None:
+        """Write what has come, and let go of the file."""
+        self.commit(now=True)
+        self._let_go()
+
+    def _tried(self, do: Callable[[_Work], bool | None]) -> bool | None:
+        if self._work is None and self._clock() < self._again_at:
+            return None
+        try:
+            if self._work is None:
+                self._work = _Work(self._directory, self._open_store(self._directory))
+            done = do(self._work)
+        except _ERRORS as error:
+            self._failed(error)
+            return None
+        return done
+
+    def _failed(self, error: Exception) -> None:
+        self.failures += 1
+        self._again_at = self._clock() + AGAIN_SECONDS
+        _log.warning("%s: %s; going on in %g s", store.path_of(self._directory), error, AGAIN_SECONDS)
+        self._let_go()
+        if isinstance(error, store.Unusable) or is_damage(error):
+            try:
+                store.delete(self._directory)
+            except OSError as worse:
+                _log.warning("%s", worse)
+
+    def _let_go(self) -> None:
+        if self._work is not None:
+            self._work.close()
+        self._work = None
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether it is the file that is wrong, and not the disk that is full or the file that is busy."""
+    return isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+
+
+class _Work:
+    """An opened store, and where in the journal it is."""
+
+    def __init__(self, directory: Path, opened: Store) -> None:
+        self._directory = directory
+        self._store = opened
+        if not _is_there(directory, opened.checkpoint):
+            opened.close()
+            raise store.Unusable("the journal ends before the place up to which it was read")
+        self._listed: object = None
+        self._listing = lines.Listing(directory)
+        self._fetch = Fetch(directory)
+        self._joiner = Joiner(POLICY)
+        self._positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
+        self.feed = Feed([directory], from_checkpoint(self._positions), follow=True)
+        self.caught_up = False
+        self.committed = 0
+        self._commit_at = 0.0
+        for position in opened.checkpoint.pending:
+            record = record_at(directory, position)
+            if record is not None:
+                self._joiner.restore(PositionedRecord(directory, position, record))
+
+    def read(self, most: int) -> bool:
+        count = 0
+        for found in self.feed.records(most):
+            count += 1
+            self._join(found)
+        self._positions = self.feed.positions(self._directory)
+        self.caught_up = count < most
+        return not self.caught_up
+
+    def take(self, found: PositionedRecord) -> None:
+        if found.position[1:] >= self._positions.get(found.position.series, _BEGINNING):
+            self._join(found)
+
+    def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
+        self._positions = {
+            series: max(position, self._positions.get(series, _BEGINNING)) for series, position in positions.items()
+        }
+
+    def _join(self, found: PositionedRecord) -> None:
+        self._joiner.add(found)
+        for exchange in self._joiner.final(self._joiner.read_until):
+            self._store.put(exchange)
+
+    def commit(self, now: float, *, at_once: bool) -> None:
+        """Write what is there to be written, when it is time for that."""
+        if not at_once and now < self._commit_at and self._store.waiting < MOST_WAITING:
+            return
+        self._commit_at = now + COMMIT_SECONDS
+        checkpoint = Checkpoint(self._positions, self._joiner.positions())
+        if checkpoint != self._store.checkpoint:  # an idle machine's disk is left alone
+            self.committed += self._store.waiting
+            self._store.commit(checkpoint)
+        if not self._store.is_in_place(self._directory):
+            raise store.Unusable("it has been deleted")
+        self._follow_retention()
+
+    def _follow_retention(self) -> None:
+        listed = self._listing.series()
+        if listed is self._listed:
+            return
+        self._listed = listed
+        there = {(series_key(series), name.number) for series in listed for name in series.names}
+        for segment in set(self._store.segments()) - there:
+            self._store.forget(segment, lambda _, positions: self._fetch.exchange(positions))
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _is_there(directory: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the journal goes as far as it was read: a power cut may have taken what was on no disk yet."""
+    names = {(series_key(series), name.number): name for series in lines.series(directory) for name in series.names}
+    for series, (number, offset) in checkpoint.series.items():
+        name = names.get((series, number))
+        if name is not None and offset and not _ends_line(directory, name, offset):
+            return False
+    return True
+
+
+def _ends_line(directory: Path, name: Name, offset: int) -> bool:
+    head = lines.header(directory, name)
+    if head is None or head.get("kept"):
+        return True  # where its lines have stood before can be seen no more
+    try:
+        with lines.open_segment(directory, name, offset - 1) as file:
+            return file.read(1) == b"\n"
+    except (FileNotFoundError, zstandard.ZstdError):
+        return True  # deleted since, or damaged, which is no matter of ours

@@ -1,0 +1,305 @@
+"""An exchange as a row of the index, and a row as an exchange again: with what lists, filters and counts ask for.
+
+What the columns cannot say as the journal says it makes a row that is not whole (see `schema.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.core.record import moment_text
+from extproc.history import filters
+from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
+from extproc.history.join import Exchange
+
+Word = Callable[[str], int | str | None]
+"""What stands for a text, its number; None where there is no room for another one."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_UUID_CHARACTERS: Final = 36
+_TIME_CHARACTERS: Final = 27
+_MOST: Final = 2**63 - 1
+_MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+Values = tuple[Any, ...]
+
+
+# To the index ------------------------------------------------------------------------------------------------
+
+
+def values(exchange: Exchange, word: Word, segment: int, positions: bytes) -> Values:
+    """The columns of an exchange, in the order of `COLUMNS`."""
+    row = _Row(word)
+    llm: Mapping[str, Any] = exchange["llm"] or {}
+    request: Mapping[str, Any] = exchange["request"] or {}
+    response: Mapping[str, Any] = exchange["response"] or {}
+    error: Mapping[str, Any] = llm.get("error") or {}
+    started, ended = micros(exchange["started_at"]), micros(exchange["ended_at"])
+    row.whole = started is not None and ended is not None
+    sent, got = filters.tokens(exchange)
+    failed = exchange["failed_attempts"]
+    fields = (
+        packed_id(exchange["id"]),
+        mirror(exchange["id"]),
+        started or 0,
+        (ended or 0) - (started or 0),
+        row.span(exchange["duration_ms"]),
+        row.span(response.get("first_byte_ms")),
+        row.span(response.get("last_byte_ms")),
+        row.span(llm.get("ttft_ms")),
+        row.number(exchange["status"]),
+        row.text(exchange["path"]),
+        row.text(exchange["client"]),
+        row.number(exchange["attempts"]),
+        None if not failed else row.text(_json(failed)),
+        row.flag(llm.get("stream")),
+        row.number(sent),
+        row.number(got),
+        _limit(llm.get("params")),
+        row.number(request.get("bytes")),
+        row.number(response.get("bytes")),
+        digest(request.get("sha256")),
+        digest(response.get("sha256")),
+        digest(exchange["trace_id"]),
+        packed_id(exchange["request_id"]),
+        hashed(llm.get("response_id")),
+    )
+    words = (
+        row.word(exchange["outcome"]),
+        row.word(exchange["class"]),
+        row.word(exchange["method"]),
+        row.word(exchange["route"]),
+        row.word(exchange["cluster"]),
+        row.word(exchange["upstream"]),
+        row.listed(exchange["response_flags"]),
+        row.word(exchange["response_code_details"]),
+        row.word(exchange["grpc_status"]),
+        row.word(exchange["key"]),
+        row.word(llm.get("api")),
+        row.word(llm.get("model")),
+        row.word(llm.get("response_model")),
+        row.listed(llm.get("finish_reasons")),
+        row.word(_as_text(error.get("type"))),
+        row.word(_as_text(error.get("code"))),
+        row.word(llm.get("fingerprint")),
+    )
+    return (*fields, row.whole, segment, positions, *words)
+
+
+class _Row:
+    """Takes values as columns hold them, and notes when one cannot be held."""
+
+    __slots__ = ("_word", "whole")
+
+    def __init__(self, word: Word) -> None:
+        self.whole = True
+        self._word = word
+
+    def text(self, value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or len(value) > MOST_CHARACTERS or not _encodes(value):
+            self.whole = False
+            return None
+        return value
+
+    def word(self, value: Any) -> int | str | None:
+        text = self.text(value)
+        if text is None:
+            return None
+        number = self._word(text)
+        if number is None:
+            self.whole = False
+        return number
+
+    def listed(self, value: Any) -> int | str | None:
+        return None if value is None else self.word(_json(value))
+
+    def number(self, value: Any) -> int | None:
+        if value is None:
+            return None
+        if type(value) is not int or abs(value) > _MOST:
+            self.whole = False
+            return None
+        return value
+
+    def span(self, milliseconds: Any) -> int | None:
+        """Milliseconds as microseconds, which they have three places for."""
+        if milliseconds is None:
+            return None
+        if type(milliseconds) is float and abs(milliseconds) < 1e15:
+            taken = round(milliseconds * 1000)
+            if taken / 1000 == milliseconds:
+                return taken
+        self.whole = False
+        return None
+
+    def flag(self, value: Any) -> bool | None:
+        if value is not None and not isinstance(value, bool):
+            self.whole = False
+            return None
+        return value
+
+
+def micros(at: Any) -> int | None:
+    """A record's time in microseconds since 1970; None where it is none, or not written as we write times."""
+    if not isinstance(at, str) or len(at) != _TIME_CHARACTERS or at[10] != "T" or at[26] != "Z":
+        return None
+    try:
+        return (datetime.fromisoformat(at) - _EPOCH) // _MICROSECOND
+    except ValueError:
+        return None
+
+
+def packed_id(id: Any) -> bytes | str | None:
+    """An id that is a UUID as its bytes, another one as it is."""
+    if not isinstance(id, str):
+        return None
+    if len(id) == _UUID_CHARACTERS:
+        try:
+            packed = bytes.fromhex(id.replace("-", ""))
+        except ValueError:
+            return id if _encodes(id) else None
+        return packed if unpacked_id(packed) == id else id
+    return id if _encodes(id) else None
+
+
+def unpacked_id(packed: Any) -> str:
+    """The id that `packed_id` has packed."""
+    if isinstance(packed, str):
+        return packed
+    digits = packed.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def mirror(id: str) -> int | None:
+    """The last twelve digits of a UUID, read backwards."""
+    if len(id) != _UUID_CHARACTERS:
+        return None
+    try:
+        return int(id[:-13:-1], 16)
+    except ValueError:
+        return None
+
+
+def digest(text: Any) -> bytes | str | None:
+    """A digest or a trace id in hexadecimal as its bytes, anything else as it is."""
+    if not isinstance(text, str):
+        return None
+    try:
+        packed = bytes.fromhex(text)
+    except ValueError:
+        packed = b""
+    return packed if packed.hex() == text else text
+
+
+def hashed(text: Any) -> int | None:
+    """A number for a text that is only ever looked for whole."""
+    if not isinstance(text, str):
+        return None
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
+
+
+def _limit(params: Any) -> int | None:
+    """How many tokens the answer might have."""
+    if not isinstance(params, Mapping):
+        return None
+    given = (params.get(name) for name in _MAX_TOKENS)
+    return next((limit for limit in given if type(limit) is int and abs(limit) <= _MOST), None)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _encodes(text: str) -> bool:
+    """Whether SQLite can hold it: a lone surrogate has no UTF-8."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+# From the index ----------------------------------------------------------------------------------------------
+
+
+def exchange(row: Sequence[Any], text: Callable[[int], str], series: str, directory: Path) -> Exchange:
+    """What a whole row says. Fields that no column has are null; `records` is empty."""
+    get = dict(zip(COLUMNS, row, strict=True))
+    for name in WORDS:
+        get[name] = None if get[name] is None else text(get[name])
+    worker, _, boot_id = series[1:].partition("-")
+    fields = {
+        "id": unpacked_id(get["id"]),
+        "started_at": _time(get["started"]),
+        "ended_at": _time(get["started"] + get["lasted"]),
+        "duration_ms": _milliseconds(get["duration"]),
+        "outcome": get["outcome"],
+        "class": get["class"],
+        "method": get["method"],
+        "path": get["path"],
+        "client": get["client"],
+        "status": get["status"],
+        "upstream": get["upstream"],
+        "cluster": get["cluster"],
+        "route": get["route"],
+        "response_flags": _parsed(get["response_flags"]),
+        "response_code_details": get["details"],
+        "request_id": None if get["request_id"] is None else unpacked_id(get["request_id"]),
+        "trace_id": _hex(get["trace_id"]),
+        "worker": int(worker),
+        "boot_id": boot_id,
+        "request": _half(get["request_bytes"], get["request_sha256"]),
+        "response": _half(get["response_bytes"], get["response_sha256"], get["first_byte"], get["last_byte"]),
+        "llm": _llm(get),
+        "grpc_status": get["grpc_status"],
+        "attempts": get["attempts"],
+        "failed_attempts": _parsed(get["failed_attempts"]),
+        "key": get["key"],
+    }
+    return Exchange(fields, directory, {})
+
+
+def _llm(get: Mapping[str, Any]) -> dict[str, Any] | None:
+    names = ("api", "model", "response_model", "fingerprint")
+    stream = get["stream"]
+    usage = {"prompt_tokens": get["tokens_in"], "completion_tokens": get["tokens_out"]}
+    counted = usage["prompt_tokens"] is not None or usage["completion_tokens"] is not None
+    llm = {name: get[name] for name in names} | {
+        "stream": None if stream is None else bool(stream),
+        "finish_reasons": _parsed(get["finish_reasons"]),
+        "usage": usage if counted else None,
+        "ttft_ms": _milliseconds(get["first_token"]),
+    }
+    return llm if any(value is not None for value in llm.values()) else None
+
+
+def _half(size: int | None, sha256: Any, first_byte: Any = None, last_byte: Any = None) -> dict[str, Any] | None:
+    if size is None:
+        return None
+    times = {"first_byte_ms": _milliseconds(first_byte), "last_byte_ms": _milliseconds(last_byte)}
+    return {"bytes": size, "sha256": _hex(sha256), **times}
+
+
+def _time(micros: int) -> str:
+    return moment_text(_EPOCH + timedelta(microseconds=micros))
+
+
+def _milliseconds(micros: int | None) -> float | None:
+    return None if micros is None else micros / 1000
+
+
+def _hex(packed: Any) -> str | None:
+    return packed.hex() if isinstance(packed, bytes) else packed
+
+
+def _parsed(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

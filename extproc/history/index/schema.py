@@ -1,0 +1,109 @@
+"""The tables of the index. This is what they hold, and the rules that keep them right.
+
+exchanges   one row for each final exchange, in the order in which they became final (`n`)
+texts       words that come again and again (backends, models, outcomes): a row has their number
+segments    the segments in which rows have records, by number
+straddling  rows that have records in other segments than `exchanges.segment`, once for each of those
+meta        one row: how far the journal has been read
+
+Times are microseconds since 1970, durations microseconds. Ids, digests and the like are bytes where they have their
+usual form, else text. `positions` says where each record of an exchange stands, so that all that is not in a column
+can be read from the journal.
+
+A row is `whole` when its columns say what the journal says. One with a value that no column can hold (a model's name
+of a kilobyte, a time that is none) is not: its columns decide nothing, and whoever asks reads it from the journal.
+
+`meta.position` changes in the transaction that adds the rows, so that it always says which exchanges are here. Any
+other `VERSION` than ours, or a database that is damaged, is deleted and made anew.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FILE_NAME: Final = "index.sqlite"
+APPLICATION_ID: Final = 0x65787072
+"""`expr`: that it is ours, for `file` and for us."""
+VERSION: Final = 1
+
+MOST_CHARACTERS: Final = 256
+"""Of a text in a column; a row with a longer one is not whole."""
+MOST_TEXTS: Final = 100_000
+"""Words; a row with a new one beyond these is not whole: a client may choose a model's name anew for each request."""
+
+LONG_US: Final = 60_000_000
+"""What lasts longer has an index of its own, so that what was in flight at a moment is found near it."""
+
+WORDS: Final = (
+    "outcome",
+    "class",
+    "method",
+    "route",
+    "cluster",
+    "upstream",
+    "response_flags",
+    "details",
+    "grpc_status",
+    "key",
+    "api",
+    "model",
+    "response_model",
+    "finish_reasons",
+    "error_type",
+    "error_code",
+    "fingerprint",
+)
+"""Columns with the number of a text."""
+
+VALUES: Final = (
+    "id",
+    "mirror",  # the last twelve digits of the id backwards, so that its end can be looked for
+    "started",
+    "lasted",
+    "duration",
+    "first_byte",
+    "last_byte",
+    "first_token",
+    "status",
+    "path",
+    "client",
+    "attempts",
+    "failed_attempts",
+    "stream",
+    "tokens_in",
+    "tokens_out",
+    "max_tokens",
+    "request_bytes",
+    "response_bytes",
+    "request_sha256",
+    "response_sha256",
+    "trace_id",
+    "request_id",
+    "response_id",  # a hash of it
+    "whole",
+    "segment",
+    "positions",
+)
+
+COLUMNS: Final = (*VALUES, *WORDS)
+
+TABLES: Final = f"""
+CREATE TABLE meta (position BLOB NOT NULL);
+CREATE TABLE texts (n INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE segments (n INTEGER PRIMARY KEY, series TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (series, number));
+CREATE TABLE exchanges (n INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
+CREATE TABLE straddling (segment INTEGER, exchange INTEGER, PRIMARY KEY (segment, exchange)) WITHOUT ROWID;
+CREATE UNIQUE INDEX by_id ON exchanges (id);
+CREATE INDEX by_mirror ON exchanges (mirror) WHERE mirror IS NOT NULL;
+CREATE INDEX by_time ON exchanges (started);
+CREATE INDEX by_request_id ON exchanges (request_id) WHERE request_id IS NOT NULL;
+CREATE INDEX by_response_id ON exchanges (response_id) WHERE response_id IS NOT NULL;
+CREATE INDEX by_segment ON exchanges (segment);
+CREATE INDEX by_upstream ON exchanges (upstream);
+CREATE INDEX by_outcome ON exchanges (outcome);
+CREATE INDEX by_model ON exchanges (model);
+CREATE INDEX by_fingerprint ON exchanges (fingerprint);
+CREATE INDEX by_key ON exchanges (key);
+CREATE INDEX long ON exchanges (started, lasted) WHERE lasted > {LONG_US};
+CREATE INDEX not_whole ON exchanges (started) WHERE whole = 0;
+"""

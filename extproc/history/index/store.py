@@ -1,0 +1,287 @@
+"""The file of the index, written by the one follower of a data directory.
+
+    store = Store.open(directory)
+    store.checkpoint                    # how far the journal has been read; of a new index nowhere
+    store.put(exchange)                 # a row, or the row of that id anew
+    store.commit(checkpoint)            # all of that, and how far the journal has been read, or nothing
+
+A store that cannot be what we wrote (damaged, another version's, none of ours) is deleted when it is opened. Every
+method may raise `sqlite3.Error`, and `open` an OSError or a JournalError; after that only `close` may be called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+import msgspec
+
+from extproc.history.index import row, schema
+from extproc.history.join import Exchange
+from extproc.history.position import RecordPosition
+from extproc.journal.directory import open_directory
+
+Positions = Sequence[RecordPosition]
+Segment = tuple[str, int]
+"""A series and the number of one of its segments."""
+
+_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
+_CACHE_KIB: Final = 32 * 1024
+_BUSY_SECONDS: Final = 5.0
+
+_PUT: Final = (
+    f"INSERT INTO exchanges ({', '.join(schema.COLUMNS)}) VALUES ({', '.join('?' * len(schema.COLUMNS))})"
+    f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in schema.COLUMNS)}"
+)
+_STRADDLES: Final = "INSERT OR IGNORE INTO straddling SELECT ?, n FROM exchanges WHERE id = ?"
+_NOT_STRADDLING: Final = "DELETE FROM straddling WHERE exchange = (SELECT n FROM exchanges WHERE id = ?)"
+_OVER_THE_EDGE: Final = (
+    "SELECT id, positions FROM exchanges WHERE segment = ?"
+    " UNION SELECT id, positions FROM straddling JOIN exchanges ON n = exchange WHERE straddling.segment = ?"
+)
+"""The exchanges that have records in a segment, whichever of them is theirs."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True):
+    """How far a journal has been read: of each series the segment and the offset of the next line, and the positions of
+    the records of exchanges that were not final then."""
+
+    series: dict[str, tuple[int, int]] = {}
+    pending: list[RecordPosition] = []
+
+
+class Unusable(Exception):
+    """The file is no index that we can use. The text says why."""
+
+
+def path_of(directory: Path) -> Path:
+    """Where the index of a data directory is."""
+    return directory / schema.FILE_NAME
+
+
+def delete(directory: Path) -> None:
+    """Delete the index, whatever it is. Raises OSError."""
+    path = path_of(directory)
+    for end in (*_SIDE_FILES, ""):
+        Path(f"{path}{end}").unlink(missing_ok=True)
+
+
+def check(database: sqlite3.Connection) -> Checkpoint:
+    """How far the index goes. Raises Unusable for what is none, or another version's."""
+    try:
+        (application,), (version,) = (
+            database.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version")
+        )
+        if application != schema.APPLICATION_ID:
+            raise Unusable("it is no index of ours")
+        if version != schema.VERSION:
+            raise Unusable(f"it is of version {version}, and ours is {schema.VERSION}")
+        (position,) = database.execute("SELECT position FROM meta").fetchone()
+        return msgspec.msgpack.decode(position, type=Checkpoint)
+    except (sqlite3.DatabaseError, msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise Unusable(f"it is damaged: {error}") from None
+
+
+class Store:
+    """The opened file."""
+
+    def __init__(self, database: sqlite3.Connection, checkpoint: Checkpoint, file: tuple[int, int]) -> None:
+        self.checkpoint = checkpoint
+        self._database = database
+        self._file = file
+        self._words: dict[str, int] = dict(database.execute("SELECT text, n FROM texts"))
+        self._new_words: list[tuple[str, int]] = []
+        self._segments: dict[Segment, int] = {
+            (series, number): n for series, number, n in database.execute("SELECT series, number, n FROM segments")
+        }
+        self._new_segments: list[tuple[int, str, int]] = []
+        self._next_segment = max(self._segments.values(), default=0) + 1
+        self._rows: dict[str, row.Values] = {}
+        self._straddling: list[tuple[int, bytes | str | None]] = []
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """The index of a data directory, made where there is none that can be used."""
+        os.close(open_directory(directory))
+        try:
+            return cls._opened(directory)
+        except (Unusable, FileNotFoundError):
+            delete(directory)
+            return cls._made(directory)
+
+    @classmethod
+    def _opened(cls, directory: Path) -> Self:
+        path = path_of(directory)
+        file = regular(path)
+        database = _connect(path)
+        try:
+            store = cls(database, check(database), file)
+        except sqlite3.DatabaseError as error:
+            database.close()
+            raise Unusable(str(error)) from error
+        except Unusable:
+            database.close()
+            raise
+        return store
+
+    @classmethod
+    def _made(cls, directory: Path) -> Self:
+        path = path_of(directory)
+        # It has its mode before it holds anything; SQLite gives its other files the same one.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        database = _connect(path)
+        try:
+            with _transaction(database):
+                database.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+                database.execute(f"PRAGMA user_version = {schema.VERSION}")
+                for statement in filter(str.strip, schema.TABLES.split(";")):
+                    database.execute(statement)
+                nowhere = msgspec.msgpack.encode(Checkpoint())
+                database.execute("INSERT INTO meta VALUES (?)", (nowhere,))
+        except sqlite3.Error:
+            database.close()
+            raise
+        return cls(database, Checkpoint(), regular(path))
+
+    def is_in_place(self, directory: Path) -> bool:
+        """Whether the file is still what its name stands for."""
+        try:
+            return regular(path_of(directory)) == self._file
+        except (FileNotFoundError, Unusable):
+            return False
+
+    # Rows ----------------------------------------------------------------------------------------------------
+
+    def put(self, exchange: Exchange) -> None:
+        """Add an exchange, or say anew what has changed in one."""
+        numbered = [(self._segment(position[:2]), position[2]) for position in exchange.positions]
+        series = f"w{exchange['worker']}-{exchange['boot_id']}"
+        own = next((self._segment(each[:2]) for each in exchange.positions if each[0] == series), numbered[0][0])
+        values = row.values(exchange, self._word, own, msgspec.msgpack.encode(numbered))
+        self._rows[exchange["id"]] = values
+        others = {segment for segment, _ in numbered} - {own}
+        self._straddling += [(segment, values[0]) for segment in others]
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Write what was put, and that the journal has been read so far."""
+        with _transaction(self._database):
+            self._write(checkpoint)
+        self.checkpoint = checkpoint
+        self._written()
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        database = self._database
+        database.executemany("INSERT INTO texts (text, n) VALUES (?, ?)", self._new_words)
+        database.executemany("INSERT INTO segments VALUES (?, ?, ?)", self._new_segments)
+        database.executemany(_PUT, list(self._rows.values()))
+        database.executemany(_STRADDLES, self._straddling)
+        database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
+
+    def _written(self) -> None:
+        for batch in (self._new_words, self._new_segments, self._straddling):
+            batch.clear()
+        self._rows.clear()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that were put and not yet committed."""
+        return len(self._rows)
+
+    def _word(self, text: str) -> int | None:
+        number = self._words.get(text)
+        if number is None:
+            number = len(self._words) + 1
+            if number > schema.MOST_TEXTS:
+                return None
+            self._words[text] = number
+            self._new_words.append((text, number))
+        return number
+
+    def _segment(self, segment: Segment) -> int:
+        number = self._segments.get(segment)
+        if number is None:
+            number, self._next_segment = self._next_segment, self._next_segment + 1
+            self._segments[segment] = number
+            self._new_segments.append((number, *segment))
+        return number
+
+    # Retention -----------------------------------------------------------------------------------------------
+
+    def segments(self) -> Iterable[Segment]:
+        """The segments in which rows have records."""
+        return self._segments.keys()
+
+    def forget(self, segment: Segment, again: Callable[[str, Positions], Exchange | None]) -> None:
+        """Take out what had its records in a segment that is deleted. Of what has others still, `again` makes the
+        exchange of these, or None where they are not enough for one. Not while something waits to be committed.
+        """
+        database, number = self._database, self._segments[segment]
+        by_number = {number: segment for segment, number in self._segments.items()}
+        ids = []
+        for packed, positions in database.execute(_OVER_THE_EDGE, (number, number)).fetchall():
+            left = [position for position in unpacked(positions, by_number) if position[:2] != segment]
+            if left:
+                ids.append((packed,))
+                exchange = again(row.unpacked_id(packed), left)
+                if exchange is not None:
+                    self.put(exchange)
+        with _transaction(database):
+            database.executemany(_NOT_STRADDLING, ids)
+            database.executemany("DELETE FROM exchanges WHERE id = ?", ids)
+            database.execute("DELETE FROM exchanges WHERE segment = ?", (number,))
+            database.execute("DELETE FROM straddling WHERE segment = ?", (number,))
+            database.execute("DELETE FROM segments WHERE n = ?", (number,))
+            self._write(self.checkpoint)
+        self._written()
+        del self._segments[segment]
+
+    def close(self) -> None:
+        """Let go of the file. What was put and not committed is forgotten."""
+        self._database.close()
+
+
+def unpacked(positions: bytes, segments: Mapping[int, Segment]) -> Positions:
+    """What `Store.put` has packed."""
+    numbered = msgspec.msgpack.decode(positions, type=list[tuple[int, int]])
+    return [RecordPosition(*segments[segment], offset) for segment, offset in numbered]
+
+
+def regular(path: Path) -> tuple[int, int]:
+    """Which file this is. Raises FileNotFoundError where there is none, Unusable where it is no file."""
+    found = path.stat(follow_symlinks=False)
+    if not stat.S_ISREG(found.st_mode):
+        raise Unusable("it is no file")
+    return found.st_dev, found.st_ino
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        # Nothing is lost with a power cut that the journal has not got.
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        database.execute("PRAGMA cell_size_check = ON")
+    except sqlite3.DatabaseError:
+        database.close()
+        raise
+    return database
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        database.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+        raise
