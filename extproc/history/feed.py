@@ -19,7 +19,7 @@ from pathlib import Path
 
 from extproc.history.extents import Extents
 from extproc.history.merge import Merge
-from extproc.history.position import PositionedRecord, position_of, series_key
+from extproc.history.position import PositionedRecord, RecordPosition, series_key
 from extproc.history.tail import Tail
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
@@ -109,7 +109,7 @@ class Feed:
             self._refresh(directory)
         for key, line in self._merge.lines(limit):
             self._positions[key] = (line.segment.number, line.end)
-            yield PositionedRecord(key[0], position_of(line), line.record)
+            yield PositionedRecord(key[0], RecordPosition(key[1], line.segment.number, line.offset), line.record)
         self._let_go()
 
     def behind_bytes(self) -> int:

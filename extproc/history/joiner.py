@@ -114,7 +114,7 @@ class Joiner:
         if not isinstance(id, str):
             self._add_other(record)  # an access entry that names no exchange
         elif id not in self._given and id not in self._passed_over:
-            self._add(id, found._replace(record=record))
+            self._add(id, found if record is found.record else found._replace(record=record))
 
     def restore(self, found: PositionedRecord) -> None:
         """Take a record in that was still needed when another joiner was asked for its `positions`."""

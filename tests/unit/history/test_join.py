@@ -166,6 +166,21 @@ def test_no_moment_is_later_than_what_is_none(at: str) -> None:
     assert later(at, 5) == at
 
 
+@pytest.mark.parametrize(
+    ("at", "seconds", "expected"),
+    [
+        ("2026-02-28T23:59:54.999999Z", 5, "2026-02-28T23:59:59.999999Z"),
+        ("2026-02-28T23:59:55.000000Z", 5, "2026-03-01T00:00:00.000000Z"),
+        ("2026-02-28T23:59:00.000001Z", 0.5, "2026-02-28T23:59:00.500001Z"),
+        ("2026-02-28T23:59:05.000000Z", -60, "2026-02-28T23:58:05.000000Z"),
+        ("2026-02-28T23:59:05.000000+01:00", 1, "2026-02-28T22:59:06.000000Z"),
+    ],
+)
+def test_a_moment_later(at: str, seconds: float, expected: str) -> None:
+    """Within a minute and across the end of one, to the microsecond."""
+    assert later(at, seconds) == expected
+
+
 def test_a_local_answer_of_which_no_request_was_seen() -> None:
     """A filter before the recorder has answered: the entry has the request, and the times begin with it."""
     began = START_NS - 20_000_000
