@@ -48,14 +48,14 @@ class Event(NamedTuple):
 class History:
     """What happened; `events` in the order in which they were written."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, most: int = 12) -> None:
         self._chance = chance
         self.ids: list[str] = []
         self.belated: set[str] = set()
         """Exchanges of which something came when nobody waited for it any more: lists say so, and leave it out."""
         events: list[Event] = []
         for boot in range(chance.randint(1, 2)):
-            for _ in range(chance.randint(1, 12)):
+            for _ in range(chance.randint(most // 2, most)):
                 events += self._exchange(boot)
         events += [self._gap() for _ in range(chance.randint(0, 2))]
         self.events = sorted(events, key=lambda event: (event.boot, event.at))
