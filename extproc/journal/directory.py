@@ -25,6 +25,7 @@ from extproc.errors import JournalError
 
 SEGMENTS = "segments"
 BODIES = "bodies"
+REMOVED = "the directory has been removed"
 
 _MIB = 1024 * 1024
 
@@ -157,7 +158,7 @@ class FreeSpace:
     def _ask(self) -> str | None:
         try:
             if os.fstat(self._fd).st_nlink == 0:
-                return "the directory has been removed"
+                return REMOVED
             system = os.fstatvfs(self._fd)
         except OSError as error:
             return reason(error)

@@ -20,10 +20,10 @@ BEGINNING: Final = frozenset({"request", "open", "response", "orphan"})
 class Flight:
     """The exchanges in flight, from the types and ids of the records of one series in their order."""
 
-    __slots__ = ("_early", "had")
+    __slots__ = ("_early", "open_exchanges")
 
     def __init__(self) -> None:
-        self.had: dict[str, str] = {}
+        self.open_exchanges: dict[str, str] = {}
         """id -> the record it has, `open` or `request`."""
         # An early answer's terminal record comes before its request record, and so does that of an answer
         # without a request. Only the last ones are remembered: a request does not outlive its answer by much.
@@ -33,8 +33,8 @@ class Flight:
         """Take one record into account."""
         if type == "request" or type == "open":  # noqa: PLR1714 - twice as fast as a set, on the data path
             if id not in self._early:
-                self.had[id] = type
-        elif (type == "response" or type == "orphan") and self.had.pop(id, None) != "request":  # noqa: PLR1714
+                self.open_exchanges[id] = type
+        elif (type == "response" or type == "orphan") and self.open_exchanges.pop(id, None) != "request":  # noqa: PLR1714
             self._early[id] = None
             if len(self._early) > _EARLY_ENDS:
                 del self._early[next(iter(self._early))]
@@ -46,7 +46,7 @@ class Flight:
 
     def snapshot(self) -> dict[str, str]:
         """As it stands at the head of a segment."""
-        return dict.fromkeys(self._early, "response") | self.had
+        return dict.fromkeys(self._early, "response") | self.open_exchanges
 
     @classmethod
     def restore(cls, snapshot: Any) -> Flight:

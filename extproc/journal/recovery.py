@@ -170,7 +170,7 @@ class _Recovery:
     def _begin_again(self, fd: int, earlier: list[Name]) -> _End:
         """The last segment has no line: its worker was killed as it began it. It takes the orphans, if any."""
         flight = self._in_flight()
-        if not flight.had:
+        if not flight.open_exchanges:
             return _End()
         seq = max((self._find_end(name, []).seq for name in earlier[-1:]), default=0)
         self._append(fd, [segment.header(self._now(), flight.snapshot())], seq)
@@ -188,7 +188,7 @@ class _Recovery:
             known = {"upstream": last.upstream, "cluster": last.cluster, "status": last.status}
             return structs.replace(record, **known, progress=last.progress())
 
-        return [orphan(id, had) for id, had in self._in_flight().had.items()]
+        return [orphan(id, had) for id, had in self._in_flight().open_exchanges.items()]
 
     def _in_flight(self) -> Flight:
         """From the last segment whose head is whole; from the start of the series when none is."""

@@ -128,10 +128,16 @@ class Child:
 
 def how_it_ended(code: int) -> str:
     """The end of a process in words that follow its name."""
+    why = cause(code)
+    return f"was {why}" if why.startswith("killed") else f"ended with {why}"
+
+
+def cause(code: int) -> str:
+    """The end of a process in words that follow a colon."""
     if code < 0:
         with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+            return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"
 
 
 def _dying_with(parent: int) -> Callable[[], None]:

@@ -122,7 +122,9 @@ def append(journal: Journal, *lines: bytes) -> None:
 @contextmanager
 def journal(directory: Path, *, boot_id: str = "b1", worker: int = 0, **settings: Any) -> Iterator[Journal]:
     """A started journal, closed at the end."""
-    started = Journal(directory, worker=worker, boot_id=boot_id, **({"free_space_floor_bytes": 0} | settings))
+    started = Journal(
+        directory, worker=worker, boot_id=boot_id, **({"free_space_floor_bytes": 0, "retry_seconds": 0.01} | settings)
+    )
     started.start()
     try:
         yield started
@@ -135,10 +137,11 @@ def abandon(journal: Journal) -> None:
     journal._closed = True
     journal._spooler.close(WAIT_SECONDS)
     journal._wait_for([])  # a rotation that was due is over when the next batch has its turn
-    segment, journal._segment = journal._segment, None
+    series = journal._series
+    segment, series._segment = series._segment, None
     if segment is not None:
         os.close(segment._fd)
-    journal._flight.had.clear()
+    series.flight.open_exchanges.clear()
     journal._queue.put(None)
     journal._thread.join(WAIT_SECONDS)
 

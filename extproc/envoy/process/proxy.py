@@ -25,7 +25,7 @@ from extproc.config import in_url, near_host
 from extproc.envoy.config.files import ADMIN_STOPS, BOOTSTRAP
 from extproc.envoy.process import binary
 from extproc.envoy.process.backends import Host, address
-from extproc.processes.child import Child
+from extproc.processes.child import Child, cause
 
 _ADMIN_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 5.0
@@ -96,7 +96,8 @@ class Envoy:
     async def ended(self) -> str:
         """Wait for the end of the process; how it ended."""
         assert self._child is not None
-        return f"Envoy {await self._child.ended()}; its log is {self._log}"
+        await self._child.ended()
+        return f"Envoy has ended: {cause(self._child.code or 0)}; its log is {self._log}"
 
     async def stop(self) -> None:
         if self._child is not None:

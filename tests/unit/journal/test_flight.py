@@ -27,7 +27,7 @@ def test_what_is_in_flight(records: list[str], had: dict[str, str]) -> None:
     flight = Flight()
     for type in records:
         flight.note(type, "x")
-    assert flight.had == had
+    assert flight.open_exchanges == had
 
 
 @pytest.mark.parametrize("rest", [["request"], ["response"], ["open", "response"], []])
@@ -42,7 +42,7 @@ def test_a_snapshot_goes_on_where_it_was_taken(begun: list[str], rest: list[str]
     for type in rest:
         whole.note(type, "x")
         second.note(type, "x")
-    assert second.had == whole.had
+    assert second.open_exchanges == whole.open_exchanges
 
 
 def test_answers_without_requests_are_forgotten() -> None:

@@ -111,8 +111,7 @@ def test_a_body_file_never_stands_without_a_record(data: Path, faults: Faults) -
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    """A disk with faults, and a journal that tries again soon."""
-    monkeypatch.setattr("extproc.journal.writer._RETRY_SECONDS", 0.01)
+    """A disk with faults."""
     return Faults(monkeypatch)
 
 
