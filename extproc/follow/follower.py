@@ -29,7 +29,7 @@ from extproc.history.feed import Feed
 from extproc.history.index.indexer import Indexer
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner, without_body
-from extproc.history.position import PositionedRecord, record_at
+from extproc.history.position import PositionedRecord, records_at
 
 Record = Mapping[str, Any]
 
@@ -91,7 +91,7 @@ class Follower:
         self._unsaved: tuple[Checkpoint, list[int]] | None = None
         self._saved = before
         self._save_at = time.monotonic() + SAVE_SECONDS
-        self._restore(before)
+        self._joiner.restore(records_at(directory, () if before is None else before.pending))
 
     @property
     def given_up(self) -> int:
@@ -148,12 +148,6 @@ class Follower:
         until = time.monotonic() + timeout
         while not self._save() and time.monotonic() < until:
             time.sleep(0.01)
-
-    def _restore(self, before: Checkpoint | None) -> None:
-        for position in before.pending if before is not None else ():
-            record = record_at(self._directory, position)
-            if record is not None:
-                self._joiner.restore(PositionedRecord(self._directory, position, record))
 
     def _begin_series(self, header: PositionedRecord) -> None:
         """On the very first start: what is in flight at the head of an open segment began before our time."""

@@ -13,8 +13,11 @@
          Window: in order of start     the follower                   what is in flight, with
                      |               (follow/: spans, metrics)       the workers' LiveTables
            reader: exchanges, in_flight, latest                             |
-                     |                                                now, deaths, status
-       filters, grep, bodies: which of them, and what was in them
+                     |              index/: a row for each                  |
+                     |                        |                             |
+                  answers: the same from the index where there is one, else from all of it
+                     |                                                      |
+       filters, grep, bodies: which of them, what was in them      now, deaths, status
 
 Beside it, over the same series: `lookup` finds exchanges by their ids and positions, decoding hardly a line; `coverage`
 says what the journal knows of a time; `verify` whether it is as it was written. `extents` tells them all which segments

@@ -116,13 +116,14 @@ class Joiner:
         elif id not in self._given and id not in self._passed_over:
             self._add(id, found if record is found.record else found._replace(record=record))
 
-    def restore(self, found: PositionedRecord) -> None:
-        """Take a record in that was still needed when another joiner was asked for its `positions`."""
-        id = found.record.get("id")
-        if found.record["type"] == "access" and isinstance(id, str) and id not in self._pending:
-            self._early_entries[id] = found
-        else:
-            self.add(found)
+    def restore(self, records: Iterable[PositionedRecord]) -> None:
+        """Take records in that were still needed when another joiner was asked for its `positions`."""
+        for found in records:
+            id = found.record.get("id")
+            if found.record["type"] == "access" and isinstance(id, str) and id not in self._pending:
+                self._early_entries[id] = found
+            else:
+                self.add(found)
 
     def pass_over(self, ids: Iterable[str]) -> None:
         """Exchanges whose beginning will not be read: what comes of them is of no interest."""

@@ -5,7 +5,7 @@ A position holds for good: through closing and compression, and where retention 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +53,14 @@ def record_at(directory: Path, position: RecordPosition) -> Record | None:
     if line is None and (renamed := _renamed(directory, series, number)) is not None:
         line = lines.line_at(directory, renamed, offset)
     return None if line is None else line.record
+
+
+def records_at(directory: Path, positions: Iterable[RecordPosition]) -> Iterator[PositionedRecord]:
+    """The records that stand at these positions, without those that are gone."""
+    for position in positions:
+        record = record_at(directory, position)
+        if record is not None:
+            yield PositionedRecord(directory, position, record)
 
 
 def _renamed(directory: Path, key: str, number: int) -> Name | None:

@@ -29,7 +29,7 @@ from extproc.history.index import store
 from extproc.history.index.fetch import Fetch
 from extproc.history.index.store import Checkpoint, Store
 from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import PositionedRecord, record_at, series_key
+from extproc.history.position import PositionedRecord, records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -157,10 +157,7 @@ class _Work:
         self.caught_up = False
         self.committed = 0
         self._commit_at = 0.0
-        for position in opened.checkpoint.pending:
-            record = record_at(directory, position)
-            if record is not None:
-                self._joiner.restore(PositionedRecord(directory, position, record))
+        self._joiner.restore(records_at(directory, opened.checkpoint.pending))
 
     def read(self, most: int) -> bool:
         count = 0

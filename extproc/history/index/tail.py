@@ -18,7 +18,7 @@ from extproc.history.index.store import Unusable
 from extproc.history.join import Exchange
 from extproc.history.joiner import FINITE, Joiner
 from extproc.history.live_tables import LiveTables
-from extproc.history.position import PositionedRecord, record_at
+from extproc.history.position import records_at
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """An index that is so far behind is of no use: it is being made, or nobody has kept it for a while."""
@@ -32,10 +32,7 @@ class Tail:
         feed, joiner = Feed([directory], from_checkpoint(checkpoint.series)), Joiner(FINITE)
         if feed.behind_bytes() > MOST_BYTES:
             raise Unusable("it is being made, or nobody has kept it for a while")
-        for position in checkpoint.pending:
-            record = record_at(directory, position)
-            if record is not None:
-                joiner.restore(PositionedRecord(directory, position, record))
+        joiner.restore(records_at(directory, checkpoint.pending))
         ended: list[Exchange] = []
         for found in feed.records():
             joiner.add(found)

@@ -137,6 +137,37 @@ def test_bodies_are_let_go_of(joining: Joiner) -> None:
         assert exchange.body("request") == expected
 
 
+def test_what_came_late_after_the_entry(joining: Joiner) -> None:
+    """Both are written as the stream closes, in whatever order: it is waited for a moment."""
+    protocol = {"late": {"request.body": 1}, "duplicate_end_of_stream": 0}
+    soon = timestamp(START_NS + int(1.4 * SECOND))
+    add(joining, request(1), response(1), access(1))
+    assert given(joining, soon) == []
+    add(joining, encode({"type": "late", "id": id_of(1), "at": soon, "protocol": protocol}))
+    (exchange,) = given(joining)
+    assert exchange["protocol"] == protocol
+
+
+def test_an_entry_before_its_exchange_survives_a_restart(joining: Joiner) -> None:
+    """Its position is among those that are still needed, and the next joiner takes it as the first did."""
+    entry = PositionedRecord(Path("data"), RecordPosition("w0-b", 1, 0), json.loads(access(1)))
+    joining.add(entry)
+    assert joining.positions() == [entry.position]
+    later = joiner(entries_since=LATE)
+    later.restore([entry])
+    add(later, request(1), response(1))
+    assert [exchange["access_log"] for exchange in given(later)] == ["received"]
+
+
+def test_more_that_wait_than_memory_may_hold() -> None:
+    """The one that has waited longest is given as it is, and none is lost."""
+    joining = joiner(most_waiting=2)
+    for number in range(1, 6):
+        add(joining, request(number), response(number))
+    assert [exchange["id"] for exchange in given(joining, NOW)] == [id_of(1), id_of(2), id_of(3)]
+    assert {exchange["id"] for exchange in joining.ended()} == {id_of(4), id_of(5)}
+
+
 def test_too_many_at_once() -> None:
     """The oldest is given up and counted; memory is bounded."""
     joining = joiner(most_pending=3)

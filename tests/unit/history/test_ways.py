@@ -14,7 +14,7 @@ from extproc.history import feed, lookup, reader
 from extproc.history.feed import Feed
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import PositionedRecord, record_at
+from extproc.history.position import records_at
 
 SEEDS = range(5)
 
@@ -66,10 +66,9 @@ class Following:
         needed = self.joiner.positions()
         self._feed = Feed([directory], feed.from_checkpoint(self._feed.positions(directory)), follow=True)
         self.joiner = Joiner(FOLLOWING)
-        for position in needed:
-            record = record_at(directory, position)
-            assert record is not None
-            self.joiner.restore(PositionedRecord(directory, position, record))
+        found = list(records_at(directory, needed))
+        assert len(found) == len(needed)
+        self.joiner.restore(found)
 
 
 def test_while_it_grows_and_afterwards(world: Generated) -> None:
