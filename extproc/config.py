@@ -246,6 +246,12 @@ class Config:
         "When the journal cannot be written: `deny` answers 503 before the backend is reached, `allow` lets "
         "traffic pass unrecorded and counts the gap",
     )
+    quarantine_mode: Literal["off", "shadow", "refuse", "route"] = _setting(
+        "shadow",
+        _choice("off", "shadow", "refuse", "route"),
+        "What happens to a request in quarantine (`extproc quarantine`) until a command says otherwise: it is only "
+        "counted, refused with 422, or sent on with the header `x-quarantine`",
+    )
     hold_request_bytes: int = _setting(
         512 * KIB,
         _size(0, 64 * MIB),

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "export": "Write exchanges for other programs: JSON lines, Parquet, CSV, HAR, OpenAI's batch input.",
     "status": "Say how the recorder is: is it recording, what is in flight where, how long the disk lasts.",
     "replay": "Send a recorded request again, or all of an incident, and say what that does to the server.",
+    "quarantine": "Keep requests from backends that they may kill.",
     "verify": "Check every line and every body of the journal.",
     "index": "Make the index of the journal, or compare it with the journal.",
     "reconcile": "Compare Envoy's access log with the journal: what passed without us.",

@@ -138,9 +138,9 @@ def parse_moment(text: str, now: float) -> datetime:
     text = text.strip()
     if text == "now":
         return datetime.fromtimestamp(now, UTC)
-    if re.fullmatch(f"(?:{_SPAN.pattern})+", text):
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
-        return _moment(now - seconds)
+    age = span(text)
+    if age is not None:
+        return _moment(now - age)
     if _CLOCK.fullmatch(text):
         return _last_clock_time(text, now)
     if not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
@@ -207,6 +207,13 @@ class Interval(click.ParamType[Any]):
         return parse_interval(value, time.time())
 
 
+def span(text: str) -> float | None:
+    """The seconds of a span of time with a unit, such as 24h; None for any other text."""
+    if not re.fullmatch(f"(?:{_SPAN.pattern})+", text):
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
+
+
 class Seconds(click.ParamType[Any]):
     """A span of time on the command line: a number of seconds, or one with a unit."""
 
@@ -217,6 +224,7 @@ class Seconds(click.ParamType[Any]):
             return float(value)
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             return float(value)
-        if re.fullmatch(f"(?:{_SPAN.pattern})+", value):
-            return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(value))
+        seconds = span(value)
+        if seconds is not None:
+            return seconds
         return self.fail(f"{value!r} is no span of time; 30, 30s or 5m would be right", param, ctx)

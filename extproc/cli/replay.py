@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from extproc.cli import curl, options, output, sending
 from extproc.errors import ConfigError, ExtprocError
 from extproc.history import reader
 from extproc.history.join import Exchange
-from extproc.incidents.incident import Incident
+from extproc.incidents.incident import ID, Incident
 from extproc.replay import addresses, material, prove, window
 from extproc.replay.answer import Answer
 from extproc.replay.material import Credentials, Material, MissingCredentialsError
@@ -29,7 +28,6 @@ from extproc.replay.tries import Tries
 from extproc.replay.verdict import Verdict, judge
 from extproc.replay.window import Step
 
-_INCIDENT: Final = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9a-f]{0,6})?")
 _AROUND: Final = timedelta(hours=1)
 """A request that is known to be good is looked for within this time of the one that is sent."""
 
@@ -81,7 +79,11 @@ class _Asked:
     metavar="N",
     help="--bisect: try what kills N times, and search N times for what kills but now and then.",
 )
-@click.option("--restart", metavar="CMD", help="A shell command that brings the server back. [default: wait for it]")
+@click.option(
+    "--restart",
+    metavar="CMD",
+    help="A shell command that starts the server anew, one that still runs, too. [default: wait]",
+)
 @click.option("--health", metavar="PATH", help="A path that answers 2xx while the server is well. [default: /health]")
 @click.option(
     "--repeat", type=click.IntRange(1, 100_000), default=1, show_default=True, metavar="N", help="Send it so often."
@@ -229,7 +231,7 @@ def _patience(answer: float, settle: float | None, back: float) -> Patience:
 
 
 def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
-    if not _INCIDENT.fullmatch(id) and not (bisect and id == "last"):
+    if not ID.fullmatch(id) and not (bisect and id == "last"):
         exchange = options.one(id, asked.directories)
         found = _material_of(exchange, asked)
         return _bisect(str(exchange["id"]), found, asked) if bisect else _once(exchange, found, asked)

@@ -76,6 +76,9 @@ _OF_GRPC_STATUS: Mapping[str, str] = {
 REFUSED_DETAILS = "extproc_not_recorded"
 """What Envoy's details of a request say that we refused because it could not be recorded."""
 
+QUARANTINED_DETAILS = "extproc_quarantined"
+"""The same of one that we refused because of what it might do to a backend."""
+
 RECORDER_FAILED_DETAILS = "ext_proc_error"
 """How Envoy's details of a request begin for which the recorder was asked in vain, whatever it did wrong."""
 

@@ -26,6 +26,8 @@ from extproc.incidents.rank import Ranking, Suspect
 LOOP_SECONDS: Final = 600.0
 """So many deaths of one backend within this time are a loop."""
 LOOP_DEATHS: Final = 3
+ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9a-f]{0,6})?")
+"""An incident's id, or its beginning; no exchange is called so."""
 _QUOTED: Final = re.compile(r'"[^"]*"')
 
 

@@ -105,16 +105,18 @@ def prove(material: Material, target: Target, tries: Tries, wishes: Wishes, say:
     found = search.search(material.suspects, material.window, bench.make, rounds=rounds, confirm=wishes.confirm)
     if found is None:
         bench.close()
-        return Proof(NOT_PROVEN, "nothing that was tried killed the target", None, tries.count, tries.kills)
+        return Proof(
+            NOT_PROVEN, "nothing that was tried killed the target", None, tries.count, tries.kills + tries.restarts
+        )
     verdict = PROVEN if found.kills == found.tries else FLAKY
     say(f"{verdict}: {_text(found.attempt)} killed the target in {found.kills} of {found.tries} tries")
     smallest = _smallest(found, material, bench, wishes) if wishes.minimal else None
     bench.close()
     why = f"{_text(found.attempt)} killed the target in {found.kills} of {found.tries} tries"
     if smallest is None:
-        return Proof(verdict, why, found, tries.count, tries.kills)
+        return Proof(verdict, why, found, tries.count, tries.kills + tries.restarts)
     request, document = smallest
-    return Proof(verdict, why, found, tries.count, tries.kills, document, request)
+    return Proof(verdict, why, found, tries.count, tries.kills + tries.restarts, document, request)
 
 
 def _text(attempt: Attempt) -> str:
@@ -179,14 +181,25 @@ class _Bench:
         if known is not None:
             self.say(f"try {self._tries.count}: {_text(attempt)}: {known[1]} (remembered)")
             return known[0]
+        restarted = attempt.fresh and self._renew()
         before = tuple(self._before)
         sent, said, killed = self._send(steps, in_turn=attempt.how is How.IN_TURN)
         result = Result(killed, before, sent if killed else None)
-        self._tries.made(key, result, said)
+        self._tries.made(key, result, said, restarted=restarted)
         self._before = [] if killed else [*self._before, attempt]
         self._impure = not killed
         self.say(f"try {self._tries.count}: {_text(attempt)}: {said}")
         return result
+
+    def _renew(self) -> bool:
+        """Let the next attempt have a fresh server, if that is in our hands; whether that took a restart."""
+        if not self._before or not self._target.restartable or self.state is None or not self.state.alive:
+            return False
+        renewed = self._target.renew()
+        if renewed is None:
+            return False
+        self.state, self._before, self._impure = renewed, [], False
+        return True
 
     def kills(self, latches: Sequence[Step], request: Request, *, plain: bool = False) -> bool:
         """Whether a request kills after these. `plain`: it cannot leave anything behind."""

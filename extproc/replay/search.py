@@ -12,12 +12,14 @@ The order is that of the cost: what does not kill costs a moment, what does cost
 What kills is cut down to requests all of which are needed. Attempts leave something behind in a server that lives on:
 a request that seems to kill alone may owe it to one that was tried before. So what kills a server that has seen others
 is tried once more on the fresh one, and where it does not kill that, the ones before it are searched for its latch.
+The other way round, an attempt may make a server immune (the first constraint that vLLM 0.11 meets decides how it
+compiles all others): what needs an order is tried on a fresh server, where one can be had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice, pairwise
 from typing import Final
@@ -40,6 +42,8 @@ class Attempt:
 
     ids: tuple[str, ...]
     how: How = How.IN_TURN
+    fresh: bool = field(default=False, compare=False)
+    """It is worth a restart before it: what was tried before may have made the server immune, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +106,13 @@ def plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attempt
 
 def _plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attempt]:
     yield from (Attempt((each.id,)) for each in suspects)
-    yield from (Attempt((each.latch, each.id)) for each in suspects if each.latch is not None)
+    yield from (Attempt((each.latch, each.id), fresh=True) for each in suspects if each.latch is not None)
     size = 2
     while size < len(window):
         yield Attempt(tuple(window[-size:]), How.AS_RECORDED)
         size *= 2
     if len(window) > 1:
-        yield Attempt(tuple(window), How.AS_RECORDED)
+        yield Attempt(tuple(window), How.AS_RECORDED, fresh=True)
     latches = [each.latch for each in suspects if each.latch is not None]
     earlier = list(dict.fromkeys([*latches, *window]))
     pairs = (Attempt((first, each.id)) for each in suspects for first in earlier if first not in (each.id, each.latch))

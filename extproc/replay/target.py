@@ -179,6 +179,26 @@ class Target:
         self._say(f"the target is back: {now.text}")
         return now
 
+    def renew(self) -> State | None:
+        """Restart it while it lives. None: the command does not do that. Raises ExtprocError as `bring_back` does."""
+        assert self._command is not None
+        before, gone = self.started(), False
+        self._restart(self._command)
+        assert self._process is not None
+        deadline = time.monotonic() + self.patience.back
+        while time.monotonic() < deadline:
+            code = self._process.poll()
+            if code:
+                self._say(f"the restart command does not restart a server that lives (exit code {code})")
+                return None
+            now = self.state()
+            gone = gone or not now.alive
+            anew = now.started is not None and before is not None and now.started > before
+            if now.alive and (gone or anew or (code == 0 and before is None)):
+                return now
+            time.sleep(_POLL_SECONDS)
+        raise ExtprocError(f"{self.url} did not come back in {self.patience.back:g} s")
+
     def ask(self, request: Request) -> Answer:
         """Send one request and wait for its answer, for as long as the patience goes."""
         sending = Sending(request, self.url)

@@ -28,6 +28,8 @@ class Tries:
         self.count = 0
         """How many there were, those of an earlier run included."""
         self.kills = 0
+        self.restarts = 0
+        """How often a server that lived was started anew for a try."""
         self.remembered = 0
         """How many of them did not have to be made again."""
         self._known: dict[str, dict[str, Any]] = dict(_read(path))
@@ -54,16 +56,25 @@ class Tries:
             return None
         self.remembered += 1
         self._count(killed=bool(found["killed"]))
+        self.restarts += bool(found.get("restarted"))
         before = tuple(Attempt(tuple(ids), How(how)) for how, ids in found["before"])
         return Result(bool(found["killed"]), before, found["sent"]), str(found["said"])
 
-    def made(self, key: str, result: Result, said: str) -> None:
+    def made(self, key: str, result: Result, said: str, *, restarted: bool = False) -> None:
         """Keep what came of it."""
         self._count(killed=result.killed)
+        self.restarts += restarted
         if self.path is None:
             return
         before = [[each.how.value, each.ids] for each in result.before]
-        line = {"try": key, "killed": result.killed, "sent": result.sent, "before": before, "said": said}
+        line = {
+            "try": key,
+            "killed": result.killed,
+            "sent": result.sent,
+            "before": before,
+            "said": said,
+            "restarted": restarted,
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -78,6 +89,7 @@ def _read(path: Path | None) -> Iterable[tuple[str, dict[str, Any]]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found = json.loads(line)
-            yield str(found["try"]), {name: found[name] for name in ("killed", "sent", "before", "said")}
+            kept = {name: found[name] for name in ("killed", "sent", "before", "said")}
+            yield str(found["try"]), kept | {"restarted": found.get("restarted", False)}
         except (ValueError, KeyError, TypeError):
             continue

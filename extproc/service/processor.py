@@ -20,7 +20,7 @@ from typing import Protocol
 from extproc.config import Config
 from extproc.core import routing
 from extproc.core.effects import Append, Effect
-from extproc.core.events import Body, CloseReason, Direction
+from extproc.core.events import Body, CloseReason, Direction, Event
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.records import Routing
 from extproc.core.redact import Redactor
@@ -28,6 +28,8 @@ from extproc.core.routing import Asked
 from extproc.errors import JournalError, Postponed
 from extproc.journal.live import LiveTable, Slot
 from extproc.journal.timing import Times
+from extproc.quarantine.entries import Mode
+from extproc.quarantine.guard import Guard
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
 from extproc.service.holding import TOO_LARGE, Holding
@@ -55,6 +57,7 @@ class Recorder:
     def __init__(self, config: Config, journal: Journal, redaction_key: bytes, live: LiveTable | None = None) -> None:
         self.journal = journal
         self.live = live
+        self.guard = Guard(config.data_dir, Mode(config.quarantine_mode))
         self.deny = config.on_audit_failure == "deny"
         self.in_flight = 0
         """Exchanges that have begun and not ended."""
@@ -275,6 +278,8 @@ class Processor:
             self._show(self._slot, exchange, message.kind)
         reply = wire.routed(headers) if headers else self._reply(exchange, message, late=exchange.late_count > late)
         if self._held:
+            if self._recorder.guard.active and message.kind is Kind.REQUEST_BODY and exchange.request_over:
+                reply = self._guarded(exchange, message.event, headers, reply)
             self._look_at_held(self._held, exchange, message.kind)
         if not effects:
             return reply
@@ -357,6 +362,19 @@ class Processor:
         by = "body" if headers else "headers"
         exchange.routing = Routing(by=by, why=why, set=exchange.routing.set | headers)
         return headers
+
+    def _guarded(self, exchange: Exchange, event: Event, headers: dict[str, str] | None, reply: bytes) -> bytes:
+        """The reply to a held request, which may be in quarantine."""
+        assert isinstance(event, Body)
+        found = self._recorder.guard.look_up(exchange.request_head, event.data, exchange.cluster)
+        if found is None or found.mode is Mode.SHADOW:
+            return reply
+        fields = {**exchange.log_fields(), "entry": found.entry.id, "mode": found.mode.value}
+        log.warning("a request is in quarantine: %s", found.entry.what, extra=fields)
+        if found.mode is Mode.ROUTE:
+            return wire.routed({**(headers or {}), wire.QUARANTINE: found.entry.id})
+        exchange.reject(recorded=True)
+        return wire.quarantined(found.entry.incident or found.entry.id)
 
     def _look_at_held(self, held: int, exchange: Exchange, kind: Kind) -> None:
         """A held request comes as one message, or is refused by Envoy because it does not fit into its buffers."""

@@ -28,7 +28,7 @@ from extproc._proto.ext_proc_pb2 import (
 )
 from extproc.core import routing
 from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
-from extproc.core.outcome import REFUSED_DETAILS
+from extproc.core.outcome import QUARANTINED_DETAILS, REFUSED_DETAILS
 
 FILTER = "envoy.filters.http.ext_proc"
 """The key under which Envoy puts the attributes, and the namespace of nothing else."""
@@ -259,6 +259,30 @@ def _set_header(mutation: HeaderMutation, name: str, value: str) -> None:
     option.header.key = name
     option.header.raw_value = value.encode()
     option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
+
+
+QUARANTINE = "x-quarantine"
+"""The header of a request that a route may send to a cluster of its own; its value is the entry's id."""
+
+
+def quarantined(incident: str) -> bytes:
+    """The answer to a request that is kept from the backends. `incident`: what it is kept from them for."""
+    error = {
+        "message": f"The request was refused: requests like it may have caused incident {incident}. "
+        "It has not reached the model.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "quarantined",
+        "incident": incident,
+    }
+    response = ProcessingResponse()
+    immediate: ImmediateResponse = response.immediate_response
+    immediate.status.code = 422  # type: ignore[assignment]
+    immediate.body = json.dumps({"error": error}).encode()
+    immediate.details = QUARANTINED_DETAILS
+    _set_header(immediate.headers, "content-type", "application/json")
+    immediate.grpc_status.status = 9  # FAILED_PRECONDITION, for a gRPC client
+    return response.SerializeToString()
 
 
 def _refusal(retry_after_seconds: int) -> bytes:

@@ -27,6 +27,7 @@ CHAINS = [
     "core <- journal <- history <- reconcile <- cli",
     "core <- journal <- history <- incidents <- replay <- cli",
     "core <- journal <- history <- export <- cli",
+    "core <- journal <- history <- incidents <- quarantine <- service <- cli",
     "core <- load <- cli",
     "mock <- cli",
 ]

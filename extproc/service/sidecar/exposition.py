@@ -75,6 +75,15 @@ class Exposition:
         yield _counter(
             "extproc_hold_failures", "Held requests that Envoy's buffers had no room for.", figures.hold_failures
         )
+        quarantined = CounterMetricFamily(
+            "extproc_quarantined",
+            "Requests in quarantine: those that passed, and were only counted, too.",
+            labels=["mode"],
+        )
+        quarantined.add_metric(["shadow"], figures.quarantine_shadowed)
+        quarantined.add_metric(["refuse"], figures.quarantine_refused)
+        quarantined.add_metric(["route"], figures.quarantine_routed)
+        yield quarantined
         yield _counter("extproc_access_entries", "Entries of Envoy's access log that came.", figures.access_entries)
         yield _counter("extproc_access_entries_lost", "Those that could not be written.", figures.access_entries_lost)
         malformed = figures.access_malformed

@@ -108,6 +108,7 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
     try:
         live = _live_table(config.data_dir, index, boot_id)
         recorder = Recorder(config, journal, redaction_key.load(config.data_dir), live)
+        recorder.guard.watch()
         health = Health({"journal": lambda: journal.failure is None})
         transport, address = server.start(config, index, recorder.processor, recorder, health)
         _stop_on_signals(transport, config.drain_seconds)

@@ -7,7 +7,7 @@ import pytest
 
 from extproc.service.sidecar.figures import Figures, Times
 
-ONE = Figures(1, 2, 3, 4, 5, 6, 7, 8, Times([1] * 17, 0.5), Times([2] * 17, 1.5))
+ONE = Figures(1, 2, 3, 4, 5, 9, 10, 11, 6, 7, 8, Times([1] * 17, 0.5), Times([2] * 17, 1.5))
 
 
 def test_all_workers_as_one() -> None:
