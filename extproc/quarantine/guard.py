@@ -20,6 +20,7 @@ from typing import Final
 from extproc.core import dialects, encoding
 from extproc.core.head import Head
 from extproc.core.reading import RequestReader
+from extproc.core.records import RequestLlm
 from extproc.errors import ConfigError
 from extproc.incidents import atoms
 from extproc.quarantine import entries
@@ -72,12 +73,7 @@ class Guard:
 
     def look_up(self, head: Head, body: bytes, cluster: str | None) -> Match | None:
         """The entry that names a request, by its whole body. Counts it."""
-        api = dialects.api_of(head.method, head.path or "")
-        if api is None or encoding.names_of(head.content_encoding):
-            return None
-        reader = RequestReader(dialects.RequestReading(api, head.content_type, head.content_encoding))
-        reader.feed(body)
-        llm = reader.finish(complete=True)
+        llm = _read(head, body)
         if llm is None:
             return None
         for entry in self._by_fingerprint.get(llm.fingerprint or "", ()):
@@ -88,6 +84,12 @@ class Guard:
             return None
         there = atoms.of(head.path or "", body, llm.params, len(body))
         return next((self._matched(each) for each in possible if each.names(None, there)), None)
+
+    @staticmethod
+    def fingerprint(head: Head, body: bytes) -> str | None:
+        """By which an entry would name a request."""
+        llm = _read(head, body)
+        return None if llm is None else llm.fingerprint
 
     def _matched(self, entry: Entry) -> Match:
         mode = entry.mode or self._found.mode or self._default
@@ -116,3 +118,12 @@ class Guard:
         pause = threading.Event()
         while not pause.wait(LOOK_SECONDS):
             self.refresh()
+
+
+def _read(head: Head, body: bytes) -> RequestLlm | None:
+    api = dialects.api_of(head.method, head.path or "")
+    if api is None or encoding.names_of(head.content_encoding):
+        return None
+    reader = RequestReader(dialects.RequestReading(api, head.content_type, head.content_encoding))
+    reader.feed(body)
+    return reader.finish(complete=True)
