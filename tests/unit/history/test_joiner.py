@@ -23,7 +23,8 @@ LATE = timestamp(START_NS + 60 * SECOND)
 
 def joiner(**policy: Any) -> Joiner:
     """One that follows, and began before everything here."""
-    return Joiner(replace(FOLLOWING, entries_since=timestamp(START_NS - SECOND), **policy), lambda: START_NS - SECOND)
+    before: dict[str, Any] = {"entries_since": timestamp(START_NS - SECOND)}
+    return Joiner(replace(FOLLOWING, **(before | policy)), lambda: START_NS - SECOND)
 
 
 @pytest.fixture
