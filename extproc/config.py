@@ -1,7 +1,7 @@
 """The settings: one frozen Config, read from extproc.yaml, EXTPROC_* variables and flags, checked once.
 
 A later source overrides an earlier one: defaults, the file, the environment, the flags. Every mistake is a
-ConfigError that names the place (`FILE:LINE`, the variable or the flag), what was seen, what would be right.
+ConfigError that names the place (`FILE:LINE`, the variable or the flag), what was expected, what was seen.
 
 Values are read as text wherever they come from, so that `durability: off` in YAML is the word and not a
 boolean, and a variable and a file mean the same by the same characters. Settings that end in `_bytes` take a
@@ -486,9 +486,7 @@ def _parse(setting: Setting, text: str, place: str) -> Any:
     try:
         return setting.kind.parse(text)
     except ValueError:
-        raise ConfigError(
-            f"{place}: {setting.name}: {_seen(text)} is wrong; {setting.kind.wanted} would be right"
-        ) from None
+        raise ConfigError(f"{place}: {setting.name}: expected {setting.kind.wanted}, got {_seen(text)}") from None
 
 
 def _parse_list(setting: Setting, text: str, place: str) -> tuple[Any, ...]:
@@ -583,7 +581,7 @@ def _pairs(path: Path) -> list[tuple[yaml.Node, yaml.Node]]:
     if root is None:
         return []
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError(f"{path}:{root.start_mark.line + 1}: lines such as `name: value` would be right")
+        raise ConfigError(f"{path}:{root.start_mark.line + 1}: expected lines such as `name: value`")
     return root.value  # type: ignore[no-any-return]
 
 
@@ -608,7 +606,7 @@ def _from_node(setting: Setting, node: yaml.Node, path: Path) -> Any:
                 return ()
             if setting.kind.optional:
                 return None
-            raise ConfigError(f"{place}: {setting.name}: no value; {setting.kind.wanted} would be right")
+            raise ConfigError(f"{place}: {setting.name}: expected {setting.kind.wanted}, got no value")
         if setting.kind.many:
             return _parse_list(setting, node.value, place)
         return _parse(setting, node.value, place)
@@ -616,7 +614,7 @@ def _from_node(setting: Setting, node: yaml.Node, path: Path) -> Any:
         return tuple(_item(setting, item, path) for item in node.value)
     shape = "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
     many = "a list of " if setting.kind.many else ""
-    raise ConfigError(f"{place}: {setting.name}: {shape} is wrong; {many}{setting.kind.wanted} would be right")
+    raise ConfigError(f"{place}: {setting.name}: expected {many}{setting.kind.wanted}, got {shape}")
 
 
 def _item(setting: Setting, node: yaml.Node, path: Path) -> Any:
@@ -624,7 +622,7 @@ def _item(setting: Setting, node: yaml.Node, path: Path) -> Any:
 
     place = f"{path}:{node.start_mark.line + 1}"
     if not isinstance(node, yaml.ScalarNode):
-        raise ConfigError(f"{place}: {setting.name}: each item is plain text; {setting.kind.wanted} would be right")
+        raise ConfigError(f"{place}: {setting.name}: each item is plain text: expected {setting.kind.wanted}")
     return _parse(setting, node.value, place)
 
 
@@ -641,13 +639,13 @@ def _cross_check(config: Config, given: Mapping[str, _Given]) -> None:
         raise wrong(
             ("hold_total_bytes", "hold_request_bytes"),
             f"hold_total_bytes ({size_text(config.hold_total_bytes)}) is less than hold_request_bytes "
-            f"({size_text(config.hold_request_bytes)}); at least the same would be right",
+            f"({size_text(config.hold_request_bytes)}); expected at least the same",
         )
     if 0 < config.retention_bytes < config.segment_bytes:
         raise wrong(
             ("retention_bytes", "segment_bytes"),
             f"retention_bytes ({size_text(config.retention_bytes)}) is less than one segment, segment_bytes "
-            f"({size_text(config.segment_bytes)}); at least the same, or 0 for no limit, would be right",
+            f"({size_text(config.segment_bytes)}); expected at least the same, or 0 for no limit",
         )
     _check_ports(config, wrong)
     _check_listen(config, wrong)
@@ -683,7 +681,7 @@ def _check_listen(config: Config, wrong: _Wrong) -> None:
         raise wrong(
             ("listen",),
             f"listen: {_seen(config.listen)} is not on loopback, and prompts would cross the network "
-            "in the clear; 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right",
+            "in the clear; use 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key",
         )
 
 

@@ -22,7 +22,7 @@ class ExtprocError(Exception):
 
 
 class ConfigError(ExtprocError):
-    """A setting is wrong. The text names the place (`FILE:LINE`), what was seen, and what would be right."""
+    """A setting is wrong. The text names the place (`FILE:LINE`), what was expected, and what was seen."""
 
 
 class StackError(ExtprocError):

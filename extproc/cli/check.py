@@ -20,7 +20,7 @@ from extproc.cli import options, output
 def command(config_path: Path | None, as_json: bool, **overrides: str | tuple[str, ...] | None) -> None:
     """Check the sidecar's settings and Envoy's configuration together.
 
-    Each finding is a line on stdout: file, line, column, what was seen, what would be right. Checked are the YAML;
+    Each finding is a line on stdout: file, line, column, what was expected, what was seen. Checked are the YAML;
     the type of every message (unknown fields, wrong types, enum values that do not exist); the names by which parts
     refer to each other; what the recorder relies on, with the settings of extproc.yaml; certificates; names that do
     not resolve; and, where the program is on this machine, Envoy's own validation. Exit code 0: fine, warnings or

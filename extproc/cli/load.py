@@ -24,7 +24,7 @@ DEFAULT_PATH = "/v1/chat/completions"
 def _url(text: str) -> str:
     url = urllib.parse.urlsplit(text)
     if url.scheme not in {"http", "https"} or not url.hostname:
-        raise click.UsageError(f"{text!r} is no URL; http://127.0.0.1:8000 would be right")
+        raise click.UsageError(f"expected a URL such as http://127.0.0.1:8000, got {text!r}")
     return url._replace(path=DEFAULT_PATH).geturl() if url.path in {"", "/"} else text
 
 
@@ -33,7 +33,7 @@ def _headers(lines: Sequence[str]) -> dict[str, str]:
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
-            raise click.UsageError(f"{line!r} is no header; 'authorization: Bearer KEY' would be right")
+            raise click.UsageError(f"expected a header such as 'authorization: Bearer KEY', got {line!r}")
         headers[name.strip()] = value.strip()
     return headers
 
@@ -134,7 +134,7 @@ def command(
         raise ConfigError(f"load needs the extra 'stack': pip install 'extproc[stack]' ({error})") from None
     plan = Plan(_url(url), requests, concurrency, stream, model, prompt, max_tokens, timeout, _headers(headers))
     if plan.api is None:
-        raise click.UsageError(f"{url}: a path that ends in /chat/completions or /completions would be right")
+        raise click.UsageError(f"expected a path that ends in /chat/completions or /completions, got {url}")
     run = asyncio.run(_go(plan))
     figures = summary(run)
     if not figures["requests"]:

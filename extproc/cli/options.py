@@ -186,8 +186,8 @@ class Moment(click.ParamType[Any]):
             return parse_moment(value, time.time())
         except (ValueError, OverflowError):
             self.fail(
-                f"{value!r} is no time; 2026-11-21T03:12:00Z, '2026-11-21 03:12', a date, 03:12, 10m or 2h"
-                " would be right",
+                "expected a time such as 2026-11-21T03:12:00Z, '2026-11-21 03:12', a date, 03:12, 10m or 2h, "
+                f"got {value!r}",
                 param,
                 ctx,
             )
@@ -227,4 +227,4 @@ class Seconds(click.ParamType[Any]):
         seconds = span(value)
         if seconds is not None:
             return seconds
-        return self.fail(f"{value!r} is no span of time; 30, 30s or 5m would be right", param, ctx)
+        return self.fail(f"expected a duration such as 30, 30s or 5m, got {value!r}", param, ctx)

@@ -205,7 +205,7 @@ def _fingerprint(id: str, directory: Path) -> tuple[str, str | None]:
 def _atom(text: str) -> tuple[str, str]:
     place, equals, value = text.partition("=")
     if not place or not equals or not value:
-        raise click.UsageError("--atom: PLACE=VALUE would be right, such as 'response_format.type=\"text\"'")
+        raise click.UsageError("--atom: expected PLACE=VALUE, such as 'response_format.type=\"text\"'")
     return place.strip(), value.strip()
 
 
@@ -214,7 +214,7 @@ def _end(text: str, now: datetime) -> str | None:
         return None
     seconds = options.span(text)
     if seconds is None:
-        raise click.UsageError(f"--expires: {text!r} is wrong; 30m, 24h, 7d or never would be right")
+        raise click.UsageError(f"--expires: expected 30m, 24h, 7d or never, got {text!r}")
     return moment_text(now + timedelta(seconds=seconds))
 
 

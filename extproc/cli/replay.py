@@ -238,8 +238,8 @@ def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
     incident = material.find_incident(_all(asked.directories), id)
     if not asked.production and addresses.same(asked.url, incident.sighting.upstream):
         raise ExtprocError(
-            f"{asked.url} is {incident.sighting.upstream}, the backend that this befell; a test server of the same "
-            "version would be right, or --allow-production"
+            f"{asked.url} is {incident.sighting.upstream}, the backend that this befell; use a test server of the same "
+            "version, or --allow-production"
         )
     found = material.of_incident(incident, _all(asked.directories), asked.credentials)
     return _bisect(incident.id, found, asked) if bisect else _window(incident, found, asked)

@@ -28,9 +28,7 @@ class Server(click.ParamType[str]):
         except ValueError:
             fine = False
         if not fine:
-            self.fail(
-                f"{value!r} is no server; http://HOST:PORT would be right (the path is the recorded one)", param, ctx
-            )
+            self.fail(f"expected http://HOST:PORT (the path is the recorded one), got {value!r}", param, ctx)
         return str(value).rstrip("/")
 
 
@@ -52,7 +50,7 @@ def _given_header(text: str, place: str) -> tuple[str, bytes]:
     name, colon, value = text.partition(":")
     # The text is not repeated: it is most likely a credential.
     if not colon or not TOKEN.fullmatch(name.strip()) or re.search(r"[\r\n\0]", value):
-        raise click.UsageError(f"{place}: 'Name: value' would be right")
+        raise click.UsageError(f"{place}: expected 'Name: value'")
     return name.strip().lower(), value.strip().encode()
 
 
@@ -63,6 +61,6 @@ def given_credentials(texts: Sequence[str]) -> dict[str, list[str]]:
         name, _, variable = text.rpartition("=")
         # Neither is repeated: somebody may well have written the credential itself.
         if not name or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
-            raise click.UsageError("--credential: NAME=ENV would be right, ENV the name of a variable that holds it")
+            raise click.UsageError("--credential: expected NAME=ENV, ENV the name of a variable that holds it")
         credentials.setdefault(parameter_name(name), []).append(variable)
     return credentials

@@ -54,7 +54,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> Asked:
-    """Read the metadata. Raises ValueError, whose text says what was seen and what would be right."""
+    """Read the metadata. Raises ValueError, whose text says what was expected and what was seen."""
     model, prefix_bytes, client = False, 0, False
     for item in filter(None, (each.strip() for each in text.split(","))):
         name, _, value = item.partition("=")
@@ -65,7 +65,7 @@ def parse(text: str) -> Asked:
         elif name == PREFIX and (not value or re.fullmatch(r"[1-9][0-9]{0,6}", value)):
             prefix_bytes = min(int(value or _PREFIX_BYTES), _PREFIX_BYTES_AT_MOST)
         else:
-            raise ValueError(f"{item!r}; {MODEL}, {PREFIX}=BYTES or {CLIENT} would be right")
+            raise ValueError(f"expected {MODEL}, {PREFIX}=BYTES or {CLIENT}, got {item!r}")
     return Asked(model, prefix_bytes, client)
 
 

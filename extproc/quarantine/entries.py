@@ -119,7 +119,7 @@ def load(directory: Path) -> Quarantine:
     except (msgspec.DecodeError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: is no quarantine: {error}") from error
     if found.version != VERSION:
-        raise ConfigError(f"{path}: version {found.version}; {VERSION} would be right")
+        raise ConfigError(f"{path}: expected version {VERSION}, got {found.version}")
     return found
 
 

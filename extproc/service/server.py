@@ -39,7 +39,7 @@ def start(config: Config, worker: int, processors: NewProcessor, timers: Timers,
         if credentials is None and not is_loopback(host_and_port(address)[0]):
             raise ConfigError(
                 f"listen: {address} is not on loopback, and prompts would cross the network in the clear; "
-                "127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right"
+                "use 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key"
             )
     endpoint = Endpoint(address, credentials, _connections(config.max_connections), config.max_streams)
     server = _transport(config.transport, credentials)(endpoint, processors, timers, health)

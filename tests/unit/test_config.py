@@ -15,7 +15,7 @@ from extproc.cli.init import shipped
 from extproc.config import SETTINGS, Config
 from extproc.errors import ConfigError
 
-# What would be right, in the words of the message.
+# What was expected, in the words of the message.
 URL = "http://HOST:PORT or https://HOST[:PORT], without a path or credentials"
 SEGMENT = "a number of bytes from 4 KiB to 16 GiB, such as 65536 or 64 KiB"
 HOLD = "a number of bytes from 0 to 64 MiB, such as 65536 or 64 KiB"
@@ -163,87 +163,87 @@ def test_values_from_variables(variable: str, text: str, name: str, value: objec
         ),
         (
             "workers: 0\n",
-            f"extproc.yaml:1: workers: '0' is wrong; {COUNT} would be right",
+            f"extproc.yaml:1: workers: expected {COUNT}, got '0'",
         ),
         (
             "workers: two\n",
-            f"extproc.yaml:1: workers: 'two' is wrong; {COUNT} would be right",
+            f"extproc.yaml:1: workers: expected {COUNT}, got 'two'",
         ),
         (
             "workers: 2.0\n",
-            f"extproc.yaml:1: workers: '2.0' is wrong; {COUNT} would be right",
+            f"extproc.yaml:1: workers: expected {COUNT}, got '2.0'",
         ),
-        ("workers:\n", f"extproc.yaml:1: workers: no value; {COUNT} would be right"),
+        ("workers:\n", f"extproc.yaml:1: workers: expected {COUNT}, got no value"),
         (
             "workers: [1]\n",
-            f"extproc.yaml:1: workers: a list is wrong; {COUNT} would be right",
+            f"extproc.yaml:1: workers: expected {COUNT}, got a list",
         ),
         (
             "workers: {a: 1}\n",
-            f"extproc.yaml:1: workers: a mapping is wrong; {COUNT} would be right",
+            f"extproc.yaml:1: workers: expected {COUNT}, got a mapping",
         ),
         (
             "port: 65536\n",
-            f"extproc.yaml:1: port: '65536' is wrong; {PORT} would be right",
+            f"extproc.yaml:1: port: expected {PORT}, got '65536'",
         ),
         (
             "transport: uvloop\n",
-            "extproc.yaml:1: transport: 'uvloop' is wrong; one of http2, aio would be right",
+            "extproc.yaml:1: transport: expected one of http2, aio, got 'uvloop'",
         ),
         (
             "durability: yes\n",
-            "extproc.yaml:1: durability: 'yes' is wrong; one of fsync, write, off would be right",
+            "extproc.yaml:1: durability: expected one of fsync, write, off, got 'yes'",
         ),
         (
             "on_audit_failure: ignore\n",
-            "extproc.yaml:1: on_audit_failure: 'ignore' is wrong; one of deny, allow would be right",
+            "extproc.yaml:1: on_audit_failure: expected one of deny, allow, got 'ignore'",
         ),
         (
             "hold_request_bytes: 65 MiB\n",
-            f"extproc.yaml:1: hold_request_bytes: '65 MiB' is wrong; {HOLD} would be right",
+            f"extproc.yaml:1: hold_request_bytes: expected {HOLD}, got '65 MiB'",
         ),
         (
             "segment_bytes: 64 MB\n",
-            f"extproc.yaml:1: segment_bytes: '64 MB' is wrong; {SEGMENT} would be right",
+            f"extproc.yaml:1: segment_bytes: expected {SEGMENT}, got '64 MB'",
         ),
         (
             "gate_timeout_seconds: 10\n",
-            "extproc.yaml:1: gate_timeout_seconds: '10' is wrong; a number of seconds from 0.1 to 9.5 would be right",
+            "extproc.yaml:1: gate_timeout_seconds: expected a number of seconds from 0.1 to 9.5, got '10'",
         ),
         (
             "drain_seconds: nan\n",
-            "extproc.yaml:1: drain_seconds: 'nan' is wrong; a number of seconds from 0 to 3600 would be right",
+            "extproc.yaml:1: drain_seconds: expected a number of seconds from 0 to 3600, got 'nan'",
         ),
-        ("data_dir: ''\n", "extproc.yaml:1: data_dir: '' is wrong; a path would be right"),
+        ("data_dir: ''\n", "extproc.yaml:1: data_dir: expected a path, got ''"),
         (
             "listen: localhost\n",
-            f"extproc.yaml:1: listen: 'localhost' is wrong; {LISTEN} would be right",
+            f"extproc.yaml:1: listen: expected {LISTEN}, got 'localhost'",
         ),
         (
             "backends:\n- http://a:1\n- gpu7:8000\n",
-            f"extproc.yaml:3: backends: 'gpu7:8000' is wrong; {URL} would be right",
+            f"extproc.yaml:3: backends: expected {URL}, got 'gpu7:8000'",
         ),
         (
             "backends: [http://a:1/v1]\n",
-            f"extproc.yaml:1: backends: 'http://a:1/v1' is wrong; {URL} would be right",
+            f"extproc.yaml:1: backends: expected {URL}, got 'http://a:1/v1'",
         ),
         (
             "backends: [[http://a:1]]\n",
-            f"extproc.yaml:1: backends: each item is plain text; {URL} would be right",
+            f"extproc.yaml:1: backends: each item is plain text: expected {URL}",
         ),
         (
             "redact_headers: [a b]\n",
-            "extproc.yaml:1: redact_headers: 'a b' is wrong; header names, such as x-internal-token would be right",
+            "extproc.yaml:1: redact_headers: expected header names, such as x-internal-token, got 'a b'",
         ),
-        ("- workers\n", "extproc.yaml:1: lines such as `name: value` would be right"),
-        ("workers\n", "extproc.yaml:1: lines such as `name: value` would be right"),
+        ("- workers\n", "extproc.yaml:1: expected lines such as `name: value`"),
+        ("workers\n", "extproc.yaml:1: expected lines such as `name: value`"),
         ("workers: 1\n  port: 2\n", "extproc.yaml:2: not YAML: mapping values are not allowed here"),
         ("workers: 'x\n", "extproc.yaml:2: not YAML: found unexpected end of stream"),
         ("workers: 1\n---\nport: 1\n", "extproc.yaml:2: not YAML: but found another document"),
     ],
 )
 def test_a_wrong_line_is_named(text: str, message: str) -> None:
-    """File and line, what was seen, what would be right."""
+    """File and line, what was seen, what was expected."""
     assert mistake(text) == message
 
 
@@ -256,11 +256,11 @@ def test_a_wrong_line_is_named(text: str, message: str) -> None:
         ),
         (
             "hold_total_bytes: 1000\n",
-            "extproc.yaml:1: hold_total_bytes (1000) is less than hold_request_bytes (512 KiB); at least the same would be right",
+            "extproc.yaml:1: hold_total_bytes (1000) is less than hold_request_bytes (512 KiB); expected at least the same",
         ),
         (
             "retention_bytes: 1 MiB\n",
-            "extproc.yaml:1: retention_bytes (1 MiB) is less than one segment, segment_bytes (64 MiB); at least the same, or 0 for no limit, would be right",
+            "extproc.yaml:1: retention_bytes (1 MiB) is less than one segment, segment_bytes (64 MiB); expected at least the same, or 0 for no limit",
         ),
         ("port: 9464\n", "extproc.yaml:1: admin_port and port are both 9464; each needs its own port"),
         (
@@ -285,7 +285,7 @@ def test_a_wrong_line_is_named(text: str, message: str) -> None:
         ),
         (
             "listen: 0.0.0.0:50051\n",
-            "extproc.yaml:1: listen: '0.0.0.0:50051' is not on loopback, and prompts would cross the network in the clear; 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key would be right",
+            "extproc.yaml:1: listen: '0.0.0.0:50051' is not on loopback, and prompts would cross the network in the clear; use 127.0.0.1:PORT, unix:PATH, or tls_certificate and tls_private_key",
         ),
     ],
 )
@@ -300,7 +300,7 @@ def test_settings_that_contradict_each_other(text: str, message: str) -> None:
         (
             {"EXTPROC_WORKERS": "none"},
             {},
-            f"EXTPROC_WORKERS: workers: 'none' is wrong; {COUNT} would be right",
+            f"EXTPROC_WORKERS: workers: expected {COUNT}, got 'none'",
         ),
         (
             {"EXTPROC_WORKER": "2"},
@@ -310,13 +310,13 @@ def test_settings_that_contradict_each_other(text: str, message: str) -> None:
         (
             {"EXTPROC_PORT": "tcp://10.0.0.1:50051"},
             {},
-            f"EXTPROC_PORT: port: 'tcp://10.0.0.1:50051' is wrong; {PORT} would be right",
+            f"EXTPROC_PORT: port: expected {PORT}, got 'tcp://10.0.0.1:50051'",
         ),
-        ({}, {"workers": 0}, f"--workers: workers: '0' is wrong; {COUNT} would be right"),
+        ({}, {"workers": 0}, f"--workers: workers: expected {COUNT}, got '0'"),
         (
             {},
             {"backends": ("ftp://a",)},
-            f"--backend: backends: 'ftp://a' is wrong; {URL} would be right",
+            f"--backend: backends: expected {URL}, got 'ftp://a'",
         ),
         ({}, {"port": 9901}, "--port: envoy_admin_port and port are both 9901; each needs its own port"),
     ],

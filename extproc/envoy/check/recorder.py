@@ -102,9 +102,7 @@ def missing(documents: Documents) -> Iterator[Finding]:
 def _admin(documents: Documents) -> Iterator[Finding]:
     address = xds.document(documents, BOOTSTRAP).at("admin", "address", "socket_address", "address")
     if isinstance(address.value, str) and not address.value.startswith(_LOOPBACK):
-        text = (
-            f"Envoy's admin interface on {address.value}: whoever reaches it can stop Envoy; 127.0.0.1 would be right"
-        )
+        text = f"Envoy's admin interface on {address.value}: whoever reaches it can stop Envoy; use 127.0.0.1"
         yield address.error(text)
 
 
@@ -121,8 +119,8 @@ def _recorder(ext_proc: Part, config: Config) -> Iterator[Finding]:
     namespaces = ext_proc.each("metadata_options", "receiving_namespaces", "untyped")
     if all(each.value != "extproc" for each in namespaces):
         text = (
-            "the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "
-            "would be right"
+            "the exchange's id cannot come back; expected "
+            "metadata_options: {receiving_namespaces: {untyped: [extproc]}}"
         )
         yield ext_proc.at("metadata_options").warning(text)
 
@@ -143,12 +141,12 @@ def _gates(ext_proc: Part, config: Config) -> Iterator[Finding]:
     if seconds <= config.gate_timeout_seconds:
         yield timeout.error(
             f"message_timeout is {seconds:g} s, and the recorder waits for its disk for up to "
-            f"{config.gate_timeout_seconds:g} s (gate_timeout_seconds); more than that would be right",
+            f"{config.gate_timeout_seconds:g} s (gate_timeout_seconds); expected more than that",
         )
     if config.hold_request_bytes and not _may_hold(ext_proc.value):
         text = (
-            "requests are not held back until their record is durable: allow_mode_override with the "
-            "allowed_override_modes of the shipped envoy.yaml would be right, or hold_request_bytes: 0"
+            "requests are not held back until their record is durable; expected "
+            "allow_mode_override with the allowed_override_modes of the shipped envoy.yaml, or hold_request_bytes: 0"
         )
         yield ext_proc.at("allow_mode_override").warning(text)
 
@@ -228,7 +226,7 @@ def _one_recorder(manager: Part) -> Iterator[Finding]:
     for other in others:
         text = (
             f"a second recorder in this chain; the first is at {first.place}. They overwrite each other's exchange id: "
-            "one of them, with several endpoints in its cluster, would be right"
+            "expected one of them, with several endpoints in its cluster"
         )
         yield other.error(text)
 
@@ -238,7 +236,7 @@ def _switched_off(recorder: Part, manager: Part) -> Iterator[Finding]:
     if get(recorder.value, "disabled") is True and not scope.has_its_routes(manager):
         text = (
             "the recorder is disabled, and the routes that would enable it are not in these files: they could pass "
-            "unrecorded; without `disabled` would be right"
+            "unrecorded; expected no `disabled`"
         )
         yield recorder.at("disabled").error(text)
 
@@ -267,7 +265,7 @@ def _all_off(holder: Part, what: str, names: set[str]) -> Iterator[Finding]:
     for settings in _settings(holder, names):
         if scope.is_off(settings.value):
             text = f"the recorder is off for the whole {what}: it would pass unrecorded, and nothing would say why; "
-            yield settings.error(f"{text}off for single routes, with the reason in their metadata, would be right")
+            yield settings.error(f"{text}expected it off for single routes, with the reason in their metadata")
         yield from _overridden(settings)
 
 
@@ -309,14 +307,14 @@ def _sidecar(documents: Documents) -> Iterator[Finding]:
         options = cluster.at("typed_extension_protocol_options", PROTOCOL_OPTIONS)
         explicit = get(options.value, "explicit_http_config")
         if not isinstance(explicit, dict) or "http2_protocol_options" not in explicit:
-            yield cluster.error("the cluster extproc speaks gRPC; http2_protocol_options for it would be right")
+            yield cluster.error("the cluster extproc speaks gRPC; expected http2_protocol_options for it")
         thresholds = list(cluster.each("circuit_breakers", "thresholds"))
         for name in ("max_requests", "max_connections", "max_pending_requests"):
             sizes = (_number(get(each.value, name)) for each in thresholds)
             size = next((each for each in sizes if each is not None), _ENVOYS_BREAKER)
             if size <= _ENVOYS_BREAKER:
-                text = f"{name} is {size:g}: the next exchange in flight would be refused; 100000"
-                yield cluster.at("circuit_breakers").warning(f"{text} would be right")
+                text = f"{name} is {size:g}: the next exchange in flight would be refused; expected 100000"
+                yield cluster.at("circuit_breakers").warning(text)
 
 
 def _routes(documents: Documents) -> Iterator[Finding]:
@@ -343,7 +341,7 @@ def _asked_headers(documents: Documents) -> Iterator[Finding]:
                     try:
                         routing.parse(str(get(entry.value, "value") or ""))
                     except ValueError as error:
-                        yield entry.at("value").error(f"{routing.METADATA} asks for {error}")
+                        yield entry.at("value").error(f"{routing.METADATA}: {error}")
 
 
 def _seconds(duration: Any) -> float | None:

@@ -189,4 +189,4 @@ def _secret(file: Part, name: str) -> Iterator[Finding]:
         yield file.error(f"{name} cannot be read: {error.strerror}")
     else:
         if is_empty:
-            yield file.error(f"{name} is empty; the secret would be right")
+            yield file.error(f"{name} is empty; expected the secret")

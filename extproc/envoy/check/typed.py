@@ -180,12 +180,12 @@ class _Walk:
         package, name = message.__module__, message.__name__
         if package.endswith("google.protobuf") and name in _OPAQUE:
             if name == "Struct" and not isinstance(value, dict):
-                self._wrong(path, f"{_shown(value)}; a mapping would be right")
+                self._wrong(path, f"expected a mapping, got {_shown(value)}")
             return value
         if package.endswith("google.protobuf") and name == "Any":
             return self._any(value, path)
         if not isinstance(value, dict):
-            self._wrong(path, f"{_shown(value)}; a mapping ({name}) would be right")
+            self._wrong(path, f"expected a mapping ({name}), got {_shown(value)}")
             return value
         return self._members(value, message, path)
 
@@ -210,7 +210,7 @@ class _Walk:
             meta, kind, of_map = fields[name]
             if meta.group is not None:
                 if meta.group in chosen and chosen[meta.group] != name:
-                    text = f"{member} and {chosen[meta.group]} exclude each other: one of them would be right"
+                    text = f"{member} and {chosen[meta.group]} exclude each other: expected one of them"
                     self._wrong(here, text)
                 chosen[meta.group] = name
             made[name] = self._field(item, meta, kind, of_map, here)
@@ -219,7 +219,7 @@ class _Walk:
     def _field(self, value: Any, meta: Any, kind: Any, of_map: Any, path: Path) -> Any:
         if meta.map_meta is not None:
             if not isinstance(value, dict):
-                self._wrong(path, f"{_shown(value)}; a mapping would be right")
+                self._wrong(path, f"expected a mapping, got {_shown(value)}")
                 return value
             return {key: self._value(item, meta.map_meta[1], of_map, (*path, key)) for key, item in value.items()}
         if not meta.repeated:
@@ -247,14 +247,14 @@ class _Walk:
         made, wanted = _scalar(value, proto_type, kind)
         if wanted is not None:
             unknown = proto_type == "enum" and not isinstance(value, bool | list | dict) and wanted.startswith("one of")
-            self._wrong(path, f"{_shown(value)}; {wanted} would be right", str(value) if unknown else "")
+            self._wrong(path, f"expected {wanted}, got {_shown(value)}", str(value) if unknown else "")
         return made
 
     def _any(self, value: Any, path: Path) -> Any:
         if value == {}:
             return value  # nothing, and so of no type
         if not isinstance(value, dict) or not isinstance(value.get("@type"), str):
-            self._wrong(path, f'{_shown(value)}; a mapping with "@type": {ANY_PREFIX}... would be right')
+            self._wrong(path, f'expected a mapping with "@type": {ANY_PREFIX}..., got {_shown(value)}')
             return value
         type_name = value["@type"].rpartition("/")[2]
         if type_name in NEWER or type_name.startswith(
@@ -279,14 +279,14 @@ def _flat(value: Any, way: Path = ()) -> Iterator[tuple[Any, Path]]:
 
 
 def _scalar(value: Any, proto_type: str, kind: Any) -> tuple[Any, str | None]:
-    """A value in its form, and what would be right in its place where it is none."""
+    """A value in its form, and what was expected in its place where it is none."""
     if proto_type == "enum":
         return _enum(value, kind)
     if proto_type == "Duration":
         return _duration(value)
     if proto_type == "Timestamp":
         fine = isinstance(value, str | dict)
-        return value, None if fine else "a time, such as 2026-11-21T03:12:00Z,"
+        return value, None if fine else "a time such as 2026-11-21T03:12:00Z"
     if proto_type == "bool":
         truth = value if isinstance(value, bool) else _TRUTH.get(value.lower()) if isinstance(value, str) else None
         return (value, "true or false") if truth is None else (truth, None)
@@ -304,11 +304,11 @@ def _string(value: Any) -> tuple[Any, str | None]:
         return str(value), None  # which Envoy's YAML reads as a string
     if isinstance(value, str):
         return value, None
-    return value, "a string" if isinstance(value, dict | list) else f'a string, "{_plain(value)}" in quotes,'
+    return value, "a string" if isinstance(value, dict | list) else f'a string, "{_plain(value)}" in quotes'
 
 
 def _duration(value: Any) -> tuple[Any, str | None]:
-    wanted = "a duration, such as 5s or 0.25s,"
+    wanted = "a duration such as 5s or 0.25s"
     if isinstance(value, dict) and value.keys() <= {"seconds", "nanos"}:
         seconds, no_seconds = _integer(value.get("seconds") or 0, *_BITS["int64"])
         nanos, no_nanos = _integer(value.get("nanos") or 0, *_BITS["int32"])
@@ -364,7 +364,7 @@ def _enum(value: Any, kind: type[enum.IntEnum]) -> tuple[Any, str | None]:
     short = [member.name for member in kind]
     close = difflib.get_close_matches(str(value).upper(), [*names, *short], 1)
     shown = ", ".join(names)
-    return value, f"{close[0]}, or another of {shown}," if close else f"one of {shown}"
+    return value, f"{close[0]}, or another of {shown}" if close else f"one of {shown}"
 
 
 @functools.cache
@@ -388,7 +388,7 @@ def _plain(value: Any) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "there is a mapping"
+        return "a mapping"
     if isinstance(value, list):
-        return "there is a list"
-    return f"there is {_plain(value)[:60]!r}" if isinstance(value, str) else f"there is {_plain(value)}"
+        return "a list"
+    return repr(_plain(value)[:60]) if isinstance(value, str) else _plain(value)

@@ -157,7 +157,7 @@ def set_ports(documents: Documents, *, port: int, admin_port: int) -> None:
     bootstrap = documents[BOOTSTRAP]
     listener = _listener(bootstrap)
     if listener is None:
-        raise ConfigError(f"{BOOTSTRAP}: no listener; static_resources.listeners with one named ingress would be right")
+        raise ConfigError(f"{BOOTSTRAP}: no listener; expected static_resources.listeners with one named ingress")
     try:
         listener["address"]["socket_address"]["port_value"] = port
     except (KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: each thing with its place, what was seen, and what would be right."""
+"""What is wrong with a configuration: each thing with its place, what was expected, and what was seen."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def _apart(
 def _by_home(resources: yaml.Node, nodes: Nodes, homes: Mapping[str, str]) -> dict[str, list[yaml.Node]]:
     """The resources for each file."""
     if not isinstance(resources, yaml.SequenceNode):
-        raise SyntaxProblem(place_of_mark(resources.start_mark), "a list of resources would be right")
+        raise SyntaxProblem(place_of_mark(resources.start_mark), "expected a list of resources")
     known = {name: file for file in homes.values() for name in _names(nodes.get(file))}
     items: dict[str, list[yaml.Node]] = {}
     for resource in resources.value:

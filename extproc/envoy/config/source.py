@@ -154,7 +154,7 @@ def compose(data: bytes, file: str) -> yaml.MappingNode:
         raise SyntaxProblem(Place(file), f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(node, yaml.MappingNode):
         place = Place(file) if node is None else place_of_mark(node.start_mark)
-        raise SyntaxProblem(place, "a mapping, as in the shipped file, would be right")
+        raise SyntaxProblem(place, "expected a mapping, as in the shipped file")
     mappings = _mappings(node)
     for mapping in mappings:
         _refuse_twice(mapping)
@@ -204,7 +204,7 @@ def _refuse_twice(mapping: yaml.MappingNode) -> None:
     first: dict[str, yaml.Node] = {}
     for key, _ in mapping.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise SyntaxProblem(place_of_mark(key.start_mark), "a name would be right before the colon")
+            raise SyntaxProblem(place_of_mark(key.start_mark), "expected a name before the colon")
         if key.value in first and key.tag != _MERGE:
             line = first[key.value].start_mark.line + 1
             text = f"{key.value} stands here a second time; first in line {line}"
@@ -225,9 +225,7 @@ def _write_out(mapping: yaml.MappingNode, done: set[int]) -> None:
     for _, named in ((key, value) for key, value in mapping.value if key.tag == _MERGE):
         for each in named.value if isinstance(named, yaml.SequenceNode) else [named]:
             if not isinstance(each, yaml.MappingNode):
-                raise SyntaxProblem(
-                    place_of_mark(each.start_mark), "a mapping, or a list of them, would be right after <<"
-                )
+                raise SyntaxProblem(place_of_mark(each.start_mark), "expected a mapping, or a list of them, after <<")
             _write_out(each, done)
             merged = {key.value: (key, value) for key, value in each.value} | merged
     mapping.value = list((merged | own).values())

@@ -95,7 +95,7 @@ def test_files_of_any_shape(directory: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("  listeners:\n", "  others:\n", "no listener; static_resources.listeners with one named ingress would be"),
+        ("  listeners:\n", "  others:\n", "no listener; expected static_resources.listeners with one named ingress"),
         (
             "  - name: extproc\n",
             "  - name: other\n",
@@ -104,7 +104,7 @@ def test_files_of_any_shape(directory: Path, old: str, new: str) -> None:
     ],
 )
 def test_what_the_settings_need_is_not_there(directory: Path, old: str, new: str, said: str) -> None:
-    """Settings that cannot be applied are exit 2, or a finding; the text says what would be right."""
+    """Settings that cannot be applied are exit 2, or a finding; the text says what was expected."""
     edit(directory / "envoy.yaml", old, new)
     result = invoke("check")
     assert result.exit_code in (1, 2)

@@ -167,7 +167,7 @@ def test_a_second_follower_is_refused(data: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage(arguments: tuple[str, ...], expected: str, tmp_path: Path) -> None:
-    """Exit code 2, and what would be right."""
+    """Exit code 2, and what was expected."""
     done = run("follow", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert expected in done.stderr.decode()

@@ -101,7 +101,7 @@ def _until_it_listens_to_signals(pid: int) -> None:
     [("nonsense",), ("ftp://a",), ("http://a/v1/embeddings",), ("http://a", "-n", "0"), ("http://a", "-H", "x")],
 )
 def test_wrong_usage(arguments: tuple[str, ...]) -> None:
-    """Exit code 2, and what would be right."""
+    """Exit code 2, and what was expected."""
     result = invoke("load", *arguments)
     assert result.exit_code == 2
-    assert "right" in result.stderr or "range" in result.stderr
+    assert "expected" in result.stderr or "range" in result.stderr

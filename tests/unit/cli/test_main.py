@@ -80,14 +80,14 @@ def test_a_missing_data_directory_is_one_line_and_exit_2(arguments: list[str]) -
 
 
 def test_a_wrong_setting_is_one_line_and_exit_2(tmp_path: Path) -> None:
-    """File, line, what was seen and what would be right; from a process, without a traceback."""
+    """File, line, what was seen and what was expected; from a process, without a traceback."""
     (tmp_path / "extproc.yaml").write_text("# mine\nworkers: many\n")
     for arguments in (["log"], ["serve"]):
         result = run(*arguments, cwd=tmp_path)
         assert result.returncode == 2
         assert result.stdout == b""
         assert result.stderr.decode() == (
-            "extproc: extproc.yaml:2: workers: 'many' is wrong; a whole number from 1 to 256 would be right\n"
+            "extproc: extproc.yaml:2: workers: expected a whole number from 1 to 256, got 'many'\n"
         )
 
 

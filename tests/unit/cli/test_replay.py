@@ -303,9 +303,9 @@ def test_credentials_come_from_variables(data: Path, backend: Backend, monkeypat
         ("key=TEST_KEY", "sk-1&b", "the variable TEST_KEY has to be percent-encoded to stand in a URL"),
         ("key=TEST_KEY", "sk-1 ", "the variable TEST_KEY has to be percent-encoded to stand in a URL"),
         ("x-other=TEST_KEY", "sk-1", "--credential x-other: the recorded request has no such credential; it has auth"),
-        ("authorization=sk-1.secret", "", "NAME=ENV would be right"),
-        ("sk-1", "", "NAME=ENV would be right"),
-        ("=sk", "", "NAME=ENV would be right"),
+        ("authorization=sk-1.secret", "", "expected NAME=ENV"),
+        ("sk-1", "", "expected NAME=ENV"),
+        ("=sk", "", "expected NAME=ENV"),
     ],
 )
 def test_a_wrong_credential_is_told_before_anything_is_sent(
@@ -358,7 +358,7 @@ def test_a_wrong_header_is_not_repeated_in_the_message(data: Path, tmp_path: Pat
     for arguments in (["--header-file", tmp_path / "keys"], ["--header", "sk-very-secret"]):
         result = invoke("replay", id, *AT_ONCE, "--to", "http://127.0.0.1:1", "--data-dir", data, *arguments)
         assert result.exit_code == 2
-        assert "'Name: value' would be right" in result.stderr
+        assert "expected 'Name: value'" in result.stderr
         assert "sk-very-secret" not in result.output
     assert (
         f"{tmp_path / 'keys'}:2"

@@ -36,8 +36,8 @@ def test_what_is_asked_for(text: str, asked: Asked) -> None:
     "text", ["model", "x-model=1", "x-prompt-prefix=x", "x-prompt-prefix=0", "x-prompt-prefix=-1", "x-client-key=a"]
 )
 def test_what_cannot_be_asked_for(text: str) -> None:
-    """It is named, with what would be right."""
-    with pytest.raises(ValueError, match=f"'{text}'; x-model, x-prompt-prefix=BYTES or x-client-key would be right"):
+    """It is named, with what was expected."""
+    with pytest.raises(ValueError, match=f"expected x-model, x-prompt-prefix=BYTES or x-client-key, got '{text}'"):
         routing.parse(text)
 
 

@@ -506,8 +506,8 @@ def test_what_no_route_can_ask_for_is_said_once(caplog: pytest.LogCaptureFixture
         processor.receive(head("request", first=STREAMED, end=True, __path="/x").SerializeToString())
     assert [record.getMessage() for record in caplog.records] == [
         (
-            "Envoy's configuration asks for headers in extproc-headers: 'x-modell'; x-model, x-prompt-prefix=BYTES or "
-            "x-client-key would be right"
+            "Envoy's configuration asks for headers in extproc-headers: expected x-model, x-prompt-prefix=BYTES or "
+            "x-client-key, got 'x-modell'"
         )
     ]
     assert [record["routing"] for record in journal.records()] == [None] * 3

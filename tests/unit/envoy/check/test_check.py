@@ -65,22 +65,22 @@ MISTAKES = [
     (CLUSTERS, "connect_timeout: 5s", "conect_timeout: 5s", "conect_timeout",
      "Cluster has no conect_timeout; did you mean connect_timeout?"),
     (CLUSTERS, "connect_timeout: 5s", "connect_timeout: 5", "5\n",
-     "there is 5; a duration, such as 5s or 0.25s, would be right"),
-    (CLUSTERS, "LEAST_REQUEST", "LEAST_REQUESTS", "LEAST_REQUESTS", "there is 'LEAST_REQUESTS'; LEAST_REQUEST, or "),
-    (CLUSTERS, "port_value: 8001", "port_value: x", "x}", "there is 'x'; a whole number would be right"),
+     "expected a duration such as 5s or 0.25s, got 5"),
+    (CLUSTERS, "LEAST_REQUEST", "LEAST_REQUESTS", "LEAST_REQUESTS", "expected LEAST_REQUEST, or "),
+    (CLUSTERS, "port_value: 8001", "port_value: x", "x}", "expected a whole number, got 'x'"),
     (CLUSTERS, "thresholds:\n    - {max_c", "thresholds:\n      {max_cc", "max_cc",
      "CircuitBreakersThresholds has no max_cconnections; did you mean max_connections?"),
     (ROUTES, f"{DEFAULT}\n      route:", f"{DEFAULT}\n      rout:", "rout:", "Route has no rout; did you mean route?"),
     (ROUTES, DEFAULT, f"{DEFAULT}\n      redirect: {{}}", "cluster: llm",
-     "route and redirect exclude each other: one of them would be right"),
-    (ROUTES, DEFAULT, "- name: 5\n      match: {prefix: /}", "5\n", 'there is 5; a string, "5" in quotes, '),
+     "route and redirect exclude each other: expected one of them"),
+    (ROUTES, DEFAULT, "- name: 5\n      match: {prefix: /}", "5\n", 'expected a string, "5" in quotes, got 5'),
     (ROUTES, "virtual_hosts:", "virtual_host:", "virtual_host:",
      "RouteConfiguration has no virtual_host; did you mean virtual_hosts?"),
-    (ROUTES, 'domains: ["*"]', "domains: {a: b}", "{a", "there is a mapping; a string would be right"),
+    (ROUTES, 'domains: ["*"]', "domains: {a: b}", "{a", "expected a string, got a mapping"),
     (ROUTES, f'"@type": {PER_ROUTE}', f'"@type": {PER_ROUTE[:-1]}', '"@type"',
      "there is no type envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRout here; did you mean ExtProcPerRoute?"),
     (BOOTSTRAP, "use_remote_address: true", "use_remote_address: yess", "yess",
-     "there is 'yess'; true or false would be right"),
+     "expected true or false, got 'yess'"),
     # Names
     (ROUTES, f"{DEFAULT}\n      route:\n        cluster: llm", f"{DEFAULT}\n      route:\n        cluster: lm", "lm\n",
      "there is no cluster lm; did you mean llm?"),
@@ -88,12 +88,12 @@ MISTAKES = [
     (BOOTSTRAP, "message_timeout: 10s", "message_timeout: 5s", "5s\n",
      "message_timeout is 5 s, and the recorder waits for its disk for up to 8 s (gate_timeout_seconds)"),
     (BOOTSTRAP, "address: 127.0.0.1, port_value: 9901", "address: 0.0.0.0, port_value: 9901", "0.0.0.0",
-     "Envoy's admin interface on 0.0.0.0: whoever reaches it can stop Envoy; 127.0.0.1 would be right"),
+     "Envoy's admin interface on 0.0.0.0: whoever reaches it can stop Envoy; use 127.0.0.1"),
     # What only Envoy knows
     (CLUSTERS, "port_value: 8001", "port_value: 80001", "80001",
      "Envoy refuses it: port_value: value must be less than or equal to 65535"),
     (CLUSTERS, "path: /health\n", "path: ''\n", "''\n", "Envoy refuses it: path: value length must be at least 1"),
-    (CLUSTERS, "lb_policy: LEAST_REQUEST", "lb_policy: MY_RANDOM", "MY_RANDOM", "there is 'MY_RANDOM'; RANDOM, or "),
+    (CLUSTERS, "lb_policy: LEAST_REQUEST", "lb_policy: MY_RANDOM", "MY_RANDOM", "expected RANDOM, or "),
     (CLUSTERS, "lb_policy: LEAST_REQUEST", "lb_policy: 77", "77", "Envoy refuses it: lb_policy: value must be one of"),
     (ROUTES, DEFAULT, "- name: default\n      match: {}", "{}\n", "Envoy refuses it: path_specifier: is required"),
     (ROUTES, 'domains: ["*"]', "domains: []", "[]", "Envoy refuses it: domains: value must contain at least 1 item(s)"),
@@ -115,7 +115,7 @@ MISTAKES = [
 def test_a_mistake(  # noqa: PLR0917 - a table of them
     tmp_path: Path, file: str, old: str, new: str, marker: str, text: str
 ) -> None:
-    """It is the only error, with the place of what is wrong, and what would be right where that is known."""
+    """It is the only error, with the place of what is wrong, and what was expected where that is known."""
     directory = shipped_copy(tmp_path / "envoy")
     edit(directory / file, old, new)
     written = (directory / file).read_text()
@@ -242,7 +242,7 @@ def test_types_alone() -> None:
     """Before settings are applied: only what is surely of another type."""
     assert list(check.types(SHIPPED).findings) == []
     wrong = check.types(altered(SHIPPED, BOOTSTRAP, ("admin",), "x"))
-    assert [each.text for each in wrong.errors if not each.name] == ["there is 'x'; a mapping (Admin) would be right"]
+    assert [each.text for each in wrong.errors if not each.name] == ["expected a mapping (Admin), got 'x'"]
 
 
 # Anything at all -------------------------------------------------------------------------------------------

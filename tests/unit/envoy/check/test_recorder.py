@@ -46,7 +46,7 @@ def test_the_shipped_files_have_none() -> None:
 
 EDITS = [
     (BOOTSTRAP, "address: 127.0.0.1, port_value: 9901", "address: '::', port_value: 9901", "'::'",
-     "error: Envoy's admin interface on ::: whoever reaches it can stop Envoy; 127.0.0.1 would be right"),
+     "error: Envoy's admin interface on ::: whoever reaches it can stop Envoy; use 127.0.0.1"),
     (BOOTSTRAP, "request_body_mode: STREAMED", "request_body_mode: BUFFERED", "BUFFERED",
      "error: request_body_mode is BUFFERED; the recorder needs STREAMED"),
     (BOOTSTRAP, "response_body_mode: STREAMED", "response_body_mode: FULL_DUPLEX_STREAMED", "FULL",
@@ -62,11 +62,11 @@ EDITS = [
     (BOOTSTRAP, "failure_mode_allow: false", "failure_mode_allow: true", "true",
      "warning: failure_mode_allow: what cannot be recorded passes; `extproc reconcile` lists it"),
     (BOOTSTRAP, "metadata_options: {receiving_namespaces: {untyped: [extproc]}}", "metadata_options: {}", "{}",
-     "warning: the exchange's id cannot come back: metadata_options: {receiving_namespaces: {untyped: [extproc]}} "),
+     "warning: the exchange's id cannot come back; expected metadata_options: {receiving_namespaces: "),
     (BOOTSTRAP, "message_timeout: 10s", "message_timeout: 8s", "8s",
-     "error: message_timeout is 8 s, and the recorder waits for its disk for up to 8 s (gate_timeout_seconds); more "),
+     "error: message_timeout is 8 s, and the recorder waits for its disk for up to 8 s (gate_timeout_seconds); "),
     (BOOTSTRAP, "allow_mode_override: true", "allow_mode_override: false", "false",
-     "warning: requests are not held back until their record is durable: allow_mode_override with the "),
+     "warning: requests are not held back until their record is durable; expected "),
     (BOOTSTRAP, "per_connection_buffer_limit_bytes: 1048576", "per_connection_buffer_limit_bytes: 524288", "524288",
      "error: per_connection_buffer_limit_bytes is 512 KiB, and requests up to 512 KiB are held (hold_request_bytes): "),
     (BOOTSTRAP, "initial_stream_window_size: 1048576", "initial_stream_window_size: '65536'", "'65536'",
@@ -74,7 +74,7 @@ EDITS = [
     (BOOTSTRAP, "          - name: extproc.inner", "          - name: mine", None,
      "warning: ext_proc drops content-length: extproc.outer before it and extproc.inner behind it, as in the shipped "),
     (BOOTSTRAP, "max_requests: 100000, max_ret", "max_requests: 1024, max_ret", None,
-     "warning: max_requests is 1024: the next exchange in flight would be refused; 100000 would be right"),
+     "warning: max_requests is 1024: the next exchange in flight would be refused; expected 100000"),
     (ROUTES, "    - name: default\n      match: {prefix: /}\n      route:",
      "    - name: default\n      match: {prefix: /}\n      route:\n        max_stream_duration: {}", None, ""),
     (ROUTES, "timeout: 0s", "timeout: 30s", "30s",
@@ -138,7 +138,7 @@ def test_an_edit(  # noqa: PLR0917 - a table of them
         ),
         (
             without(BOOTSTRAP, *SIDECAR, "typed_extension_protocol_options"),
-            ["error: the cluster extproc speaks gRPC; http2_protocol_options for it would be right"],
+            ["error: the cluster extproc speaks gRPC; expected http2_protocol_options for it"],
         ),
         (
             without(BOOTSTRAP, *SIDECAR, "circuit_breakers"),
@@ -224,7 +224,7 @@ def test_headers_that_a_route_asks_for(value: str, wrong: bool) -> None:
     """What the recorder could not read is told before it would be a line in its log."""
     way = (*way_to(SHIPPED, BOOTSTRAP, *EXT_PROC, "grpc_service"), "initial_metadata")
     documents = altered(SHIPPED, BOOTSTRAP, way, [{"key": "x-other"}, {"key": routing.METADATA, "value": value}])
-    assert any(line.startswith(f"error: {routing.METADATA} asks for ") for line in found(documents)) is wrong
+    assert any(line.startswith(f"error: {routing.METADATA}: expected ") for line in found(documents)) is wrong
 
 
 def test_a_second_listener_without_a_recorder() -> None:

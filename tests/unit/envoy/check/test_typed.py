@@ -95,67 +95,67 @@ def test_right(type_name: str, value: Any) -> None:
 
 
 POLICIES = "ROUND_ROBIN, LEAST_REQUEST, RING_HASH, RANDOM, MAGLEV, CLUSTER_PROVIDED, LOAD_BALANCING_POLICY_CONFIG"
-DURATION = "a duration, such as 5s or 0.25s, would be right"
+DURATION = "expected a duration such as 5s or 0.25s"
 
 
 @pytest.mark.parametrize(
     ("type_name", "value", "path", "text"),
     [
-        (CLUSTER, 5, "", "there is 5; a mapping (Cluster) would be right"),
+        (CLUSTER, 5, "", "expected a mapping (Cluster), got 5"),
         (CLUSTER, {"conect_timeout": "5s"}, "conect_timeout",
          "Cluster has no conect_timeout; did you mean connect_timeout?"),
         (CLUSTER, {"connectTimeouts": "5s"}, "connectTimeouts",
          "Cluster has no connectTimeouts; did you mean connect_timeout?"),
         (CLUSTER, {"zzz": 1}, "zzz", "Cluster has no zzz"),
-        (CLUSTER, {"name": 5}, "name", 'there is 5; a string, "5" in quotes, would be right'),
-        (CLUSTER, {"name": True}, "name", 'there is true; a string, "true" in quotes, would be right'),
-        (CLUSTER, {"name": ["a"]}, "name", "there is a list; a string would be right"),
-        (CLUSTER, {"name": {}}, "name", "there is a mapping; a string would be right"),
-        (CLUSTER, {"connect_timeout": 5}, "connect_timeout", f"there is 5; {DURATION}"),
-        (CLUSTER, {"connect_timeout": "5"}, "connect_timeout", f"there is '5'; {DURATION}"),
-        (CLUSTER, {"connect_timeout": "5m"}, "connect_timeout", f"there is '5m'; {DURATION}"),
-        (CLUSTER, {"connect_timeout": "250ms"}, "connect_timeout", f"there is '250ms'; {DURATION}"),
-        (CLUSTER, {"connect_timeout": ".5s"}, "connect_timeout", f"there is '.5s'; {DURATION}"),
-        (CLUSTER, {"connect_timeout": {"second": 5}}, "connect_timeout", f"there is a mapping; {DURATION}"),
+        (CLUSTER, {"name": 5}, "name", 'expected a string, "5" in quotes, got 5'),
+        (CLUSTER, {"name": True}, "name", 'expected a string, "true" in quotes, got true'),
+        (CLUSTER, {"name": ["a"]}, "name", "expected a string, got a list"),
+        (CLUSTER, {"name": {}}, "name", "expected a string, got a mapping"),
+        (CLUSTER, {"connect_timeout": 5}, "connect_timeout", f"{DURATION}, got 5"),
+        (CLUSTER, {"connect_timeout": "5"}, "connect_timeout", f"{DURATION}, got '5'"),
+        (CLUSTER, {"connect_timeout": "5m"}, "connect_timeout", f"{DURATION}, got '5m'"),
+        (CLUSTER, {"connect_timeout": "250ms"}, "connect_timeout", f"{DURATION}, got '250ms'"),
+        (CLUSTER, {"connect_timeout": ".5s"}, "connect_timeout", f"{DURATION}, got '.5s'"),
+        (CLUSTER, {"connect_timeout": {"second": 5}}, "connect_timeout", f"{DURATION}, got a mapping"),
         (CLUSTER, {"lb_policy": "LEAST_REQUESTS"}, "lb_policy",
-         f"there is 'LEAST_REQUESTS'; LEAST_REQUEST, or another of {POLICIES}, would be right"),
-        (CLUSTER, {"lb_policy": "zzz"}, "lb_policy", f"there is 'zzz'; one of {POLICIES} would be right"),
-        (CLUSTER, {"lb_policy": 77}, "lb_policy", f"there is 77; one of {POLICIES} would be right"),
-        (CLUSTER, {"lb_policy": True}, "lb_policy", f"there is true; one of {POLICIES} would be right"),
-        (CLUSTER, {"lb_policy": []}, "lb_policy", f"there is a list; one of {POLICIES} would be right"),
+         f"expected LEAST_REQUEST, or another of {POLICIES}, got 'LEAST_REQUESTS'"),
+        (CLUSTER, {"lb_policy": "zzz"}, "lb_policy", f"expected one of {POLICIES}, got 'zzz'"),
+        (CLUSTER, {"lb_policy": 77}, "lb_policy", f"expected one of {POLICIES}, got 77"),
+        (CLUSTER, {"lb_policy": True}, "lb_policy", f"expected one of {POLICIES}, got true"),
+        (CLUSTER, {"lb_policy": []}, "lb_policy", f"expected one of {POLICIES}, got a list"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": -1}, "per_connection_buffer_limit_bytes",
-         "there is -1; a number from 0 would be right"),
+         "expected a number from 0, got -1"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": "-1"}, "per_connection_buffer_limit_bytes",
-         "there is '-1'; a number from 0 would be right"),
+         "expected a number from 0, got '-1'"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": "32 KiB"}, "per_connection_buffer_limit_bytes",
-         "there is '32 KiB'; a whole number would be right"),
+         "expected a whole number, got '32 KiB'"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": 1.5}, "per_connection_buffer_limit_bytes",
-         "there is 1.5; a whole number would be right"),
+         "expected a whole number, got 1.5"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": float("inf")}, "per_connection_buffer_limit_bytes",
-         "there is inf; a whole number would be right"),
+         "expected a whole number, got inf"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": float("nan")}, "per_connection_buffer_limit_bytes",
-         "there is nan; a whole number would be right"),
+         "expected a whole number, got nan"),
         (CLUSTER, {"per_connection_buffer_limit_bytes": True}, "per_connection_buffer_limit_bytes",
-         "there is true; a whole number would be right"),
+         "expected a whole number, got true"),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": 5}}, "common_lb_config.healthy_panic_threshold",
-         "there is 5; a mapping (Percent) would be right"),
+         "expected a mapping (Percent), got 5"),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": {"value": "x"}}},
-         "common_lb_config.healthy_panic_threshold.value", "there is 'x'; a number would be right"),
+         "common_lb_config.healthy_panic_threshold.value", "expected a number, got 'x'"),
         (CLUSTER, {"common_lb_config": {"healthy_panic_threshold": {"value": True}}},
-         "common_lb_config.healthy_panic_threshold.value", "there is true; a number would be right"),
-        (CLUSTER, {"respect_dns_ttl": "ja"}, "respect_dns_ttl", "there is 'ja'; true or false would be right"),
-        (CLUSTER, {"respect_dns_ttl": 1}, "respect_dns_ttl", "there is 1; true or false would be right"),
+         "common_lb_config.healthy_panic_threshold.value", "expected a number, got true"),
+        (CLUSTER, {"respect_dns_ttl": "ja"}, "respect_dns_ttl", "expected true or false, got 'ja'"),
+        (CLUSTER, {"respect_dns_ttl": 1}, "respect_dns_ttl", "expected true or false, got 1"),
         (CLUSTER, {"type": "STATIC", "cluster_type": {"name": "x"}}, "cluster_type",
-         "cluster_type and type exclude each other: one of them would be right"),
+         "cluster_type and type exclude each other: expected one of them"),
         (ROUTE, {"match": {"prefix": "/", "path": "/x"}}, "match.path",
-         "path and prefix exclude each other: one of them would be right"),
-        (CLUSTER, {"health_checks": [{}, 5]}, "health_checks[1]", "there is 5; a mapping (HealthCheck) would be right"),
+         "path and prefix exclude each other: expected one of them"),
+        (CLUSTER, {"health_checks": [{}, 5]}, "health_checks[1]", "expected a mapping (HealthCheck), got 5"),
         (CLUSTER, {"typed_extension_protocol_options": []}, "typed_extension_protocol_options",
-         "there is a list; a mapping would be right"),
+         "expected a mapping, got a list"),
         (CLUSTER, {"typed_extension_protocol_options": {"x": {"a": 1}}}, "typed_extension_protocol_options.x",
-         'there is a mapping; a mapping with "@type": type.googleapis.com/... would be right'),
+         'expected a mapping with "@type": type.googleapis.com/..., got a mapping'),
         (CLUSTER, {"typed_extension_protocol_options": {"x": 5}}, "typed_extension_protocol_options.x",
-         'there is 5; a mapping with "@type": type.googleapis.com/... would be right'),
+         'expected a mapping with "@type": type.googleapis.com/..., got 5'),
         (CLUSTER, {"typed_extension_protocol_options": {"x": typed_options(explicit_http_cofig={})}},
          "typed_extension_protocol_options.x.explicit_http_cofig",
          "HttpProtocolOptions has no explicit_http_cofig; did you mean explicit_http_config?"),
@@ -166,7 +166,7 @@ DURATION = "a duration, such as 5s or 0.25s, would be right"
     ],
 )  # fmt: skip
 def test_wrong(type_name: str, value: Any, path: str, text: str) -> None:
-    """Where, what is there, and what would be right."""
+    """Where, what is there, and what was expected."""
     (found,) = typed.mismatches(value, type_name)
     assert (dotted(found.path), found.text) == (path, text)
 
@@ -201,7 +201,7 @@ def test_everything_is_told_at_once() -> None:
 def test_a_long_value_is_cut() -> None:
     """The line stays one that can be read."""
     (found,) = typed.mismatches({"connect_timeout": "x" * 1000}, CLUSTER)
-    assert found.text == f"there is '{'x' * 60}'; {DURATION}"
+    assert found.text == f"{DURATION}, got '{'x' * 60}'"
 
 
 @pytest.mark.parametrize(

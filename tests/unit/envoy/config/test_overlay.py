@@ -98,7 +98,7 @@ def test_places(path: Path, place: str) -> None:
 def test_an_overlay_that_is_wrong_is_named() -> None:
     """Not the file that it is laid over."""
     assert refused("b: [\n", b="a: 1\n") == "o:2:1: not YAML: did not find expected node content"
-    assert refused("- b\n", b="a: 1\n").startswith("o:1:1: a mapping")
+    assert refused("- b\n", b="a: 1\n").startswith("o:1:1: expected a mapping")
 
 
 # The files of resources ------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_an_overlay_that_changes_nothing(over: str) -> None:
     ],
 )
 def test_a_resource_without_a_home_is_refused(item: str, said: str) -> None:
-    """Its place, and what would be right."""
+    """Its place, and what was expected."""
     text = f"o:2:3: {said} (a new one needs its @type: type/Cluster, or type/Routes)"
     assert refused(f"resources:\n- {item}\n", **FILES) == text
 
@@ -172,7 +172,7 @@ def test_a_resource_without_a_home_is_refused(item: str, said: str) -> None:
 @pytest.mark.parametrize("resources", ["5", "{name: llm}", "null"])
 def test_resources_are_a_list(resources: str) -> None:
     """Anything else is refused."""
-    assert refused(f"resources: {resources}\n", **FILES) == "o:1:12: a list of resources would be right"
+    assert refused(f"resources: {resources}\n", **FILES) == "o:1:12: expected a list of resources"
 
 
 def test_over_a_file_that_is_wrong() -> None:

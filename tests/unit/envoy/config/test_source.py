@@ -176,9 +176,9 @@ def test_what_an_alias_names_becomes_a_value_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "f:1:1: a mapping, as in the shipped file, would be right"),
-        ("# nothing\n", "f:1:1: a mapping, as in the shipped file, would be right"),
-        ("\n- a\n", "f:2:1: a mapping, as in the shipped file, would be right"),
+        ("", "f:1:1: expected a mapping, as in the shipped file"),
+        ("# nothing\n", "f:1:1: expected a mapping, as in the shipped file"),
+        ("\n- a\n", "f:2:1: expected a mapping, as in the shipped file"),
         ("a: 1\nb: {\n", "f:3:1: not YAML: did not find expected node content"),
         ("a: b: c\n", "f:1:5: not YAML: mapping values are not allowed in this context"),
         ("a:\n\t- b\n", "f:2:1: not YAML: found character that cannot start any token"),
@@ -187,8 +187,8 @@ def test_what_an_alias_names_becomes_a_value_of_its_own() -> None:
         ("a: 1\nb: 2\na: 3\n", "f:3:1: a stands here a second time; first in line 1"),
         ("x: [{b: 1,\n  b: 1}]\n", "f:2:3: b stands here a second time; first in line 1"),
         ("x: &x {b: 1, b: 1}\ny: {<<: *x}\n", "f:1:14: b stands here a second time; first in line 1"),
-        ("{[a]: 1}\n", "f:1:2: a name would be right before the colon"),
-        ("a: {<<: 5}\n", "f:1:9: a mapping, or a list of them, would be right after <<"),
+        ("{[a]: 1}\n", "f:1:2: expected a name before the colon"),
+        ("a: {<<: 5}\n", "f:1:9: expected a mapping, or a list of them, after <<"),
         ("a: &x [*x]\n", "f:1:8: the alias *x stands in what it names"),
         ("a: &x {b: {c: *x}}\n", "f:1:15: the alias *x stands in what it names"),
         ("a: &x {<<: *x}\n", "f:1:12: the alias *x stands in what it names"),

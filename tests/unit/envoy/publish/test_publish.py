@@ -554,7 +554,7 @@ def test_a_broken_file(deployment: Deployment, reads: list[Any], monkeypatch: py
             path.write_text("- a\n")
             await until(lambda: deployment.said[-1:] == ["not published; what was live goes on"], "a complaint")
             assert deployment.said == [
-                f"{place}: error: a mapping, as in the shipped file, would be right",
+                f"{place}: error: expected a mapping, as in the shipped file",
                 "not published; what was live goes on",
             ]
             assert deployment.state() == before
@@ -671,7 +671,7 @@ def test_several_sidecars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     ]
     refused = invoke("publish", "--to", "live", "--sidecar", "a.sock")
     assert refused.exit_code == 2
-    assert "--sidecar: listen: 'a.sock' is wrong; unix:PATH" in refused.stderr
+    assert "--sidecar: listen: expected unix:PATH" in refused.stderr
 
 
 def test_files_of_others_in_the_target_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
