@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts soak fuzz fuzz-http2 \
+.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -94,6 +94,14 @@ kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_SOAK_MINUTES=30 $(TEST_LONG) -s tests/e2e/test_soak.py
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
+
+# The story on a real vLLM 0.11.0: ten minutes and 8 GB in VLLM at first, which needs python3.11 and a CPU with AVX2.
+VLLM ?= $(HOME)/.cache/extproc-tests/vllm-0.11.0
+
+vllm: $(DEVELOPMENT) $(PACKAGE)
+	bash tests/vllm/install.sh $(VLLM)
+	$(VLLM)/bin/python tests/vllm/model.py $(VLLM)/model README.md CHANGELOG.md docs/*.md
+	EXTPROC_VLLM=$(VLLM) $(BIN)/python -m pytest -s tests/vllm $(ARGS)
 
 power-cuts: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_POWER_CUTS=20000 $(TEST_LONG) -n 2 tests/power
