@@ -19,7 +19,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, class_of, outcome_class
 from extproc.history import alone
 from extproc.history.join import Exchange
-from extproc.telemetry import kinds, openmetrics, semconv
+from extproc.telemetry import families, kinds, openmetrics, semconv
+from extproc.telemetry.families import LONG_BUCKETS
 from extproc.telemetry.kinds import OTHER
 
 Record = Mapping[str, Any]
@@ -29,8 +30,6 @@ MAX_MODELS: Final = 50
 MAX_UPSTREAMS: Final = 200
 MAX_LABEL: Final = 100
 
-SHORT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-LONG_BUCKETS: Final = semconv.DURATION_BUCKETS
 
 DIRECTIONS: Final = ("request", "response")
 UNMATCHED: Final = ("bypass", "refused", "malformed", "malformed_body", "local", "unrecorded")
@@ -130,17 +129,17 @@ class Metrics:
         outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
         kind = class_of(exchange)
         shown = exemplar(exchange)
-        self._exchanges.labels(outcome).inc()
-        self._results.labels(kind, outcome, _status_class(exchange.get("status"))).inc(1, shown)
+        self._counters[families.EXCHANGES].labels(outcome).inc()
+        self._counters[families.RESULTS].labels(kind, outcome, _status_class(exchange.get("status"))).inc(1, shown)
         upstream = self._upstreams.label(exchange.get("upstream"))
         if upstream:
             cluster = self._clusters.label(exchange.get("cluster"))
-            self._upstream_exchanges.labels(upstream, cluster, kind).inc()
+            self._counters[families.UPSTREAM_EXCHANGES].labels(upstream, cluster, kind).inc()
             # There from now on, so that the first of each is an increase.
-            self._upstream_exchanges.labels(upstream, cluster, "upstream")
-            self._failed_attempts.labels(upstream, cluster)
+            self._counters[families.UPSTREAM_EXCHANGES].labels(upstream, cluster, "upstream")
+            self._counters[families.FAILED_ATTEMPTS].labels(upstream, cluster)
         for attempt in exchange.get("failed_attempts") or ():
-            self._failed_attempts.labels(
+            self._counters[families.FAILED_ATTEMPTS].labels(
                 self._upstreams.label(attempt.get("upstream")), self._clusters.label(attempt.get("cluster"))
             ).inc()
         self._count_bodies(exchange)
@@ -155,11 +154,11 @@ class Metrics:
         """Count what belongs to no exchange."""
         if record.get("type") == "gap":
             direction = record.get("direction")
-            self._gaps.labels(str(direction) if direction in DIRECTIONS else OTHER).inc(
+            self._counters[families.GAPS].labels(str(direction) if direction in DIRECTIONS else OTHER).inc(
                 _positive(record.get("count")) or 0
             )
         else:
-            self._unmatched.labels(unmatched(record)).inc()
+            self._counters[families.UNMATCHED].labels(unmatched(record)).inc()
 
     def mark(self) -> int:
         return 0
@@ -170,123 +169,74 @@ class Metrics:
     # -- our own ----------------------------------------------------------------------------------------------------
 
     def _define_own(self) -> None:
-        self._exchanges = self._counter("extproc_exchanges", "Exchanges by how they ended.", "outcome")
-        self._results = self._counter(
-            "extproc_exchange_results",
-            "The same by whose doing their end was and by the status of the answer: 2xx, 4xx, none.",
-            *("class", "outcome", "status"),
-        )
-        self._upstream_exchanges = self._counter(
-            "extproc_upstream_exchanges",
-            "Exchanges by the backend that got them, its cluster and whose doing their end was.",
-            *("upstream", "cluster", "class"),
-        )
-        self._failed_attempts = self._counter(
-            "extproc_failed_attempts",
-            "Attempts that failed and that another one followed, by the backend that was asked.",
-            *("upstream", "cluster"),
-        )
-        self._request_end = self._times("extproc_request_end_seconds", "From the request's headers to its last byte.")
-        self._first_byte = self._times("extproc_first_byte_seconds", "To the first byte of the answer's body.")
-        self._first_token = self._times("extproc_first_token_seconds", "To the first token of the answer.")
-        self._chunk_interval = self._times(
-            "extproc_chunk_interval_seconds",
-            "Between two chunks of an answer: its mean, once an answer.",
-            SHORT_BUCKETS,
-        )
-        self._duration = self._times("extproc_exchange_duration_seconds", "From the request's headers to the end.")
-        self._upload = self._histogram(
-            "extproc_client_upload_seconds", "Envoy: from the request's first byte to its last one.", LONG_BUCKETS
-        )
-        self._backend = self._histogram(
-            "extproc_backend_first_byte_seconds",
-            "Envoy: from the last byte of the request to the backend to the first byte of its answer.",
-            LONG_BUCKETS,
-        )
-        self._chunks = self._counter("extproc_chunks", "Chunks of bodies that passed.", "direction")
-        self._bytes = self._counter("extproc_body_bytes", "Bytes of bodies that passed.", "direction")
-        self._late = self._counter("extproc_late_messages", "Messages after the end of their direction.", "kind")
-        self._duplicates = self._counter(
-            "extproc_duplicate_end_of_stream", "Body messages with end_of_stream after the end."
-        )
-        self._parse_errors = self._counter("extproc_parse_errors", "Bodies that were not the format.", "kind")
-        self._integrity = self._counter(
-            "extproc_integrity_findings", "Directions of which Envoy counted other bytes than were recorded."
-        )
-        self._untraced = self._counter(
-            "extproc_untraced_exchanges", "Exchanges whose trace nobody before the recorder had begun."
-        )
-        self._missing = self._counter("extproc_access_log_missing", "Exchanges without Envoy's access entry.")
-        self._access_lag = self._histogram(
-            "extproc_access_log_lag_seconds",
-            "From the end of a request to the arrival of its access entry.",
-            SHORT_BUCKETS,
-        )
-        self._unmatched = self._counter(
-            "extproc_unmatched_access_entries", "Access entries without an exchange, by the reason.", "reason"
-        )
-        self._gaps = self._counter(
-            "extproc_gaps", "Requests and answers that passed or were refused unrecorded.", "direction"
-        )
+        own = families.OWN
+        self._counters = {each: self._counter(each.name, each.text, *each.labels) for each in own if not each.buckets}
+        self._times = {
+            each: self._histogram(each.name, each.text, each.buckets, *each.labels) for each in own if each.buckets
+        }
         # What may never happen is there from the start, so that its first time is an increase.
         for outcome in Outcome:
-            self._exchanges.labels(outcome.value)
-            self._results.labels(outcome_class(outcome), outcome.value, _NO_STATUS)
+            self._counters[families.EXCHANGES].labels(outcome.value)
+            self._counters[families.RESULTS].labels(outcome_class(outcome), outcome.value, _NO_STATUS)
         for direction in DIRECTIONS:
-            for counter in (self._chunks, self._bytes, self._gaps):
+            for counter in (
+                self._counters[families.CHUNKS],
+                self._counters[families.BYTES],
+                self._counters[families.GAPS],
+            ):
                 counter.labels(direction)
         for kind in kinds.PARSE_ERRORS:
-            self._parse_errors.labels(kind)
+            self._counters[families.PARSE_ERRORS].labels(kind)
         for kind in kinds.LATE:
-            self._late.labels(kind)
+            self._counters[families.LATE].labels(kind)
         for reason in UNMATCHED:
-            self._unmatched.labels(reason)
+            self._counters[families.UNMATCHED].labels(reason)
 
     def _count_bodies(self, exchange: Exchange) -> None:
         for direction in DIRECTIONS:
             half = exchange.get(direction)
             if half:
-                self._chunks.labels(direction).inc(_positive(half.get("chunks")) or 0)
-                self._bytes.labels(direction).inc(_positive(half.get("bytes")) or 0)
+                self._counters[families.CHUNKS].labels(direction).inc(_positive(half.get("chunks")) or 0)
+                self._counters[families.BYTES].labels(direction).inc(_positive(half.get("bytes")) or 0)
 
     def _count_protocol(self, exchange: Exchange) -> None:
         protocol = exchange.get("protocol") or {}
         for kind, count in (protocol.get("late") or {}).items():
-            self._late.labels(kinds.of_late(kind)).inc(_positive(count) or 0)
+            self._counters[families.LATE].labels(kinds.of_late(kind)).inc(_positive(count) or 0)
         duplicates = _positive(protocol.get("duplicate_end_of_stream"))
         if duplicates:
-            self._duplicates.labels().inc(duplicates)
+            self._counters[families.DUPLICATES].labels().inc(duplicates)
         error = (exchange.get("llm") or {}).get("parse_error")
         if error:
-            self._parse_errors.labels(kinds.of_parse_error(error)).inc()
+            self._counters[families.PARSE_ERRORS].labels(kinds.of_parse_error(error)).inc()
         if exchange.get("integrity"):
-            self._integrity.labels().inc(len(exchange["integrity"]))
+            self._counters[families.INTEGRITY].labels().inc(len(exchange["integrity"]))
         if exchange.get("parent_span_id") is None and set(exchange.records) != {"access"}:
-            self._untraced.labels().inc()
+            self._counters[families.UNTRACED].labels().inc()
         if exchange.get("access_log") == "missing":
-            self._missing.labels().inc()
+            self._counters[families.MISSING].labels().inc()
 
     def _observe_lifecycle(self, exchange: Exchange, kind: str, shown: Exemplar) -> None:
         response = exchange.get("response") or {}
         first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
-        _observe(self._request_end, kind, _request_end_ms(exchange))
-        _observe(self._first_byte, kind, first, shown)
-        _observe(self._first_token, kind, _positive((exchange.get("llm") or {}).get("ttft_ms")), shown)
-        _observe(self._chunk_interval, kind, _interval(first, last, _positive(response.get("chunks"))))
-        _observe(self._duration, kind, _positive(exchange.get("duration_ms")), shown)
+        _observe(self._times[families.REQUEST_END], kind, _request_end_ms(exchange))
+        _observe(self._times[families.FIRST_BYTE], kind, first, shown)
+        _observe(self._times[families.FIRST_TOKEN], kind, _positive((exchange.get("llm") or {}).get("ttft_ms")), shown)
+        _observe(self._times[families.CHUNK_INTERVAL], kind, _interval(first, last, _positive(response.get("chunks"))))
+        _observe(self._times[families.DURATION], kind, _positive(exchange.get("duration_ms")), shown)
 
     def _observe_envoy(self, exchange: Exchange) -> None:
         times = (exchange.get("envoy") or {}).get("times_ms") or {}
         uploaded = _positive(times.get("last_request_byte"))
         if uploaded is not None:
-            self._upload.labels().observe(uploaded / 1000)
+            self._times[families.UPLOAD].labels().observe(uploaded / 1000)
         sent = _positive(times.get("last_upstream_request_byte"))
         answered = _positive(times.get("first_upstream_response_byte"))
         if sent is not None and answered is not None:
-            self._backend.labels().observe(max(0.0, answered - sent) / 1000)
+            self._times[families.BACKEND].labels().observe(max(0.0, answered - sent) / 1000)
         lag = _access_lag(exchange.records.get("access"))
         if lag is not None:
-            self._access_lag.labels().observe(lag)
+            self._times[families.ACCESS_LAG].labels().observe(lag)
 
     # -- the conventions' -------------------------------------------------------------------------------------------
 
@@ -381,9 +331,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> _Family[Histogram]:
         return _Family(Histogram(name, text, labels, buckets=buckets, registry=self._registry))
-
-    def _times(self, name: str, text: str, buckets: Sequence[float] = LONG_BUCKETS) -> _Family[Histogram]:
-        return self._histogram(name, text, buckets, "class")
 
 
 _GENAI_LABELS: Final = (

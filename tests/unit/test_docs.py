@@ -16,6 +16,7 @@ from extproc.envoy.config import files
 from extproc.service.sidecar.exposition import Exposition
 from extproc.service.sidecar.follower import FollowerProcess
 from extproc.service.sidecar.workers import Workers
+from extproc.telemetry.families import OWN
 from extproc.telemetry.metrics import Metrics
 
 
@@ -32,6 +33,12 @@ def test_every_metric_is_documented(checkout: Path, families: set[tuple[str, str
     """And no other one is."""
     text = (checkout / "docs" / "metrics.md").read_text()
     assert set(re.findall(r"(?m)^\| `(\w+)` \| (\w+) \|", text)) == families
+
+
+def test_the_metrics_of_the_journal_are_documented_as_they_are(checkout: Path) -> None:
+    """Each with its labels and its text, in the order of the table that they are made from."""
+    text = (checkout / "docs" / "metrics.md").read_text()
+    assert "\n".join(each.row for each in OWN) in text
 
 
 def test_every_outcome_is_documented(checkout: Path) -> None:
