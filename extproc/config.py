@@ -592,7 +592,7 @@ def _unknown(name: str) -> str:
     if name in _GONE:
         return f"{name} is no setting any more: {_GONE[name]}"
     close = difflib.get_close_matches(name.replace("-", "_").lower(), SETTINGS, 1)
-    hint = f"did you mean {close[0]}?" if close else "the README lists all settings"
+    hint = f"did you mean {close[0]}?" if close else "docs/settings.md lists all settings"
     return f"{_seen(name)} is no setting; {hint}"
 
 

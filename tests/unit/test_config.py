@@ -155,8 +155,8 @@ def test_values_from_variables(variable: str, text: str, name: str, value: objec
             "hold-request-bytes: 3\n",
             "extproc.yaml:1: 'hold-request-bytes' is no setting; did you mean hold_request_bytes?",
         ),
-        ("\n\nzebra: 1\n", "extproc.yaml:3: 'zebra' is no setting; the README lists all settings"),
-        ("[1]: 1\n", "extproc.yaml:1: '' is no setting; the README lists all settings"),
+        ("\n\nzebra: 1\n", "extproc.yaml:3: 'zebra' is no setting; docs/settings.md lists all settings"),
+        ("[1]: 1\n", "extproc.yaml:1: '' is no setting; docs/settings.md lists all settings"),
         (
             "port: 1\nworkers: 2\nport: 3\n",
             "extproc.yaml:3: port stands twice, first on line 1; leave one of them out",

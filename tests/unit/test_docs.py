@@ -80,26 +80,25 @@ def test_the_yaml_of_each_directive_is_right(tmp_path: Path, monkeypatch: pytest
     assert (report.findings, report.envoy_asked) == ([], True)
 
 
-@pytest.mark.parametrize(
-    "document",
-    [
-        "README.md",
-        "docs/routing.md",
-        "docs/outcomes.md",
-        "docs/metrics.md",
-        "docs/log-shipping.md",
-        "envoy/examples/README.md",
-        "CONTRIBUTING.md",
-    ],
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "envoy").rglob("*.md"))
 )
+
+
+@pytest.mark.parametrize("document", PAGES)
 def test_links_lead_somewhere(checkout: Path, document: str) -> None:
-    """Those to files of the project, and to headings."""
+    """Those to files of the project, and to headings, in a page itself and in others."""
     path = checkout / document
-    text = path.read_text()
-    headings = {
-        re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in re.findall(r"(?m)^#+ (.*)$", text)
-    }
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        file, _, heading = target.partition("#")
-        assert not file or (path.parent / file).exists(), target
-        assert file or heading in headings, target
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", path.read_text()):
+        name, _, heading = target.partition("#")
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        assert not heading or heading in headings(file), target
+
+
+def headings(page: Path) -> set[str]:
+    """What the headings of a page are called in links."""
+    lines = re.findall(r"(?m)^#+ (.*)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", line.lower()).strip().replace(" ", "-") for line in lines}
