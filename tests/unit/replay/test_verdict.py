@@ -1,0 +1,63 @@
+"""What a replay came to, from the recorded outcome, the answers and the server's life."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from extproc.core.outcome import Outcome, outcome_class
+from extproc.replay.answer import Answer
+from extproc.replay.target import Life, State
+from extproc.replay.verdict import Kind, judge
+
+
+def answer(outcome: Outcome, status: int | None = 200) -> Answer:
+    """One that ended so."""
+    return Answer(outcome, outcome_class(outcome, status), status, 10, 0.1)
+
+
+OK = answer(Outcome.OK)
+REFUSED = answer(Outcome.UPSTREAM_ERROR_STATUS, 400)
+FAILED = answer(Outcome.UPSTREAM_ERROR_STATUS, 500)
+FRAME = answer(Outcome.UPSTREAM_ERROR_FRAME)
+CUT = answer(Outcome.UPSTREAM_TRUNCATED)
+RECORDED: dict[str, dict[str, Any]] = {
+    "ok": {"outcome": "ok", "status": 200},
+    "400": {"outcome": "upstream_error_status", "status": 400},
+    "500": {"outcome": "upstream_error_status", "status": 500},
+    "frame": {"outcome": "upstream_error_frame", "status": 200},
+    "cancelled": {"outcome": "client_cancel_mid_stream", "status": 200},
+    "in flight": {"outcome": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "answers", "life", "kind"),
+    [
+        ("ok", [OK], Life.ALIVE, Kind.AS_RECORDED),
+        ("ok", [OK], Life.DEAD, Kind.KILLED),
+        ("ok", [OK], Life.HUNG, Kind.HUNG),
+        ("ok", [REFUSED], Life.ALIVE, Kind.OTHER_ANSWER),
+        ("ok", [FAILED], Life.ALIVE, Kind.OTHER_ANSWER),
+        ("ok", [FRAME], Life.ALIVE, Kind.BROKE),
+        ("ok", [CUT], Life.ALIVE, Kind.BROKE),
+        ("ok", [OK, OK, REFUSED], Life.ALIVE, Kind.OTHER_ANSWER),
+        ("400", [REFUSED], Life.ALIVE, Kind.AS_RECORDED),
+        ("400", [OK], Life.ALIVE, Kind.OTHER_ANSWER),
+        ("500", [FAILED], Life.ALIVE, Kind.AS_RECORDED),
+        ("500", [FAILED], Life.DEAD, Kind.KILLED),
+        ("frame", [FRAME], Life.ALIVE, Kind.BROKE),
+        ("frame", [FRAME], Life.DEAD, Kind.KILLED),
+        ("frame", [OK], Life.ALIVE, Kind.OTHER_ANSWER),
+        ("cancelled", [OK], Life.ALIVE, Kind.AS_RECORDED),
+        ("cancelled", [FAILED], Life.ALIVE, Kind.BROKE),
+        ("in flight", [OK], Life.ALIVE, Kind.AS_RECORDED),
+    ],
+)
+def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kind) -> None:
+    """0 only for a whole answer of the recorded class from a server that lives."""
+    verdict = judge(RECORDED[recorded], answers, State(life, "why"))
+    assert verdict.kind is kind
+    assert verdict.fine is (kind is Kind.AS_RECORDED)
+    assert "why" in verdict.text
