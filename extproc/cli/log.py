@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -107,8 +107,13 @@ def command(
     in_bodies = chosen_by.body_test(grep)
     complete = form == "json" or layout is not None
     with options.answers(directories) as asked:
+        if key and limit is None:
+            counted, beside = asked.counted(filters, key, test=in_bodies, running=running)
+            _print_counts(key, tally.by(key, beside, counted), form)
+            return
         if key:
-            _print_counts(key, asked.exchanges(filters, test=in_bodies, limit=limit, running=running), form)
+            found = asked.exchanges(filters, test=in_bodies, limit=limit, running=running)
+            _print_counts(key, tally.by(key, found), form)
             return
         found = asked.exchanges(filters, test=in_bodies, limit=limit, running=running, complete=complete)
         _print_all(found, form, columns, layout=layout, follow=False)
@@ -147,8 +152,7 @@ def _print(
     return listing.print_all(exchanges, form, columns, at_once=follow)
 
 
-def _print_counts(key: str, exchanges: Iterable[Exchange], form: str) -> None:
-    tallies = tally.by(key, exchanges)
+def _print_counts(key: str, tallies: Mapping[str, tally.Tally], form: str) -> None:
     if form == "json":
         listing.print_lines(map(output.json_line, tally.fields(key, tallies)))
     elif form == "csv":

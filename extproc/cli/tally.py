@@ -6,13 +6,14 @@ import csv
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from extproc.cli import view
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.outcome import class_of, is_failure
 from extproc.history import filters
+from extproc.history.index.groups import Group
 
 NONE: Final = "-"
 """Stands for exchanges that have none: no model, no backend reached."""
@@ -81,18 +82,35 @@ class Tally:
         _append(self.durations, exchange.get("duration_ms"))
         _append(self.first_tokens, (exchange.get("llm") or {}).get("ttft_ms"))
 
+    def add_group(self, group: Group) -> None:
+        """Take in what an index has counted."""
+        said = {"outcome": group.outcome, "status": group.status, "grpc_status": group.grpc_status}
+        self.count += group.count
+        self.errors += group.count * is_failure(said)
+        self.classes[class_of(said)] += group.count
+        self.durations.extend(micros / 1000 for micros in group.durations)
+        self.first_tokens.extend(micros / 1000 for micros in group.first_tokens)
 
-def by(name: str, exchanges: Iterable[view.Exchange]) -> dict[str, Tally]:
+
+def by(name: str, exchanges: Iterable[view.Exchange], groups: Iterable[Group] = ()) -> dict[str, Tally]:
     """One tally for each value of the key, the one with the most exchanges first. Of an `upstream`, what failed there
     and was sent to another is counted as well, even where nothing ended there."""
     tallies: dict[str, Tally] = {}
+
+    def add_failed(attempts: Iterable[Mapping[str, Any]], value: str) -> None:
+        for attempt in attempts:
+            at = str(attempt.get("upstream") or NONE) if name == "upstream" else value
+            tallies.setdefault(at, Tally()).failed_attempts += 1
+
     key = KEYS[name]
     for exchange in exchanges:
         value = str(key(exchange) or NONE)
         tallies.setdefault(value, Tally()).add(exchange)
-        for attempt in exchange.get("failed_attempts") or ():
-            at = str(attempt.get("upstream") or NONE) if name == "upstream" else value
-            tallies.setdefault(at, Tally()).failed_attempts += 1
+        add_failed(exchange.get("failed_attempts") or (), value)
+    for group in groups:
+        value = group.key or NONE
+        tallies.setdefault(value, Tally()).add_group(group)
+        add_failed(group.failed_attempts, value)
     return dict(sorted(tallies.items(), key=lambda item: (-item[1].count, item[0])))
 
 
@@ -103,10 +121,10 @@ def fields(name: str, tallies: Mapping[str, Tally]) -> Iterator[dict[str, Any]]:
             name: None if value == NONE else value,
             "exchanges": tally.count,
             "errors": tally.errors,
-            "classes": dict(tally.classes),
+            "classes": dict(sorted(tally.classes.items())),
             "failed_attempts": tally.failed_attempts,
-            "duration_ms": {f"p{percent}": percentile(tally.durations, percent) for percent in (50, 90, 99)},
-            "ttft_ms": {f"p{percent}": percentile(tally.first_tokens, percent) for percent in (50, 90, 99)},
+            "duration_ms": percentiles(tally.durations),
+            "ttft_ms": percentiles(tally.first_tokens),
         }
 
 
@@ -122,8 +140,7 @@ def rows(tallies: Mapping[str, Tally], *, local: bool) -> Iterator[Row]:
     """Each tally as a line of a table whose first column is the key. `local`: with units, for a person."""
     total = sum(tally.count for tally in tallies.values())
     for value, tally in tallies.items():
-        times = [percentile(tally.durations, percent) for percent in (50, 90, 99)]
-        times.append(percentile(tally.first_tokens, 50))
+        times = [*percentiles(tally.durations).values(), percentiles(tally.first_tokens)["p50"]]
         shown = [view.duration(time) if local else ("" if time is None else str(time)) for time in times]
         yield (
             value,
@@ -136,12 +153,17 @@ def rows(tallies: Mapping[str, Tally], *, local: bool) -> Iterator[Row]:
         )
 
 
-def percentile(values: array[float], percent: int) -> float | None:
-    """The value that `percent` % of the values do not exceed (nearest rank); None of none."""
-    if not values:
+def percentiles(values: array[float]) -> dict[str, float | None]:
+    """Of each the value that so many per cent of the values do not exceed (nearest rank); None of none."""
+    ordered = sorted(values)
+    return {f"p{percent}": percentile(ordered, percent) for percent in (50, 90, 99)}
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """One of them."""
+    if not ordered:
         return None
-    rank = -(-len(values) * percent // 100)
-    return sorted(values)[max(rank, 1) - 1]
+    return ordered[max(-(-len(ordered) * percent // 100), 1) - 1]
 
 
 def _append(values: array[float], value: Any) -> None:

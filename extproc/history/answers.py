@@ -24,6 +24,7 @@ from typing import Protocol, Self
 from extproc.history import lookup, reader
 from extproc.history.filters import Filters
 from extproc.history.identifier import Identifier
+from extproc.history.index.groups import Group
 from extproc.history.index.query import Found, Index
 from extproc.history.index.store import Unusable
 from extproc.history.index.tail import Tail
@@ -97,9 +98,29 @@ class Answers:
             found = itertools.chain(found, self._in_flight(question))
         return _last(found, limit)
 
+    def counted(
+        self, wanted: Filters, name: str, *, test: Test | None = None, running: bool = False
+    ) -> tuple[list[Group], Iterator[Exchange]]:
+        """The same to be counted by a key (`index.groups`): what the indexes have counted, and the exchanges beside."""
+        question = Question(wanted, test, complete=False)
+        counted: list[Group] = []
+        beside: list[Iterable[Exchange]] = []
+        for each in self._directories if not wanted.ids and test is None else ():
+            groups = each.groups(question, name)
+            if groups is None:
+                beside.append(each.ended(question, None))
+            else:
+                counted += groups[0]
+                beside.append(groups[1])
+        if wanted.ids or test is not None:
+            return [], self.exchanges(wanted, test=test, running=running)
+        if running:
+            beside.append(self._in_flight(question))
+        return counted, itertools.chain.from_iterable(beside)
+
     def in_flight(self) -> Iterator[Exchange]:
         """What has not ended, as far as the journal tells, oldest first."""
-        return heapq.merge(*(each.in_flight() for each in self._directories), key=_started)
+        return heapq.merge(*(each.in_flight(None) for each in self._directories), key=_started)
 
     def find(self, text: str) -> list[Exchange]:
         """The exchanges that are called so (see `identifier.py`), in flight or ended."""
@@ -113,7 +134,8 @@ class Answers:
 
     def _in_flight(self, question: Question) -> Iterator[Exchange]:
         # Only when it is come to: what was scanned for the others is not scanned again.
-        yield from filter(question.means, self.in_flight())
+        running = (each.in_flight(question) for each in self._directories)
+        yield from filter(question.means, heapq.merge(*running, key=_started))
 
     def _named(self, question: Question, *, running: bool) -> list[Exchange]:
         found = {exchange["id"]: exchange for id in question.wanted.ids for exchange in self.find(id)}
@@ -154,7 +176,8 @@ class _Directory:
         self._tables = tables
         self._index: Index | None = None
         self._tail: Tail | None = None
-        self._running: list[Exchange] | None = None
+        self._scanned_for: Question | None = None
+        self._running: list[Exchange] = []
         try:
             self._index = Index.open(directory)
             self._tail = Tail(self._index, tables)
@@ -187,6 +210,14 @@ class _Directory:
             self._give_up(error)
             yield from (exchange for exchange in self._scanned(question) if exchange["id"] not in given)
 
+    def groups(self, question: Question, name: str) -> tuple[list[Group], list[Exchange]] | None:
+        """What the index has, counted, and what has ended since; None where exchanges have to be looked at."""
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                found = self._index.groups(question.wanted, name)
+                return None if found is None else (found, list(filter(question.means, self._tail.ended)))
+        return None
+
     def _indexed(self, index: Index, tail: Tail, question: Question, limit: int | None) -> Iterator[Exchange]:
         recent = [exchange for exchange in tail.ended if question.means(exchange)]
         if limit is None:
@@ -214,7 +245,7 @@ class _Directory:
         else:
             since = None if wanted.since is None else _moment(wanted.since)
             found = reader.exchanges([self._directory], since=since, until=None if until is None else _moment(until))
-        self._running = []
+        self._scanned_for, self._running = question, []
         for count, exchange in enumerate(found, 1):
             self._progress(f"{count} exchanges")
             if exchange.in_flight:
@@ -224,14 +255,14 @@ class _Directory:
 
     # What has not ----------------------------------------------------------------------------------------------
 
-    def in_flight(self) -> Sequence[Exchange]:
-        """What has not ended, oldest first; after a scan that was asked for a time, what may be meant of it."""
+    def in_flight(self, question: Question | None) -> Sequence[Exchange]:
+        """What has not ended, oldest first; of a question that was answered by scanning, what may be meant of it."""
         if self._tail is not None:
             return self._tail.in_flight
-        if self._running is None:
-            found = reader.in_flight([self._directory], datetime.now(UTC), tables=self._tables)
-            self._running = [each for each in found if each.in_flight]
-        return self._running
+        if question is not None and self._scanned_for == question:
+            return self._running
+        found = reader.in_flight([self._directory], datetime.now(UTC), tables=self._tables)
+        return [each for each in found if each.in_flight]
 
     # By name ---------------------------------------------------------------------------------------------------
 

@@ -26,9 +26,10 @@ import msgspec
 
 from extproc.history.filters import Filters
 from extproc.history.identifier import SHORTEST, Identifier
-from extproc.history.index import conditions, row, schema, store
+from extproc.history.index import conditions, groups, row, schema, store
 from extproc.history.index.conditions import Conditions
 from extproc.history.index.fetch import Fetch
+from extproc.history.index.groups import Group
 from extproc.history.index.store import Checkpoint, Positions, Segment, Unusable
 from extproc.history.join import Exchange
 from extproc.journal import lines
@@ -49,6 +50,7 @@ _MOST_COUNTED: Final = 200_000
 _LAST_TIME: Final = 2**62
 _DIGITS: Final = 32
 _MIRRORED: Final = 12
+_NOT_WHOLE: Final = "whole = 0"
 _OF_ID: Final = "SELECT id, positions FROM exchanges"
 
 Row = tuple[Any, ...]
@@ -117,6 +119,32 @@ class Index:
                 made = self._found(values)
                 if made is not None and ((asked.exact and not made.is_complete) or wanted.matches(made.exchange)):
                     yield made
+
+    def groups(self, wanted: Filters, name: str) -> list[Group] | None:
+        """All that is meant, counted by a key of `groups.EXPRESSIONS`; None where that takes more than the columns."""
+        asked = conditions.of(wanted, self.words)
+        with _reading():
+            if not asked.exact or self._deleted or self._rows(f"SELECT 1 FROM exchanges WHERE {_NOT_WHOLE} LIMIT 1"):
+                return None
+            nothing = next((number for number, text in self.words.items() if not text), 0)
+            key = groups.EXPRESSIONS[name].replace(":nothing", str(nothing))
+            terms, parameters = asked.span
+            rows = self._database.execute(
+                f"SELECT {key}, outcome, status, grpc_status, duration, first_token, failed_attempts FROM exchanges"
+                f" WHERE {terms} AND {asked.sql} AND n <= ?",
+                (*parameters, *asked.parameters, self._last),
+            )
+            return self._grouped(rows, groups.shown(name, self.words))
+
+    def _grouped(self, rows: Iterable[Row], shown: Callable[[Any], str | None]) -> list[Group]:
+        found: dict[Row, Group] = {}
+        for key, outcome, status, grpc_status, duration, first_token, failed_attempts in rows:
+            group = found.get((key, outcome, status, grpc_status))
+            if group is None:
+                said = self.words[outcome], status, None if grpc_status is None else self.words[grpc_status]
+                group = found[key, outcome, status, grpc_status] = Group(shown(key), *said)
+            group.add(duration, first_token, failed_attempts)
+        return list(found.values())
 
     def whole(self, found: Found) -> Exchange | None:
         """All that the journal says of it; None when it is gone."""

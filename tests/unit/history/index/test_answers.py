@@ -11,7 +11,7 @@ import pytest
 from support.journals import START_NS
 from support.kinds import History
 
-from extproc.cli import view
+from extproc.cli import tally, view
 from extproc.core.record import timestamp
 from extproc.history.answers import Answers
 from extproc.history.filters import Bounds, Filters, Param
@@ -53,7 +53,7 @@ FILTERS = [
     Filters(between=(timestamp(START_NS + 100 * SECOND), timestamp(START_NS + 101 * SECOND)), models=("*",)),
 ]
 
-_AT_A_TIME = tuple(f"{number} " for number, wanted in enumerate(FILTERS) if wanted.between)
+_AT_A_TIME = ("in flight", *(f"{number} " for number, wanted in enumerate(FILTERS) if wanted.between))
 
 
 def in_order(exchanges: Iterable[Exchange]) -> list[dict[str, Any]]:
@@ -92,9 +92,16 @@ def answers(directory: Path, ids: list[str]) -> dict[str, Any]:
             response_id = (each.get("llm") or {}).get("response_id")
             if response_id:
                 found[f"find {response_id}"] = [other["id"] for other in asked.find(response_id)]
+        for key in tally.KEYS:
+            for number, wanted in enumerate(FILTERS[::4]):
+                counted, beside = asked.counted(wanted, key)
+                tallies = tally.by(key, beside, counted)
+                found[f"by {key} {number}"] = sorted(map(str, tally.fields(key, tallies)))
         latest = asked.latest(lambda each: each["outcome"] != "ok")
         found["latest"] = None if latest is None else latest["started_at"]
-        found["in flight"] = in_order(asked.in_flight())
+        # A series that is closed has nothing in flight, or recovery would have said that it is over.
+        boot = max(path.name.split("-")[1] for path in (directory / "segments").iterdir())
+        found["in flight"] = in_order(each for each in asked.in_flight() if each["boot_id"] == boot)
     return found
 
 
