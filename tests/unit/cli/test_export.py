@@ -143,6 +143,7 @@ def test_into_a_pipe_by_name(data: Path, tmp_path: Path) -> None:
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", sorted(export.WRITERS))
 def test_memory_does_not_grow_with_the_journal(tmp_path: Path, layout: str) -> None:
     """Forty answers of 2 MB take hardly more than four: one is held at a time, or one row group."""
