@@ -40,7 +40,7 @@ _MODEL_BYTES: Final = 256
 _HEADER_VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RoutingHeaders(msgspec.Struct, frozen=True):
     """Which headers a route asks for."""
 
     model: bool = False
@@ -53,7 +53,7 @@ class Asked(msgspec.Struct, frozen=True):
         return self.model or self.prefix_bytes > 0
 
 
-def parse(text: str) -> Asked:
+def parse(text: str) -> RoutingHeaders:
     """Read the metadata. Raises ValueError, whose text says what was expected and what was seen."""
     model, prefix_bytes, client = False, 0, False
     for item in filter(None, (each.strip() for each in text.split(","))):
@@ -66,7 +66,7 @@ def parse(text: str) -> Asked:
             prefix_bytes = min(int(value or _PREFIX_BYTES), _PREFIX_BYTES_AT_MOST)
         else:
             raise ValueError(f"expected {MODEL}, {PREFIX}=BYTES or {CLIENT}, got {item!r}")
-    return Asked(model, prefix_bytes, client)
+    return RoutingHeaders(model, prefix_bytes, client)
 
 
 def client_key(head: Head) -> str | None:
@@ -81,7 +81,7 @@ def credential(headers: Iterable[Sequence[Any]]) -> str | None:
     return next((mark for mark in marks if mark.startswith(MARK)), None)
 
 
-def of_body(asked: Asked, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:
+def of_body(asked: RoutingHeaders, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:
     """The headers that a whole body gives, and why one of them is missing."""
     if encoding.names_of(content_encoding):
         return {}, f"content-encoding {content_encoding}"

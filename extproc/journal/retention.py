@@ -63,7 +63,7 @@ class SteadyClock:
 _now: Final = SteadyClock()
 
 
-def keep_house(directory: Path, *, days: int, segments: int, bytes: int) -> Done:  # noqa: A002 - the setting's unit
+def apply_retention(directory: Path, *, days: int, segments: int, bytes: int) -> Done:  # noqa: A002 - the setting's unit
     """One round: delete what the rules say, compress the rest."""
     done = apply(directory, days=days, segments=segments, bytes=bytes, now_ns=_now())
     done.compressed = compress(directory)

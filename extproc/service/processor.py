@@ -24,7 +24,7 @@ from extproc.core.events import Body, CloseReason, Direction, Event
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.records import Routing
 from extproc.core.redact import Redactor
-from extproc.core.routing import Asked
+from extproc.core.routing import RoutingHeaders
 from extproc.errors import JournalError, Postponed
 from extproc.journal.live import LiveTable, Slot
 from extproc.journal.timing import Times
@@ -117,7 +117,7 @@ class Recorder:
 
     # -- for processors -----------------------------------------------------------------------------------------------
 
-    def read(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, Asked | None]:
+    def read(self, metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, RoutingHeaders | None]:
         """What the call's metadata says: the `traceparent` of Envoy's span, and which headers the route asks for."""
         parent = asked = None
         for key, value in metadata:
@@ -193,7 +193,7 @@ class Recorder:
             self.journal.submit(effects, None)
 
 
-def _asked(text: str) -> Asked | None:
+def _asked(text: str) -> RoutingHeaders | None:
     try:
         return routing.parse(text)
     except ValueError as error:
@@ -338,7 +338,7 @@ class Processor:
         reply = wire.accepted(exchange.id, hold=exchange.held)
         return reply if self._asked is None else self._prepare_routing(exchange, self._asked, reply)
 
-    def _prepare_routing(self, exchange: Exchange, asked: Asked, reply: bytes) -> bytes:
+    def _prepare_routing(self, exchange: Exchange, asked: RoutingHeaders, reply: bytes) -> bytes:
         key = routing.client_key(exchange.request_head) if asked.client else None
         if not exchange.request_over:
             why = None if exchange.held else _why_not_held(exchange)

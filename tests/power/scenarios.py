@@ -189,7 +189,7 @@ def _keep_house(run: Sidecar, keep: int) -> None:
         ids = {line.record["id"] for line in lines.read_lines(run.data, name) if "id" in line.record}
         for id in sorted(ids - {id_of(90), id_of(91)}):
             run.say("forget", id)
-    retention.keep_house(run.data, days=0, segments=keep, bytes=0)
+    retention.apply_retention(run.data, days=0, segments=keep, bytes=0)
 
 
 class _Consumer:

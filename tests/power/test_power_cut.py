@@ -176,7 +176,7 @@ class _Start:
             return found
         gone = tuple(f"exchange {id}: " for (id,) in self.said["forget"])
         wrong = [each for each in found if not (each.what.startswith(gone) and "No such file" in each.what)]
-        retention.keep_house(self.data, days=0, segments=int(self.said["keep"][-1][0]), bytes=0)
+        retention.apply_retention(self.data, days=0, segments=int(self.said["keep"][-1][0]), bytes=0)
         return wrong + list(verify.verify(self.data))
 
     def go_on(self) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extproc.envoy.config import files
 from extproc.envoy.config.files import Documents
-from extproc.envoy.config.source import Path as Way
+from extproc.envoy.config.source import Pointer
 
 ODD_VALUES: Final[tuple[Any, ...]] = (
     *(None, True, 5, -1.5, float("inf"), "x", "", [], {}),
@@ -47,7 +47,7 @@ def position(text: str, at: int) -> str:
     return f"{text.count(chr(10), 0, at) + 1}:{at - text.rfind(chr(10), 0, at)}"
 
 
-def ways(value: Any, way: Way = ()) -> Iterator[Way]:
+def ways(value: Any, way: Pointer = ()) -> Iterator[Pointer]:
     """The paths of everything in a value, without its own."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, item in items:
@@ -55,7 +55,7 @@ def ways(value: Any, way: Way = ()) -> Iterator[Way]:
         yield from ways(item, (*way, step))
 
 
-def altered(documents: Documents, file: str, way: Way, *value: Any) -> Documents:
+def altered(documents: Documents, file: str, way: Pointer, *value: Any) -> Documents:
     """Documents with one value replaced; without it, when no other is given."""
     changed = Documents()
     changed.update(pickle.loads(pickle.dumps(dict(documents))))  # a fifth of what copy.deepcopy takes
@@ -70,9 +70,9 @@ def altered(documents: Documents, file: str, way: Way, *value: Any) -> Documents
     return changed
 
 
-def way_to(documents: Documents, file: str, *steps: str) -> Way:
+def way_to(documents: Documents, file: str, *steps: str) -> Pointer:
     """The path of a value. A step into a list is the name of one of its things; `*` is its first."""
-    at, way = documents[file], ()  # type: tuple[Any, Way]
+    at, way = documents[file], ()  # type: tuple[Any, Pointer]
     for step in steps:
         key = _step(at, step)
         at, way = at[key], (*way, key)

@@ -20,8 +20,7 @@ from extproc.envoy.check import certificates, envoy_error, recorder, references,
 from extproc.envoy.config import files, xds
 from extproc.envoy.config.files import BOOTSTRAP, Documents
 from extproc.envoy.config.findings import Finding, Level
-from extproc.envoy.config.source import Path as Way
-from extproc.envoy.config.source import Place, SyntaxProblem, get
+from extproc.envoy.config.source import Place, Pointer, SyntaxProblem, get
 from extproc.envoy.config.xds import Part
 from extproc.envoy.process import binary
 from extproc.errors import StackError
@@ -169,7 +168,7 @@ def _standing(documents: Documents) -> tuple[Documents, envoy_error.Origins]:
     standing = Documents()
     standing.update(copy.deepcopy(dict(documents)))
     standing.places = documents.places
-    origins: dict[Way, Part] = {}
+    origins: dict[Pointer, Part] = {}
     bootstrap = standing[BOOTSTRAP]
     if get(bootstrap, "dynamic_resources", "cds_config", "path_config_source") is not None:
         del bootstrap["dynamic_resources"]["cds_config"]
@@ -190,10 +189,10 @@ def _standing(documents: Documents) -> tuple[Documents, envoy_error.Origins]:
     return standing, origins
 
 
-def _with_endpoints(standing: Documents, documents: Documents) -> dict[Way, Part]:
+def _with_endpoints(standing: Documents, documents: Documents) -> dict[Pointer, Part]:
     """Clusters that get their endpoints from a file get them in their own place. Where those are from."""
     assignments = xds.assignments(documents)
-    origins: dict[Way, Part] = {}
+    origins: dict[Pointer, Part] = {}
     for cluster in xds.document(standing, BOOTSTRAP).each("static_resources", "clusters"):
         assignment = assignments.get(xds.asks_for(cluster))
         source = get(cluster.value, "eds_cluster_config", "eds_config", "path_config_source")

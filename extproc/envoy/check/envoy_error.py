@@ -20,10 +20,10 @@ from typing import Final
 
 from extproc.envoy.config import source, xds
 from extproc.envoy.config.files import BOOTSTRAP, Documents
-from extproc.envoy.config.source import Path, Place, get
+from extproc.envoy.config.source import Place, Pointer, get
 from extproc.envoy.config.xds import Part
 
-Origins = Mapping[Path, Part]
+Origins = Mapping[Pointer, Part]
 """What stands at a path of the bootstrap that Envoy got, and is from elsewhere: routes, and clusters."""
 
 _USUAL: Final = re.compile(r"^\[[^\]]*\]\[[0-9]+\]\[(?:info|debug|trace|warning)\]")
@@ -102,7 +102,7 @@ def _messages(name: str, documents: Documents) -> Iterator[Part]:
             yield each
 
 
-def _origin(path: Path, documents: Documents, origins: Origins) -> Part:
+def _origin(path: Pointer, documents: Documents, origins: Origins) -> Part:
     for end in range(len(path), 0, -1):
         if path[:end] in origins:
             return origins[path[:end]].at(*path[end:])

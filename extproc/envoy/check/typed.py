@@ -24,7 +24,7 @@ import envoy_data_plane
 from envoy_data_plane.message_pool import default_message_pool
 
 from extproc.envoy.config.findings import meant
-from extproc.envoy.config.source import Path
+from extproc.envoy.config.source import Pointer
 
 ANY_PREFIX: Final = "type.googleapis.com/"
 BOOTSTRAP: Final = "envoy.config.bootstrap.v3.Bootstrap"
@@ -92,7 +92,7 @@ _OPAQUE: Final = frozenset({"Struct", "Value", "ListValue", "Empty", "FieldMask"
 class Mismatch:
     """A value that is not as its type has it."""
 
-    path: Path
+    path: Pointer
     text: str
     name: str = ""
     """The field, the type or the enum value that we do not know, if that is what is wrong. Another version of Envoy
@@ -105,11 +105,11 @@ class Reading:
 
     value: Any = None
     mismatches: list[Mismatch] = dataclasses.field(default_factory=list)
-    stood: dict[Path, Path] = dataclasses.field(default_factory=dict)
+    stood: dict[Pointer, Pointer] = dataclasses.field(default_factory=dict)
     """Where what is at a path of the value stood in the one that was read, where that differs."""
 
 
-def read(value: Any, type_name: str, path: Path = ()) -> Reading:
+def read(value: Any, type_name: str, path: Pointer = ()) -> Reading:
     """A value read as a message of this type, `envoy.config.route.v3.Route`."""
     message = _message(type_name)
     assert message is not None, type_name
@@ -118,7 +118,7 @@ def read(value: Any, type_name: str, path: Path = ()) -> Reading:
     return reading
 
 
-def mismatches(value: Any, type_name: str, path: Path = ()) -> Iterator[Mismatch]:
+def mismatches(value: Any, type_name: str, path: Pointer = ()) -> Iterator[Mismatch]:
     """Everything in a value that a message of this type cannot be read from."""
     yield from read(value, type_name, path).mismatches
 
@@ -167,16 +167,16 @@ class _Walk:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
 
-    def _wrong(self, path: Path, text: str, name: str = "") -> None:
+    def _wrong(self, path: Pointer, text: str, name: str = "") -> None:
         self._reading.mismatches.append(Mismatch(path, text, name))
 
-    def _was(self, path: Path) -> Path:
+    def _was(self, path: Pointer) -> Pointer:
         """Where what is at a path now stood."""
         stood = self._reading.stood
         end = next((end for end in range(len(path), 0, -1) if path[:end] in stood), 0)
         return (*stood[path[:end]], *path[end:]) if end else path
 
-    def message(self, value: Any, message: Any, path: Path) -> Any:
+    def message(self, value: Any, message: Any, path: Pointer) -> Any:
         package, name = message.__module__, message.__name__
         if package.endswith("google.protobuf") and name in _OPAQUE:
             if name == "Struct" and not isinstance(value, dict):
@@ -189,7 +189,7 @@ class _Walk:
             return value
         return self._members(value, message, path)
 
-    def _members(self, value: dict[str, Any], message: Any, path: Path) -> dict[str, Any]:
+    def _members(self, value: dict[str, Any], message: Any, path: Pointer) -> dict[str, Any]:
         known, fields = _known(message), _fields(message)
         chosen: dict[str, str] = {}
         made: dict[str, Any] = {}
@@ -216,7 +216,7 @@ class _Walk:
             made[name] = self._field(item, meta, kind, of_map, here)
         return made
 
-    def _field(self, value: Any, meta: Any, kind: Any, of_map: Any, path: Path) -> Any:
+    def _field(self, value: Any, meta: Any, kind: Any, of_map: Any, path: Pointer) -> Any:
         if meta.map_meta is not None:
             if not isinstance(value, dict):
                 self._wrong(path, f"expected a mapping, got {_shown(value)}")
@@ -230,7 +230,7 @@ class _Walk:
         self._reading.stood |= stood
         return [self._value(item, meta, kind, (*path, index)) for index, (item, _) in enumerate(items)]
 
-    def _value(self, value: Any, meta: Any, kind: Any, path: Path) -> Any:
+    def _value(self, value: Any, meta: Any, kind: Any, path: Pointer) -> Any:
         if meta.proto_type == "message" and meta.unwrap is None:
             # Of a list or a map; Envoy reads nothing as a message with nothing in it.
             return self.message({} if value is None else value, kind, path)
@@ -250,7 +250,7 @@ class _Walk:
             self._wrong(path, f"expected {wanted}, got {_shown(value)}", str(value) if unknown else "")
         return made
 
-    def _any(self, value: Any, path: Path) -> Any:
+    def _any(self, value: Any, path: Pointer) -> Any:
         if value == {}:
             return value  # nothing, and so of no type
         if not isinstance(value, dict) or not isinstance(value.get("@type"), str):
@@ -269,7 +269,7 @@ class _Walk:
         return self.message(value, message, path)
 
 
-def _flat(value: Any, way: Path = ()) -> Iterator[tuple[Any, Path]]:
+def _flat(value: Any, way: Pointer = ()) -> Iterator[tuple[Any, Pointer]]:
     """The items of a list, and where each stands in it. A value is a list of one, and lists in it are nothing more."""
     if not isinstance(value, list):
         yield value, way

@@ -7,7 +7,7 @@ import difflib
 import enum
 from collections.abc import Iterable
 
-from extproc.envoy.config.source import Path, Place
+from extproc.envoy.config.source import Place, Pointer
 
 
 class Level(enum.StrEnum):
@@ -24,7 +24,7 @@ class Finding:
     level: Level
     place: Place
     text: str
-    path: Path = ()
+    path: Pointer = ()
     name: str = ""
     """A field or type that our copy of Envoy's messages does not have; a newer Envoy may."""
 
@@ -43,7 +43,7 @@ class Finding:
         }
 
 
-def dotted(path: Path) -> str:
+def dotted(path: Pointer) -> str:
     """A path as people write it: `resources[0].name`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 

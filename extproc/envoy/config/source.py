@@ -20,7 +20,7 @@ import yaml
 
 from extproc.errors import ConfigError
 
-Path = tuple[str | int, ...]
+Pointer = tuple[str | int, ...]
 """The way to a value from the top of its document: names of members, and indexes in lists."""
 
 _NODES_AT_MOST: Final = 200_000
@@ -64,16 +64,16 @@ class Places:
 
     def __init__(self, file: str) -> None:
         self._top = Place(file)
-        self._values: dict[Path, Place] = {}
-        self._names: dict[Path, Place] = {}
-        self._stood: Mapping[Path, Path] = {}
+        self._values: dict[Pointer, Place] = {}
+        self._names: dict[Pointer, Place] = {}
+        self._stood: Mapping[Pointer, Pointer] = {}
 
-    def add(self, path: Path, value: Place, name: Place | None = None) -> None:
+    def add(self, path: Pointer, value: Place, name: Place | None = None) -> None:
         self._values[path] = value
         if name is not None:
             self._names[path] = name
 
-    def moved(self, stood: Mapping[Path, Path]) -> Places:
+    def moved(self, stood: Mapping[Pointer, Pointer]) -> Places:
         """These places for a value of another form: `stood` says of a path where that, with all in it, is here."""
         if not stood:
             return self
@@ -82,13 +82,13 @@ class Places:
         places._stood = {new: self._here(old) for new, old in stood.items()}
         return places
 
-    def _here(self, path: Path) -> Path:
+    def _here(self, path: Pointer) -> Pointer:
         for end in range(len(path), -1, -1):
             if path[:end] in self._stood:
                 return (*self._stood[path[:end]], *path[end:])
         return path
 
-    def of(self, path: Path) -> Place:
+    def of(self, path: Pointer) -> Place:
         """The place of a value; of what holds it, when it stands in no file itself."""
         path = self._here(path)
         for end in range(len(path), -1, -1):
@@ -97,7 +97,7 @@ class Places:
                 return place
         return self._top
 
-    def of_name(self, path: Path) -> Place:
+    def of_name(self, path: Pointer) -> Place:
         """The place of a member's name."""
         return self._names.get(self._here(path)) or self.of(path)
 
@@ -238,7 +238,7 @@ class _Builder:
         self._places = places
         self._left = _NODES_AT_MOST
 
-    def build(self, node: yaml.Node, path: Path, name: Place | None = None) -> Any:
+    def build(self, node: yaml.Node, path: Pointer, name: Place | None = None) -> Any:
         place = place_of_mark(node.start_mark)
         self._left -= 1
         if self._left < 0:
@@ -275,9 +275,9 @@ def scalar(node: Any) -> bool | int | float | str | None:
     return number if number in _SHORT else str(number)
 
 
-def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def find(value: Any, name: str, path: Pointer = ()) -> Iterator[tuple[Pointer, Any]]:
     """Every member of this name in a value, however deep, with its path; the outer ones first."""
-    waiting: list[tuple[Path, Any]] = [(path, value)]
+    waiting: list[tuple[Pointer, Any]] = [(path, value)]
     while waiting:
         at, each = waiting.pop(0)
         match each:
@@ -289,7 +289,7 @@ def find(value: Any, name: str, path: Path = ()) -> Iterator[tuple[Path, Any]]:
                 waiting.extend(((*at, index), item) for index, item in enumerate(each))
 
 
-def scalars(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def scalars(value: Any, path: Pointer = ()) -> Iterator[tuple[Pointer, Any]]:
     """Everything in a value that is no mapping and no list, with its path."""
     match value:
         case dict():

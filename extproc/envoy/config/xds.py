@@ -12,7 +12,7 @@ from typing import Any, Final
 from extproc.envoy.config import source
 from extproc.envoy.config.files import BOOTSTRAP, MANAGER, Documents
 from extproc.envoy.config.findings import Finding, Level
-from extproc.envoy.config.source import Path, Place, get
+from extproc.envoy.config.source import Place, Pointer, get
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Part:
 
     documents: Documents
     file: str
-    path: Path
+    path: Pointer
     value: Any
 
     @property

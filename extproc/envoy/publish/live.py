@@ -31,7 +31,7 @@ _ON_THEIR_WAY_SECONDS: Final = 12.0
 `message_timeout` of ext_proc."""
 
 
-class Reader(Protocol):
+class RunningEnvoy(Protocol):
     """The Envoy that reads what is published."""
 
     async def took(self, clusters: str | None, routes: str | None, *others: str) -> str | None:
@@ -45,7 +45,7 @@ class Target:
     Without `envoy`, one may be running on what stands there. With it, that one is started after the first `make_live`.
     """
 
-    def __init__(self, path: Path, names: Iterable[str], envoy: Reader | None = None) -> None:
+    def __init__(self, path: Path, names: Iterable[str], envoy: RunningEnvoy | None = None) -> None:
         self.path = path
         self._envoy = envoy
         self._live = {} if envoy is not None else _standing(path, {*files.NAMES, *names})

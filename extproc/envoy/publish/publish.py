@@ -24,7 +24,7 @@ from extproc.envoy.config import files, names, scope
 from extproc.envoy.config.files import BOOTSTRAP, Documents
 from extproc.envoy.config.names import Name
 from extproc.envoy.publish import diff
-from extproc.envoy.publish.live import Reader, Target
+from extproc.envoy.publish.live import RunningEnvoy, Target
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Publisher:
         settings: Settings,
         say: Say,
         *,
-        envoy: Reader | None = None,
+        envoy: RunningEnvoy | None = None,
         complain: Say | None = None,
     ) -> None:
         """`envoy` is the one that is started on the target after the first `publish`, where this program does that.

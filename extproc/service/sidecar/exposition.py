@@ -94,7 +94,7 @@ class Exposition:
     def _of_processes(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("extproc_worker_up", "1 while the worker runs and is well.", labels=["worker"])
         restarts = CounterMetricFamily("extproc_worker_restarts", "Times it was started again.", labels=["worker"])
-        for index, (well, count) in enumerate(self._workers.lives()):
+        for index, (well, count) in enumerate(self._workers.worker_status()):
             up.add_metric([str(index)], int(well))
             restarts.add_metric([str(index)], count)
         failed = CounterMetricFamily("extproc_worker_failed_starts", "Times it could not start.", labels=["worker"])

@@ -44,7 +44,7 @@ class Figures(msgspec.Struct, frozen=True):
     def __add__(self, other: Self) -> Figures:
         return Figures(*(getattr(self, name) + getattr(other, name) for name in self.__struct_fields__))
 
-    def of_the_dead(self) -> Figures:
+    def counters_only(self) -> Figures:
         """What stays of a worker that has died: its counters, but nothing that was under way."""
         return msgspec.structs.replace(self, in_flight=0, queue_depth=0)
 

@@ -108,13 +108,13 @@ class Workers:
 
     def figures(self) -> Figures:
         """What all workers have counted, the dead ones too."""
-        return sum((worker.figures + worker.of_the_dead for worker in self._workers), Figures())
+        return sum((worker.figures + worker.counted_before for worker in self._workers), Figures())
 
     def failed_starts(self) -> list[int]:
         """Of each worker by index how often it could not be started."""
         return [worker.failed_starts for worker in self._workers]
 
-    def lives(self) -> list[tuple[bool, int]]:
+    def worker_status(self) -> list[tuple[bool, int]]:
         """Of each worker by index whether it runs and is well, and how often it was started again."""
         return [(worker.up and all(worker.health.values()), worker.restarts) for worker in self._workers]
 
@@ -232,7 +232,7 @@ class Workers:
         config = self._config
         while not self._stopped.wait(HOUSEKEEPING_SECONDS):
             try:
-                retention.keep_house(
+                retention.apply_retention(
                     config.data_dir,
                     days=config.retention_days,
                     segments=config.retention_segments,
@@ -273,7 +273,7 @@ class _Worker:
         self.restarts = 0
         self.failed_starts = 0
         self.figures = Figures()
-        self.of_the_dead = Figures()
+        self.counted_before = Figures()
         """What the processes before this one had counted."""
         self._config = config
         self._program = program
@@ -304,7 +304,7 @@ class _Worker:
         `again`: in the place of one that has ended, and so whatever the disk has against it.
         """
         self._said, self.ready = {}, False
-        self.of_the_dead += self.figures.of_the_dead()
+        self.counted_before += self.figures.counters_only()
         self.figures = Figures()
         command = (*self._program, "--index", str(self.index), *(["--again"] if again else []))
         child = self._child = await Child.start(*command, told=self._config.to_json())

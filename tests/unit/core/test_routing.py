@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 
 from extproc.core import head, routing
 from extproc.core.redact import Redactor
-from extproc.core.routing import Asked
+from extproc.core.routing import RoutingHeaders
 
-ALL = Asked(model=True, prefix_bytes=64)
+ALL = RoutingHeaders(model=True, prefix_bytes=64)
 REDACTOR = Redactor(b"k" * 32)
 
 
 @pytest.mark.parametrize(
     ("text", "asked"),
     [
-        ("", Asked()),
-        ("x-model", Asked(model=True)),
-        ("x-prompt-prefix", Asked(prefix_bytes=1024)),
-        (" x-model , x-prompt-prefix=256,x-client-key,", Asked(model=True, prefix_bytes=256, client=True)),
-        ("x-prompt-prefix=9999999", Asked(prefix_bytes=1024 * 1024)),
+        ("", RoutingHeaders()),
+        ("x-model", RoutingHeaders(model=True)),
+        ("x-prompt-prefix", RoutingHeaders(prefix_bytes=1024)),
+        (" x-model , x-prompt-prefix=256,x-client-key,", RoutingHeaders(model=True, prefix_bytes=256, client=True)),
+        ("x-prompt-prefix=9999999", RoutingHeaders(prefix_bytes=1024 * 1024)),
     ],
 )
-def test_what_is_asked_for(text: str, asked: Asked) -> None:
+def test_what_is_asked_for(text: str, asked: RoutingHeaders) -> None:
     """Names of headers, one with a number of bytes."""
     assert routing.parse(text) == asked
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_asked_for(text: str) -> None:
 )
 def test_the_model(body: bytes, model: str | None, why: str | None) -> None:
     """As a model server reads it; what cannot stand in a header is none."""
-    assert routing.of_body(Asked(model=True), body, None) == ({} if model is None else {"x-model": model}, why)
+    assert routing.of_body(RoutingHeaders(model=True), body, None) == ({} if model is None else {"x-model": model}, why)
 
 
 def test_a_compressed_body() -> None:
@@ -75,7 +75,7 @@ def test_a_compressed_body() -> None:
 
 def prefix(size: int = 64, **document: Any) -> str:
     """The hash for a body."""
-    headers, _ = routing.of_body(Asked(prefix_bytes=size), json.dumps(document).encode(), None)
+    headers, _ = routing.of_body(RoutingHeaders(prefix_bytes=size), json.dumps(document).encode(), None)
     return headers["x-prompt-prefix"]
 
 

@@ -386,7 +386,7 @@ def test_torn_ends_go_by_age(data: Path) -> None:
 def test_a_round_of_housekeeping(data: Path) -> None:
     """Deletes, then compresses what is left; without a journal there is nothing to do."""
     names = aged(data)
-    done = retention.keep_house(data, days=0, segments=4, bytes=0)
+    done = retention.apply_retention(data, days=0, segments=4, bytes=0)
     assert len(done.deleted) == len(names) - 4
     assert done.compressed == segments(data)
     assert len(segments(data)) == 4

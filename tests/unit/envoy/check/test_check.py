@@ -18,8 +18,7 @@ from extproc.envoy.check.check import Report
 from extproc.envoy.config import files
 from extproc.envoy.config.files import Documents
 from extproc.envoy.config.findings import Finding, Level
-from extproc.envoy.config.source import Path as Way
-from extproc.envoy.config.source import Place, get, parse
+from extproc.envoy.config.source import Place, Pointer, get, parse
 from extproc.envoy.process import binary
 from extproc.envoy.publish import publish
 from extproc.errors import ConfigError, StackError
@@ -296,7 +295,7 @@ WITHIN = {(file, top): [way for where, way in EVERYWHERE if where == file and wa
 
 
 @given(st.sampled_from(TYPES).flatmap(lambda top: st.tuples(st.just(top), st.sampled_from(WITHIN[top]))), st.data())
-def test_a_value_of_an_unknown_type_replaced(where: tuple[tuple[str, Way], Way], data: st.DataObject) -> None:
+def test_a_value_of_an_unknown_type_replaced(where: tuple[tuple[str, Pointer], Pointer], data: st.DataObject) -> None:
     """What our copy of the types does not know is held against none, and may be anything."""
     (file, top), way = where
     value = data.draw(st.sampled_from(ODD_VALUES))

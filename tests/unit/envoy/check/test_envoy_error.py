@@ -8,7 +8,7 @@ from support.configuration import way_to
 from extproc.envoy.check import envoy_error
 from extproc.envoy.config import files, xds
 from extproc.envoy.config.files import BOOTSTRAP, CLUSTERS, ROUTES
-from extproc.envoy.config.source import Path
+from extproc.envoy.config.source import Pointer
 
 SHIPPED = files.read(None)
 HEAD = "[2026-11-21 08:03:15.980][4189][critical][main] [source/server/config_validation/server.cc:76] "
@@ -104,7 +104,7 @@ def test_the_reason(stderr: str, said: str, reason: str) -> None:
         (constraint("NoSuchMessageValidationError.Field: no"), BOOTSTRAP, ()),
     ],
 )  # fmt: skip
-def test_the_place(said: str, file: str, steps: Path) -> None:
+def test_the_place(said: str, file: str, steps: Pointer) -> None:
     """That of the path, in the file where it is written; else of the thing that is named; else the top."""
     assert envoy_error.place_of(said, SHIPPED, ORIGINS) == SHIPPED.places[file].of(steps)
 

@@ -222,7 +222,7 @@ def standing() -> dict[str, Any]:
     return bootstrap
 
 
-def altered(value: Any, alter: Callable[[Any], Any], path: source.Path = ()) -> Any:
+def altered(value: Any, alter: Callable[[Any], Any], path: source.Pointer = ()) -> Any:
     """A value with each scalar in it altered; what stands in an access log's format, and types, are left."""
     if isinstance(value, dict) and not is_unknown(value):
         return {

@@ -259,7 +259,7 @@ def test_nothing_raises(file: str) -> None:
         ({"name": 1.5}, {"name": "1.5"}, (), ()),
     ],
 )
-def test_in_one_form(value: Any, form: Any, path: source.Path, stood: source.Path) -> None:
+def test_in_one_form(value: Any, form: Any, path: source.Pointer, stood: source.Pointer) -> None:
     """What is looked for by one name and one value is found, whatever form was written; and where it stands."""
     reading = typed.read(value, CLUSTER)
     assert (reading.value, reading.mismatches) == (form, [])

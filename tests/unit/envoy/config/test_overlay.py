@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.configuration import PIECES
 
 from extproc.envoy.config import overlay, source
-from extproc.envoy.config.source import Path, SyntaxProblem
+from extproc.envoy.config.source import Pointer, SyntaxProblem
 
 CLUSTER, ROUTES = "type/Cluster", "type/Routes"
 HOMES = {CLUSTER: "clusters", ROUTES: "routes"}
@@ -88,7 +88,7 @@ def test_what_is_laid_over_the_bootstrap(base: str, over: str, value: Any) -> No
         (("gone",), "o:1:1"),
     ],
 )
-def test_places(path: Path, place: str) -> None:
+def test_places(path: Pointer, place: str) -> None:
     """Each value stands in the file that it is from."""
     base = "a:\n  c: 1\nl:\n- {name: nn, x: 1}\ngone: 1\n"
     over = "a: {b: 2}\nl:\n- {name: nn}\n- {name: m, x: 3}\ngone: null\n"

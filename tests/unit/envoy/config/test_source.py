@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.configuration import PIECES, position, ways
 
 from extproc.envoy.config import files, source
-from extproc.envoy.config.source import Path, Place, SyntaxProblem
+from extproc.envoy.config.source import Place, Pointer, SyntaxProblem
 
 SHIPPED = {name: (files.shipped() / name).read_bytes() for name in files.NAMES}
 
@@ -37,7 +37,7 @@ def file_of(data: bytes) -> str:
     return ""
 
 
-def at(value: Any, path: Path) -> Any:
+def at(value: Any, path: Pointer) -> Any:
     """What stands at a path."""
     for step in path:
         value = value[step]
@@ -92,7 +92,7 @@ merged:
         (("empty",), "{}"),
     ],
 )
-def test_the_place_of_a_value(path: Path, text: str) -> None:
+def test_the_place_of_a_value(path: Pointer, text: str) -> None:
     """Where it begins, in every style; what an alias or a merge brings stands where it is written."""
     assert str(parsed(STYLES).places.of(path)) == f"f:{position(STYLES, STYLES.index(text))}"
 
@@ -108,7 +108,7 @@ def test_the_place_of_a_value(path: Path, text: str) -> None:
         (("empty",), '"empty"'),
     ],
 )
-def test_the_place_of_a_name(path: Path, text: str) -> None:
+def test_the_place_of_a_name(path: Pointer, text: str) -> None:
     """That of the member's name, not of its value."""
     assert str(parsed(STYLES).places.of_name(path)) == f"f:{position(STYLES, STYLES.index(text))}"
 

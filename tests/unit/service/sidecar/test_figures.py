@@ -20,7 +20,7 @@ def test_all_workers_as_one() -> None:
 
 def test_of_a_worker_that_died() -> None:
     """Its counters stay, and nothing of it is under way."""
-    assert ONE.of_the_dead() == msgspec.structs.replace(ONE, in_flight=0, queue_depth=0)
+    assert ONE.counters_only() == msgspec.structs.replace(ONE, in_flight=0, queue_depth=0)
 
 
 def test_over_the_pipe() -> None:

@@ -234,18 +234,18 @@ async def hangs(config: Config, begin: Callable[[int], None], end: Callable[[int
     await workers.start()
     try:
         await all_heard(workers)
-        assert (workers.readiness()[0], workers.is_writable(), workers.lives()) == (True, True, [(True, 0)] * 2)
+        assert (workers.readiness()[0], workers.is_writable(), workers.worker_status()) == (True, True, [(True, 0)] * 2)
         pid = workers.pids[1]
         assert pid is not None
         begin(pid)
         with connected(workers.addresses[1]) as channel:
             asking = asyncio.create_task(asyncio.to_thread(Talk(channel).ask, WHOLE_REQUEST))
             await until(lambda: not workers.readiness()[0])
-            assert (workers.is_writable(), workers.lives()) == (False, [(True, 0), (False, 0)])
+            assert (workers.is_writable(), workers.worker_status()) == (False, [(True, 0), (False, 0)])
             end(pid)
             assert await asking
             await until(lambda: workers.readiness()[0])
-        assert (workers.is_writable(), workers.lives()) == (True, [(True, 0)] * 2)
+        assert (workers.is_writable(), workers.worker_status()) == (True, [(True, 0)] * 2)
     finally:
         await workers.stop()
 
@@ -323,7 +323,7 @@ def test_a_worker_that_dies_while_the_disk_is_full(config: Config, tmp_path: Pat
             (pid,) = workers.pids
             assert pid is not None
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: workers.lives()[0][1] == restarts and workers.pids[0] is not None)
+            await until(lambda: workers.worker_status()[0][1] == restarts and workers.pids[0] is not None)
             await until(lambda: workers.readiness()[1]["workers"][0].get("journal") is False)
         assert await asyncio.to_thread(answers, workers.addresses[0])
         assert not workers.is_writable()
@@ -571,12 +571,12 @@ def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.Monk
     monkeypatch.setattr(workers_, "HOUSEKEEPING_SECONDS", 0.01)
     rounds: list[dict[str, int]] = []
 
-    def keep_house(_directory: Path, **rules: int) -> None:
+    def apply_retention(_directory: Path, **rules: int) -> None:
         rounds.append(rules)
         if len(rounds) == 1:
             raise OSError("no such luck")
 
-    monkeypatch.setattr("extproc.journal.retention.keep_house", keep_house)
+    monkeypatch.setattr("extproc.journal.retention.apply_retention", apply_retention)
 
     async def run() -> None:
         async with started(config) as (_, lines):
