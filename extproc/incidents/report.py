@@ -111,10 +111,8 @@ def _next(incident: Incident, trace_url: str | None) -> Iterator[str]:
     suspects: Sequence[Flight] = [each.flight for each in incident.suspects[:1]]
     for each in suspects:
         yield f"  extproc show {each.id}"
-        latch = incident.suspects[0].latch
-        if latch is not None:
-            yield f"  extproc replay {latch.id} --to URL-OF-A-TEST-SERVER"
-        yield f"  extproc replay {each.id} --to URL-OF-A-TEST-SERVER"
+        yield f"  extproc replay {incident.id} --bisect --to URL-OF-A-TEST-SERVER --restart COMMAND"
+        yield f"  extproc quarantine add {incident.id}"
         if trace_url and each.trace:
             yield f"  {trace_url}/trace/{each.trace}"
     yield f"  extproc inflight --at {incident.at} --upstream {incident.sighting.upstream}"
