@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench kill-cycles power-cuts vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test test-compose install lint bench bench-history kill-cycles power-cuts vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
+	@echo 'make bench-history  what a question to a million exchanges costs'
 	@echo 'make kill-cycles, power-cuts, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
 	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each, 5 million frames'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
@@ -79,6 +80,9 @@ lint: $(DEVELOPMENT)
 
 bench: $(PACKAGE)
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-history: $(PACKAGE)
+	$(BIN)/python tests/bench/history.py $(ARGS)
 
 test-compose: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 $(BIN)/python tests/compose/run.py

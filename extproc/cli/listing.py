@@ -7,7 +7,6 @@ import csv
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
@@ -108,6 +107,8 @@ def pager() -> Iterator[None]:
     if not command or command[0] == "cat" or not sys.stdin.isatty() or shutil.which(command[0]) is None:
         yield
         return
+    import subprocess
+
     size = shutil.get_terminal_size()
     env = {"LESS": "FRX", **os.environ, "COLUMNS": str(size.columns), "LINES": str(size.lines)}
     sys.stdout.flush()
