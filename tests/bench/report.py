@@ -119,14 +119,14 @@ def verdicts(rounds: Sequence[Round], sync_ms: float) -> list[str]:
 def notes(rounds: Sequence[Round]) -> list[str]:
     """What the table does not show but its reader may doubt."""
 
-    def each(number: str, shown: str, kinds: str = "none noop_aio noop_queue go extproc") -> str:
+    def each(number: str, shown: str, kinds: str = "none noop_aio noop_http2 go extproc") -> str:
         return ", ".join(
             f"({target.letter}) " + shown.format(statistics.median(one[target.letter][number] for one in rounds))
             for target in TARGETS
             if target.letter in rounds[0] and target.kind in kinds.split()
         )
 
-    servers = "noop_aio noop_queue go extproc"
+    servers = "noop_aio noop_http2 go extproc"
     return [
         f"- ext_proc messages a request: {each('messages', '{:.2f}', servers)}",
         f"- ext_proc messages an SSE chunk: {each('chunk_messages', '{:.2f}', servers)}",

@@ -37,7 +37,7 @@ class Target:
 TARGETS = (
     Target("a", "Envoy alone", "none"),
     Target("b", "no-op, grpc.aio and uvloop", "noop_aio"),
-    Target("c", "no-op, completion queue", "noop_queue"),
+    Target("c", "no-op, our HTTP/2", "noop_http2"),
     Target("d", "no-op, Go", "go"),
     Target("e", "extproc, `durability: write`", "extproc", durability="write"),
     Target("f", "extproc, `durability: fsync`", "extproc", durability="fsync"),

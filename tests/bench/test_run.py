@@ -16,18 +16,18 @@ from bench import report
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_a_quick_run_fills_the_table(tmp_path: Path) -> None:
-    """Envoy alone and the no-op server on the completion queue each give a line with every column that they have."""
+    """Envoy alone and the no-op server on our own transport each give a line with every column that they have."""
     numbers = tmp_path / "numbers.json"
     script = Path(__file__).with_name("run.py")
     command = [sys.executable, str(script), "--quick", "--only", "a,c", "--json", str(numbers)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("|")]
-    title, _, alone, queue = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    title, _, alone, ours = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     assert title[1:] == [column.title for column in report.COLUMNS]
     assert alone[0] == "(a) Envoy alone"
-    assert queue[0] == "(c) no-op, completion queue"
-    assert all(queue)
+    assert ours[0] == "(c) no-op, our HTTP/2"
+    assert all(ours)
     measured = json.loads(numbers.read_text())["rounds"][0]["c"]
     assert measured["messages"] == pytest.approx(4, abs=0.2)
 
