@@ -115,6 +115,7 @@ fuzz: $(DEVELOPMENT) $(PACKAGE)
 
 fuzz-http2: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_FRAMES=5000000 $(TEST_LONG) tests/unit/service/http2/test_fuzz.py
+
 docs: $(DEVELOPMENT)
 	PYTHONPATH=tests $(BIN)/python -m support.record_docs > docs/records.md
 
