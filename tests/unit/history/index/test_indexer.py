@@ -1,0 +1,49 @@
+"""The index kept by the follower: it reads what it lacks by itself, and is then given what the follower reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.recorded import Recording
+
+from extproc.follow import checkpoint
+from extproc.follow.follower import Follower
+from extproc.history.answers import Answers
+from extproc.history.filters import Filters
+from extproc.history.index import check
+from extproc.history.index.indexer import Indexer
+from extproc.history.index.query import Index
+from extproc.history.index.tail import Tail
+from extproc.history.live_tables import LiveTables
+
+
+def test_the_follower_keeps_it_across_restarts(tmp_path: Path) -> None:
+    """History before the first start, and what comes while it runs; no exchange twice, none left out."""
+    data = tmp_path / "data"
+    ids: list[str] = []
+    with Recording(data) as recording:
+        for _ in range(3):
+            with checkpoint.locked(data) as kept:
+                ids += [_record(recording) for _ in range(5)]
+                indexer = Indexer(data)
+                follower = Follower(data, [], kept, index=indexer)
+                for _ in range(4):
+                    ids.append(_record(recording))
+                    while follower.step():
+                        pass
+                    assert indexer.is_caught_up
+                follower.close(1)
+                assert indexer.failures == 0
+        told: list[str] = []
+        with Answers([data], told.append) as answers:
+            assert [each["id"] for each in answers.exchanges(Filters())] == ids
+            assert told == []
+    with Index.open(data) as index:
+        assert index.count() > len(ids) - 3
+        assert list(check.differences(index, Tail(index, LiveTables()))) == []
+
+
+def _record(recording: Recording) -> str:
+    id = recording.add()
+    recording.add_access(id, upstream="10.0.0.7:8000")
+    return id
