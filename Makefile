@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench bench-history kill-cycles power-cuts vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test test-compose install lint bench bench-history kill-cycles power-cuts forensics vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -49,6 +49,8 @@ help:
 	@echo 'make bench-history  what a question to a million exchanges costs'
 	@echo 'make kill-cycles, power-cuts, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
 	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each, 5 million frames'
+	@echo 'make forensics ten deaths of each kind of killer, in simulated fleets: is it named?'
+	@echo 'make vllm      the story of a killed server on a real vLLM, which it installs: 10 minutes, 8 GB'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make docs      generate docs/records.md from the types of the records'
 	@echo 'make proto     generate extproc/_proto from protos/'
@@ -98,6 +100,9 @@ kill-cycles: $(DEVELOPMENT) $(PACKAGE)
 soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_SOAK_MINUTES=30 $(TEST_LONG) -s tests/e2e/test_soak.py
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
+
+forensics: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_SEEDS=10 $(TEST_LONG) -n 2 tests/forensics/scenarios
 
 # The story on a real vLLM 0.11.0: ten minutes and 8 GB in VLLM at first, which needs python3.11 and a CPU with AVX2.
 VLLM ?= $(HOME)/.cache/extproc-tests/vllm-0.11.0

@@ -45,6 +45,10 @@ ENDED_WELL: Final = -2.0
 """It was over, and well, before."""
 OTHER_DEATH: Final = 2.0
 """One of the same shape was there at another death: at most so much for each, and less for a shape that many have."""
+ONE_OF_MANY: Final = 0.7
+"""Less for a shape that was at several deaths: some of the many that were there is, by chance."""
+COMBINATION: Final = 1.5
+"""At most so much for parameters that were all served, but never together."""
 SAME_BODY_DIED: Final = 3.0
 """The same body was waiting at another death: a client's retry, mostly."""
 HEAD_OF_QUEUE: Final = 0.8
@@ -145,12 +149,15 @@ class Base:
         served = [int(found[2]) for each in counts if (found := _EXPONENT.fullmatch(each)) and found[1] == own[1]]
         return bool(served) and int(own[2]) - max(served) >= _FAR_POWERS[own[1]]
 
-    def surprise(self, place: str, value: str) -> float:
-        """The logarithm of how many requests it takes, on average, for one with a value that is as new as this."""
-        times = self.times(place, value)
+    def surprise(self, place: str, value: str, own: int = 0) -> float:
+        """The logarithm of how many requests it takes, on average, for one with a value that is as new as this.
+        `own`: how many of those counted are the request itself."""
+        times = self.times(place, value) - own
         if times:
             return 0.25 * max(0.0, math.log((self.total + 1) / (times + _FLOOR)) - 2)
         counts = self._counts.get(place, Counter())
+        if own and value in counts:
+            counts = Counter({each: count for each, count in counts.items() if each != value})
         near = _neighbours(value, counts)
         if near:
             return near * math.log((self.total + 1) / (1 + _FLOOR))
@@ -300,19 +307,18 @@ class _Judge:
     def _atoms(self, each: Flight, base: Base) -> tuple[float, list[str]]:
         """What it asked for that was never served, by parameter: the strongest in full, the others for less."""
         by_parameter: dict[str, tuple[float, str]] = {}
+        own = int(each.id in base.ids)  # it was served itself, for a while: that is no precedent
         for place, value in asked(each).items():
-            if each.id in base.ids and base.times(place, value) <= 1:
-                continue  # it was served itself
-            surprise = base.surprise(place, value)
+            surprise = base.surprise(place, value, own)
             weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))
             if place == _COMBINATION:
-                weight = min(weight, 0.5 * -math.log(self._expected(each)))
-            new = not base.times(place, value)
+                weight = min(weight, 0.5 * -math.log(self._expected(each)), COMBINATION)
+            new = base.times(place, value) <= own
             if new and _STUMBLES.fullmatch(value):
                 weight = surprise + STUMBLE
             times = f"never before on this model (0 of {base.total:,})"
             if not new:
-                times = f"rare on this model ({base.times(place, value)} of {base.total:,})"
+                times = f"rare on this model ({base.times(place, value) - own} of {base.total:,})"
             parameter = re.split(r"[.\[ ]", place, maxsplit=1)[0]
             if weight > by_parameter.get(parameter, (0.0, ""))[0]:
                 said = place if place == _COMBINATION else f"{place} {value}"
@@ -365,10 +371,10 @@ class _Judge:
             reasons.append(f"the very same request was waiting at {_deaths(bodies)}, {on}")
             weight += SAME_BODY_DIED * (1 + 0.3 * min(bodies - 1, 3))
         elif each.fingerprint and (shapes := sum(each.fingerprint in there for there in self._shapes_elsewhere)):
-            surprise = min(-math.log(self._expected(each)), OTHER_DEATH)
+            surprise = min(-math.log(self._expected(each)) - ONE_OF_MANY, OTHER_DEATH)
             if surprise >= _WORTH_SAYING:
                 reasons.append(f"one of the same rare shape was there at {_deaths(shapes)}")
-            weight += surprise * min(shapes, 4)
+            weight += max(surprise, 0.0) * min(shapes, 4)
         return weight, reasons
 
     def _latch(self, each: Flight, base: Base, odd: Sequence[str]) -> Flight | None:
