@@ -48,7 +48,7 @@ MEANING: Final[Mapping[Reason, str]] = {
     Reason.SIDECAR_AWAY: "the recorder did not answer, or no sidecar was running",
     Reason.GAP: "the journal could not be written, and on_audit_failure let it pass",
     Reason.REFUSED: "the journal could not be written, and on_audit_failure refused it",
-    Reason.MALFORMED_BODY: "its body was no HTTP, and Envoy closed before the recorder's turn",
+    Reason.MALFORMED_BODY: "its body was no HTTP, and Envoy closed before it heard the recorder",
     Reason.ENDED_BEFORE_RECORDER: "Envoy answered, or the client left, before the recorder's turn",
     Reason.RECORD_MISSING: "the recorder had it, and the journal has no record",
     Reason.BEFORE_JOURNAL: "it is older than what retention has left of the journal",
