@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -68,10 +67,10 @@ def summary(run: Run) -> dict[str, Any]:
 
 
 def _percentiles(seconds: Iterator[float]) -> dict[str, float] | None:
-    values = array("d", (round(1000 * each, 3) for each in seconds))
+    values = sorted(round(1000 * each, 3) for each in seconds)
     if not values:
         return None
-    return {f"p{percent}": tally.percentile(values, percent) or 0.0 for percent in (50, 90, 99)} | {"max": max(values)}
+    return {f"p{percent}": tally.percentile(values, percent) or 0.0 for percent in (50, 90, 99)} | {"max": values[-1]}
 
 
 def _lines(figures: dict[str, Any]) -> Iterator[str]:

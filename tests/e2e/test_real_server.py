@@ -90,7 +90,8 @@ class Got:
 def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     """The record of what a client saw, its bytes compared both ways."""
     exchange = stack.exchange(seen.id)
-    assert (exchange["outcome"], exchange["status"]) == ("ok", seen.status)
+    # The clients read a stream to its [DONE], and may close the connection before its end.
+    assert (exchange["class"], exchange["status"]) == ("ok", seen.status)
     for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
         assert exchange[direction]["bytes"] == len(data)
         assert exchange[direction]["sha256"] == hashlib.sha256(data).hexdigest()
