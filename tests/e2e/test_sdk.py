@@ -53,7 +53,7 @@ def claude(demo_stack: RunningStack, watching: Watching) -> Iterator[anthropic.A
 def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     """The record of what a client saw, its bytes compared both ways."""
     exchange = stack.exchange(seen.id)
-    assert exchange["outcome"] == "ok"
+    assert exchange["class"] == "ok"  # the SDK may close the connection behind [DONE], before the end
     assert exchange["status"] == seen.status
     for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
         assert exchange[direction]["bytes"] == len(data)
