@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -106,10 +105,10 @@ def test_a_file_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
     target.write_text("before")
     done = invoke("export", "--format", "jsonl", "-O", tmp_path / "none" / "x", "--data-dir", data)
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    command = (*PROGRAM, "export", "--format", "jsonl", "--data-dir", data, "-O", target)
     limited = subprocess.run(
-        [*PROGRAM, "export", "--format", "jsonl", "--data-dir", str(data), "-O", str(target)],
+        ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", *map(str, command)],
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)),
         capture_output=True,
         text=True,
     )
