@@ -7,6 +7,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,18 @@ def test_every_package_has_its_place() -> None:
     known = CHAIN_NAMES | FOUNDATIONS
     lost = [name for name in packages() if name and not any(f"{name}.".startswith(f"{each}.") for each in known)]
     assert [name for name in lost if not any(each.startswith(f"{name}.") for each in known)] == []
+
+
+def test_no_circles() -> None:
+    """No modules import one another, not even for their types."""
+    names = {
+        ".".join(["extproc", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+    }
+
+    def module_of(imported: str) -> str:
+        return imported if imported in names else imported.rpartition(".")[0]
+
+    graph = {name: {module_of(each) for each in imports(path)} - {name} for name, path in names.items()}
+    assert "extproc.core.stream" in graph["extproc.core.exchange"]
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, with the circle's names

@@ -9,20 +9,46 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from extproc.core.events import CloseReason
 from extproc.service import health as health_
 from extproc.service.http2.connection import Connection
 from extproc.service.http2.fields import Metadata, Request
 from extproc.service.http2.stream import Status, Stream
-from extproc.service.transport import ACCESS_LOG, HEALTH_CHECK, HEALTH_WATCH, PROCESS, Processor
+from extproc.service.transport import (
+    ACCESS_LOG,
+    HEALTH_CHECK,
+    HEALTH_WATCH,
+    PROCESS,
+    AccessLog,
+    Complaints,
+    NewProcessor,
+    Processor,
+)
 
-if TYPE_CHECKING:
-    from extproc.service.http2.server import Server
+
+class Worker(Protocol):
+    """What the methods need of the server that they run in."""
+
+    open: int
+    max_streams: int
+    streams: set[Process]
+    watches: set[Watch]
+    processors: NewProcessor
+    access_log: AccessLog
+    health: health_.Health
+    complaints: Complaints
+
+    @property
+    def cancelling(self) -> bool: ...
+
+    def post(self, stream: Process, reply: bytes) -> None:
+        """Open a gate, from any thread."""
+        ...
 
 
-def call(server: Server, connection: Connection, stream_id: int, request: Request) -> Stream:
+def call(server: Worker, connection: Connection, stream_id: int, request: Request) -> Stream:
     """The stream of a request."""
     if request.refusal:
         return _NoGrpc(connection, stream_id, request.refusal)
@@ -39,7 +65,7 @@ class Process(Stream):
 
     __slots__ = ("_gate", "_half_closed", "_metadata", "_processor", "_queue", "_reason", "_receive", "_server")
 
-    def __init__(self, server: Server, connection: Connection, stream_id: int, request: Request) -> None:
+    def __init__(self, server: Worker, connection: Connection, stream_id: int, request: Request) -> None:
         super().__init__(connection, stream_id, compressed=request.compressed)
         self._server = server
         self._metadata: Metadata = request.metadata
@@ -153,7 +179,7 @@ class _Counted(Stream):
 
     __slots__ = ("_counted", "server")
 
-    def __init__(self, server: Server, connection: Connection, stream_id: int, request: Request) -> None:
+    def __init__(self, server: Worker, connection: Connection, stream_id: int, request: Request) -> None:
         super().__init__(connection, stream_id, compressed=request.compressed)
         self.server = server
         self._counted = False
@@ -240,7 +266,7 @@ class Watch(_Counted):
         self.server.watches.discard(self)
 
 
-_Method = Callable[["Server", Connection, int, Request], Stream]
+_Method = Callable[[Worker, Connection, int, Request], Stream]
 
 _METHODS: Final[dict[str, _Method]] = {
     PROCESS: Process,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 from extproc.service.http2.frames import (
@@ -28,9 +28,6 @@ from extproc.service.http2.frames import (
     window_update,
 )
 from extproc.service.http2.states import TABLE, Input, State
-
-if TYPE_CHECKING:
-    from extproc.service.http2.connection import Connection
 
 STREAM_WINDOW: Final = 256 * 1024
 """Bytes that a client may send on a stream before any of them is taken."""
@@ -74,6 +71,22 @@ def trailers(status: Status, details: str = "") -> bytes:
 _OK_TRAILERS: Final = trailers(Status.OK)
 
 
+class Link(Protocol):
+    """What a stream needs of its connection."""
+
+    window: int
+    room: int
+    frame_size: int
+    initial_window: int
+    blocked: dict[Stream, None]
+
+    def write(self, data: bytes) -> None: ...
+
+    def stream_error(self, stream: Stream, code: Code) -> None: ...
+
+    def closed(self, stream: Stream) -> None: ...
+
+
 class Stream:
     """A stream that is open. Made by the connection's host; all calls come from the thread of the loop."""
 
@@ -93,7 +106,7 @@ class Stream:
         "window",
     )
 
-    def __init__(self, connection: Connection, stream_id: int, *, compressed: bool = False) -> None:
+    def __init__(self, connection: Link, stream_id: int, *, compressed: bool = False) -> None:
         self.connection = connection
         self.id = stream_id
         self.state = State.IDLE
