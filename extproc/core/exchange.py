@@ -23,9 +23,9 @@ import msgspec
 from msgspec import UNSET
 
 from extproc.core import dialects, records, response_flags
+from extproc.core.direction import DirectionContent
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
-from extproc.core.half import Half
 from extproc.core.head import Head, read
 from extproc.core.media import is_stream, is_stream_type
 from extproc.core.reading import RequestReader, ResponseReader
@@ -122,8 +122,8 @@ class Exchange:
         self._started_at = started_at
         self._new_trace = self._trace = trace
         self._parent = parent
-        self._request = Half(Direction.REQUEST, settings.inline_body_bytes)
-        self._response = Half(Direction.RESPONSE, settings.inline_body_bytes)
+        self._request = DirectionContent(Direction.REQUEST, settings.inline_body_bytes)
+        self._response = DirectionContent(Direction.RESPONSE, settings.inline_body_bytes)
         self._request_reader: RequestReader | None = None
         self._response_reader: ResponseReader | None = None
         self._attributes: dict[str, Any] = {}
@@ -140,14 +140,14 @@ class Exchange:
         """Take one message. The effects are in the order in which they must happen; a gated one holds the reply."""
         if self._rejected:
             return NOTHING  # our own refusal on its way to the client is not an answer of the backend
-        half = self._request if event.direction is Direction.REQUEST else self._response
+        direction = self._request if event.direction is Direction.REQUEST else self._response
         # By exact type, bodies first: a class pattern goes through the metaclass, for every chunk of every stream.
         if type(event) is Body:
-            return self._on_body(half, event)
+            return self._on_body(direction, event)
         if type(event) is Headers:
-            return self._on_headers(half, event)
+            return self._on_headers(direction, event)
         assert type(event) is Trailers
-        return self._on_trailers(half, event)
+        return self._on_trailers(direction, event)
 
     def open_record(self, at: int) -> Sequence[Effect]:
         """The request as it stands, for one that is long in coming. Made once, and only while it is unfinished."""
@@ -173,10 +173,10 @@ class Exchange:
     def close(self, reason: CloseReason, at: int) -> Sequence[Effect]:
         """The stream is over: end what is unfinished. Nothing comes after this."""
         effects: list[Effect] = []
-        for half in (self._request, self._response):
-            was_over = half.stream.over
-            if half.stream.move(Input.CLOSE) is State.ABORTED and not was_over:
-                effects += self._abort(half, reason, at)
+        for direction in (self._request, self._response):
+            was_over = direction.stream.over
+            if direction.stream.move(Input.CLOSE) is State.ABORTED and not was_over:
+                effects += self._abort(direction, reason, at)
         began = self._request.stream.began or self._response.stream.began
         if began and not self._terminal:
             effects.append(self._terminal_record(at, reason, gate=False))
@@ -265,83 +265,83 @@ class Exchange:
 
     # -- one message ----------------------------------------------------------------------------------------------
 
-    def _on_headers(self, half: Half, event: Headers) -> Sequence[Effect]:
+    def _on_headers(self, direction: DirectionContent, event: Headers) -> Sequence[Effect]:
         end = event.end_of_stream
-        if half.stream.move(Input.HEADERS_END if end else Input.HEADERS) is LATE:
-            return self._count_late(half, "headers")
-        half.first_at = half.last_at = event.at
-        half.head = read(event.headers, self._settings.redactor)
+        if direction.stream.move(Input.HEADERS_END if end else Input.HEADERS) is LATE:
+            return self._count_late(direction, "headers")
+        direction.first_at = direction.last_at = event.at
+        direction.head = read(event.headers, self._settings.redactor)
         if event.attributes:
             self._attributes.update(event.attributes)
-        if half is self._request:
+        if direction is self._request:
             self._begin_request()
-        elif is_stream_type(half.head.content_type):
+        elif is_stream_type(direction.head.content_type):
             self._response_reader = self._new_response_reader()  # its tokens have times
-        return self._finish(half, "headers", event.at) if end else NOTHING
+        return self._finish(direction, "headers", event.at) if end else NOTHING
 
-    def _on_body(self, half: Half, event: Body) -> Sequence[Effect]:
-        if half.stream.over:
-            return self._on_body_after_the_last_byte(half, event)
-        effects = self._take(half, event.data, event.at)
-        input, ended_by = half.classify(event)
-        half.stream.move(input)
-        half.truncated |= event.cut and not half.has_all
+    def _on_body(self, direction: DirectionContent, event: Body) -> Sequence[Effect]:
+        if direction.stream.over:
+            return self._on_body_after_the_last_byte(direction, event)
+        effects = self._take(direction, event.data, event.at)
+        input, ended_by = direction.classify(event)
+        direction.stream.move(input)
+        direction.truncated |= event.cut and not direction.has_all
         if ended_by is None:
-            return self._open_if_long(half, effects, event.at)
-        return [*effects, *self._finish(half, ended_by, event.at)]
+            return self._open_if_long(direction, effects, event.at)
+        return [*effects, *self._finish(direction, ended_by, event.at)]
 
-    def _on_body_after_the_last_byte(self, half: Half, event: Body) -> Sequence[Effect]:
+    def _on_body_after_the_last_byte(self, direction: DirectionContent, event: Body) -> Sequence[Effect]:
         input = Input.BODY_END if event.end_of_stream else Input.BODY
-        if half.stream.move(input) is LATE:
+        if direction.stream.move(input) is LATE:
             self._duplicate_ends += event.end_of_stream
         elif not event.data:
             return NOTHING  # the empty end that Envoy owed us
-        return self._count_late(half, "body", event.data)
+        return self._count_late(direction, "body", event.data)
 
-    def _on_trailers(self, half: Half, event: Trailers) -> Sequence[Effect]:
-        was_over = half.stream.over
-        if half.stream.move(Input.TRAILERS) is LATE:
-            return self._count_late(half, "trailers")
-        half.trailers = read(event.trailers, self._settings.redactor)
+    def _on_trailers(self, direction: DirectionContent, event: Trailers) -> Sequence[Effect]:
+        was_over = direction.stream.over
+        if direction.stream.move(Input.TRAILERS) is LATE:
+            return self._count_late(direction, "trailers")
+        direction.trailers = read(event.trailers, self._settings.redactor)
         if was_over:
             self._trailers_after = True
             return NOTHING
-        return self._finish(half, "trailers", event.at)
+        return self._finish(direction, "trailers", event.at)
 
     def _begin_request(self) -> None:
         head, new = self._request.head, self._new_trace
         self._trace = under(self._parent, new) or under(head.traceparent, new) or new
 
-    def _take(self, half: Half, data: bytes, at: int) -> Sequence[Effect]:
+    def _take(self, direction: DirectionContent, data: bytes, at: int) -> Sequence[Effect]:
         if not data:
             return NOTHING
-        if half is self._response:
-            if not half.body.length:
+        if direction is self._response:
+            if not direction.body.length:
                 self._begin_response_body(data)
-            elif at - half.last_at > half.silence[0]:
-                half.silence = (at - half.last_at, half.last_at, half.body.length)
-            half.first_at = half.first_at or at
+            elif at - direction.last_at > direction.silence[0]:
+                direction.silence = (at - direction.last_at, direction.last_at, direction.body.length)
+            direction.first_at = direction.first_at or at
             if self._response_reader is not None and not self._reads_spool:
                 self._response_reader.feed(data, at)
-        half.last_at = at
-        pieces = half.body.feed(data)
-        return self._spool(half, pieces) if pieces else NOTHING
+        direction.last_at = at
+        pieces = direction.body.feed(data)
+        return self._spool(direction, pieces) if pieces else NOTHING
 
     def _begin_response_body(self, first: bytes) -> None:
         """A body whose type does not say that it is a stream may be one by its first bytes, or by those that follow."""
         if self._response_reader is None and is_stream(self._response.head.content_type, first) is not False:
             self._response_reader = self._new_response_reader()
 
-    def _spool(self, half: Half, pieces: list[bytes]) -> Sequence[Effect]:
+    def _spool(self, direction: DirectionContent, pieces: list[bytes]) -> Sequence[Effect]:
         """These bytes will not stand in the record, so what they say has to be read now (see `llm.py`).
 
         A request's file never comes before an `open` record of ours, so that we know that the exchange needs an end
         even when the file cannot be written.
         """
         effects: list[Effect] = []
-        if half is self._request:
+        if direction is self._request:
             if not self._opened:
-                effects.append(self._open(half.last_at, self._file(half)))
+                effects.append(self._open(direction.last_at, self._file(direction)))
             if self._request_reader is None:
                 self._request_reader = self._new_request_reader()
             if self._request_reader is not None:
@@ -353,8 +353,8 @@ class Exchange:
                 self._reads_spool = True
             if self._response_reader is not None and self._reads_spool:
                 for piece in pieces:
-                    self._response_reader.feed(piece, half.last_at)
-        return [*effects, Spool(self.id, half.stream.direction, pieces)]
+                    self._response_reader.feed(piece, direction.last_at)
+        return [*effects, Spool(self.id, direction.stream.direction, pieces)]
 
     def _new_request_reader(self) -> RequestReader | None:
         head = self._request.head
@@ -371,19 +371,23 @@ class Exchange:
         reading = dialects.ResponseReading(api, head.content_type, head.content_encoding, head.status)
         return ResponseReader(reading)
 
-    def _open_if_long(self, half: Half, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
-        if half is self._request and not self._opened and half.body.length >= self._settings.open_record_bytes:
+    def _open_if_long(self, direction: DirectionContent, effects: Sequence[Effect], at: int) -> Sequence[Effect]:
+        if (
+            direction is self._request
+            and not self._opened
+            and direction.body.length >= self._settings.open_record_bytes
+        ):
             return [*self.open_record(at), *effects]
         return effects
 
-    def _count_late(self, half: Half, kind: str, data: bytes | None = None) -> Sequence[Effect]:
+    def _count_late(self, direction: DirectionContent, kind: str, data: bytes | None = None) -> Sequence[Effect]:
         """What comes after the end changes nothing. It is counted, and its bytes are held against the body's own."""
         if self._late is None or self._late_bytes is None:
             self._late, self._late_bytes = Counter(), Counter()
         self.late_count += 1
-        self._late[f"{half.stream.direction.value}.{kind}"] += 1
+        self._late[f"{direction.stream.direction.value}.{kind}"] += 1
         if data is not None:
-            self._late_bytes[half.body.compare(data)] += 1
+            self._late_bytes[direction.body.compare(data)] += 1
         return NOTHING
 
     # -- the records ----------------------------------------------------------------------------------------------
@@ -392,24 +396,24 @@ class Exchange:
         self._opened = True
         return Append(self._request_record(Open, at, None, body, None), gate=False)
 
-    def _finish(self, half: Half, ended_by: str, at: int, *, gate: bool = True) -> Sequence[Effect]:
+    def _finish(self, direction: DirectionContent, ended_by: str, at: int, *, gate: bool = True) -> Sequence[Effect]:
         """The one place where a direction ends."""
-        half.end(ended_by)
-        whole, rest, sha256 = half.body.finish()
+        direction.end(ended_by)
+        whole, rest, sha256 = direction.body.finish()
         if whole is not None and not records.fits(whole):
             rest, whole = [whole], None
-        body = self._file(half) if whole is None else BodyField.of(whole)
-        spool = self._spool(half, rest) if rest else NOTHING
-        last = self._end_request if half is self._request else self._end_response
+        body = self._file(direction) if whole is None else BodyField.of(whole)
+        spool = self._spool(direction, rest) if rest else NOTHING
+        last = self._end_request if direction is self._request else self._end_response
         append = last(at, body, sha256, gate=gate)
         if whole is not None:
             return [append]
-        return [*spool, SpoolEnd(self.id, half.stream.direction), append]
+        return [*spool, SpoolEnd(self.id, direction.stream.direction), append]
 
-    def _abort(self, half: Half, reason: CloseReason, at: int) -> Sequence[Effect]:
+    def _abort(self, direction: DirectionContent, reason: CloseReason, at: int) -> Sequence[Effect]:
         if not self._rejected:
-            return self._finish(half, reason.value, at, gate=False)
-        return [SpoolEnd(self.id, half.stream.direction)] if half.body.spooled else NOTHING
+            return self._finish(direction, reason.value, at, gate=False)
+        return [SpoolEnd(self.id, direction.stream.direction)] if direction.body.spooled else NOTHING
 
     def _end_request(self, at: int, body: BodyField, sha256: str, *, gate: bool) -> Append:
         llm = None
@@ -419,38 +423,38 @@ class Exchange:
         return Append(self._request_record(Request, at, sha256, body, llm), gate=gate)
 
     def _end_response(self, at: int, body: BodyField, sha256: str, *, gate: bool) -> Append:
-        half = self._response
-        lasted, began, offset = half.silence
+        direction = self._response
+        lasted, began, offset = direction.silence
         answer = ResponseDirection(
-            bytes=half.body.length,
+            bytes=direction.body.length,
             sha256=sha256,
-            chunks=half.body.chunks,
-            ended_by=half.ended_by,
-            truncated=half.truncated,
-            content_type=half.head.content_type,
-            headers=half.head.fields,
+            chunks=direction.body.chunks,
+            ended_by=direction.ended_by,
+            truncated=direction.truncated,
+            content_type=direction.head.content_type,
+            headers=direction.head.fields,
             body=body,
-            trailers=half.recorded_trailers,
+            trailers=direction.recorded_trailers,
             max_silence_ms=lasted // 1000 / 1000 if offset else None,
             silence_at_ms=self._ms(began) if offset else None,
             silence_at_byte=offset or None,
-            first_byte_ms=self._ms(half.first_at),
-            last_byte_ms=self._ms(half.last_at),
+            first_byte_ms=self._ms(direction.first_at),
+            last_byte_ms=self._ms(direction.last_at),
         )
-        reason = CloseReason(half.ended_by or "") if half.stream.state is State.ABORTED else None
+        reason = CloseReason(direction.ended_by or "") if direction.stream.state is State.ABORTED else None
         return self._terminal_record(at, reason, answer, self._response_llm(), gate=gate)
 
     def _response_llm(self) -> ResponseLlm | None:
-        reader, half = self._response_reader, self._response
+        reader, direction = self._response_reader, self._response
         if reader is None:
             return None
         self._response_reader = None
-        llm = reader.finish(half.last_at, complete=not half.truncated)
+        llm = reader.finish(direction.last_at, complete=not direction.truncated)
         if llm is None:
             return None
         first = reader.first_token_at
         if first is None and llm.output_chars:
-            first = half.first_at  # an answer in one piece has its first token where its body begins
+            first = direction.first_at  # an answer in one piece has its first token where its body begins
         return llm if first is None else msgspec.structs.replace(llm, ttft_ms=self._ms(first))
 
     def _request_record(
@@ -461,8 +465,8 @@ class Exchange:
         body: BodyField | None,
         llm: RequestLlm | None,
     ) -> Request | Open:
-        half, trace = self._request, self._trace
-        head = half.head
+        direction, trace = self._request, self._trace
+        head = direction.head
         return kind(  # by position, in the order of the type: to name so many costs a microsecond
             self.id,
             self._time(at),
@@ -481,15 +485,15 @@ class Exchange:
             self.best_effort,
             self.routing,
             RequestDirection(
-                bytes=half.body.length,
+                bytes=direction.body.length,
                 sha256=sha256,
-                chunks=half.body.chunks,
-                ended_by=half.ended_by,
-                truncated=half.truncated,
+                chunks=direction.body.chunks,
+                ended_by=direction.ended_by,
+                truncated=direction.truncated,
                 content_type=head.content_type,
                 headers=head.fields,
                 body=body,
-                trailers=half.recorded_trailers,
+                trailers=direction.recorded_trailers,
             ),
             llm,
             self._protocol(),
@@ -532,8 +536,12 @@ class Exchange:
         return Append(fields, gate=gate)
 
     def _late_record(self, at: int) -> Late:
-        halves = (self._request, self._response)
-        trailers = {half.stream.direction.value: half.trailers.fields for half in halves if half.trailers is not None}
+        directions = (self._request, self._response)
+        trailers = {
+            direction.stream.direction.value: direction.trailers.fields
+            for direction in directions
+            if direction.trailers is not None
+        }
         return Late(id=self.id, at=self._time(at), protocol=self._protocol(), trailers=trailers or UNSET)
 
     def _protocol(self) -> Protocol:
@@ -545,8 +553,8 @@ class Exchange:
             late_bytes=dict(self._late_bytes) if self._late_bytes else UNSET,
         )
 
-    def _file(self, half: Half) -> BodyField:
-        return BodyField(file=f"bodies/{self.id}.{half.stream.direction.value}")
+    def _file(self, direction: DirectionContent) -> BodyField:
+        return BodyField(file=f"bodies/{self.id}.{direction.stream.direction.value}")
 
     def _time(self, at: int) -> str:
         return timestamp(self._started_ns + at - self._started_at)

@@ -34,25 +34,25 @@ def test_the_table_is_the_one_in_the_docstring() -> None:
 @pytest.mark.parametrize(("state", "input"), ALL)
 def test_a_late_input_changes_nothing(state: State, input: Input, direction: Direction) -> None:
     """Every (state, input) either moves to the table's state or is late and leaves the state alone."""
-    half = Stream(direction)
-    half.state = state
-    moved = half.move(input)
-    assert half.state is (state if moved is LATE else moved)
+    stream = Stream(direction)
+    stream.state = state
+    moved = stream.move(input)
+    assert stream.state is (state if moved is LATE else moved)
 
 
 def test_a_direction_ends_at_most_once() -> None:
     """In any sequence of up to five inputs, `over` turns true at most once and never turns back."""
     for inputs in itertools.product(Input, repeat=5):
-        half = Stream(Direction.REQUEST)
+        stream = Stream(Direction.REQUEST)
         seen = []
         for input in inputs:
-            half.move(input)
-            seen.append(half.over)
+            stream.move(input)
+            seen.append(stream.over)
         assert seen == sorted(seen), inputs
 
 
 def test_a_close_of_a_direction_that_never_began_leaves_it_idle() -> None:
     """A direction without a message has no record, also after the stream closed."""
-    half = Stream(Direction.RESPONSE)
-    assert half.move(Input.CLOSE) is State.IDLE
-    assert (half.began, half.over) == (False, False)
+    stream = Stream(Direction.RESPONSE)
+    assert stream.move(Input.CLOSE) is State.IDLE
+    assert (stream.began, stream.over) == (False, False)

@@ -15,7 +15,7 @@ NO_HEAD = Head([])
 NO_SILENCE = (0, 0, 0)
 
 
-class Half:
+class DirectionContent:
     """State and content of one direction. `first_at` and `last_at` are times as in events, 0 before the first."""
 
     __slots__ = ("body", "ended_by", "first_at", "head", "last_at", "silence", "stream", "trailers", "truncated")
