@@ -60,16 +60,16 @@ class _Since:
     def record(self, record: Any) -> None:
         """Of no exchange: no span."""
 
-    def mark(self) -> int:
-        return self._tracing.mark()
+    def sequence(self) -> int:
+        return self._tracing.sequence()
 
-    def settled(self, mark: int) -> bool:
-        return self._tracing.settled(mark)
+    def flushed_to(self, sequence: int) -> bool:
+        return self._tracing.flushed_to(sequence)
 
     def wait(self) -> None:
         """Until everything is out of our hands."""
         pause = threading.Event()
-        while not self.settled(self.mark()):
+        while not self.flushed_to(self.sequence()):
             pause.wait(0.02)
 
 

@@ -49,12 +49,12 @@ class Consumer(Protocol):
         """A record of no exchange: a `gap`, or an `access` entry to which there is none of ours."""
         ...
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         """A number for everything that was given so far."""
         ...
 
-    def settled(self, mark: int) -> bool:
-        """Whether everything up to this mark is out of our hands: exported, or counted as dropped."""
+    def flushed_to(self, sequence: int) -> bool:
+        """Whether everything up to this number is out of our hands: exported, or counted as dropped."""
         ...
 
 
@@ -176,15 +176,17 @@ class Follower:
 
     def _snapshot(self) -> tuple[Checkpoint, list[int]]:
         kept = Checkpoint(self._feed.positions(self._directory), self._joiner.positions())
-        return kept, [consumer.mark() for consumer in self._consumers]
+        return kept, [consumer.sequence() for consumer in self._consumers]
 
     def _save(self) -> bool:
         """Keep the snapshot, if the consumers are done with what it covers."""
         assert self._kept is not None
         if self._unsaved is None:
             return True
-        kept, marks = self._unsaved
-        if not all(consumer.settled(mark) for consumer, mark in zip(self._consumers, marks, strict=True)):
+        kept, sequences = self._unsaved
+        if not all(
+            consumer.flushed_to(sequence) for consumer, sequence in zip(self._consumers, sequences, strict=True)
+        ):
             return False
         self._unsaved = None
         if kept == self._saved:

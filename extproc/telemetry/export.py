@@ -49,7 +49,7 @@ class Exporter:
         return len(self._queue)
 
     @property
-    def settled(self) -> int:
+    def flushed(self) -> int:
         """How many spans are out of our hands."""
         return self.exported + self.failed + self.dropped
 

@@ -160,10 +160,10 @@ class Metrics:
         else:
             self._counters[families.UNMATCHED].labels(unmatched(record)).inc()
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         return 0
 
-    def settled(self, mark: int) -> bool:
+    def flushed_to(self, sequence: int) -> bool:
         return True
 
     # -- our own ----------------------------------------------------------------------------------------------------

@@ -102,11 +102,11 @@ class Tracing:
     def record(self, record: Mapping[str, Any]) -> None:
         """There is no span without an exchange."""
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         return self._exporter.added
 
-    def settled(self, mark: int) -> bool:
-        return self._exporter.settled >= mark
+    def flushed_to(self, sequence: int) -> bool:
+        return self._exporter.flushed >= sequence
 
     def close(self, timeout: float) -> None:
         """Export what is queued, within so many seconds."""

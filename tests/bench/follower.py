@@ -55,7 +55,7 @@ def follow(directory: Path, consumers: Sequence[Consumer]) -> tuple[float, float
     while follower.step():
         pass
     follower.finish()
-    while not all(consumer.settled(consumer.mark()) for consumer in consumers):
+    while not all(consumer.flushed_to(consumer.sequence()) for consumer in consumers):
         time.sleep(0.001)
     seconds = time.perf_counter() - began
     return follower.exchanges / seconds, (time.process_time() - cpu) * 1e6 / follower.exchanges

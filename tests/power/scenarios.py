@@ -204,10 +204,10 @@ class _Consumer:
     def record(self, record: Mapping[str, Any]) -> None:
         pass
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         return 0
 
-    def settled(self, mark: int) -> bool:
+    def flushed_to(self, sequence: int) -> bool:
         return True
 
 

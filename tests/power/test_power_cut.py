@@ -245,10 +245,10 @@ class _Start:
             def record(self, record: Mapping[str, Any]) -> None:
                 pass
 
-            def mark(self) -> int:
+            def sequence(self) -> int:
                 return 0
 
-            def settled(self, mark: int) -> bool:
+            def flushed_to(self, sequence: int) -> bool:
                 return True
 
         with checkpoint.locked(self.data) as kept:

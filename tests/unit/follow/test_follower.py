@@ -32,11 +32,11 @@ class Consumer:
         """One more."""
         self.records.append(record)
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         """How many so far."""
         return len(self.ids)
 
-    def settled(self, mark: int) -> bool:
+    def flushed_to(self, sequence: int) -> bool:
         """As the test wants it."""
         return not self.stuck
 

@@ -126,10 +126,10 @@ class Gathered:
     def record(self, record: Any) -> None:
         """Of no exchange."""
 
-    def mark(self) -> int:
+    def sequence(self) -> int:
         """Nothing is waited for."""
         return 0
 
-    def settled(self, mark: int) -> bool:
+    def flushed_to(self, sequence: int) -> bool:
         """At once."""
         return True

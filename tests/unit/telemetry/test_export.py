@@ -48,7 +48,7 @@ def exporting(collector: Collector, environ: dict[str, str] | None = None) -> It
         yield exporter
     finally:
         exporter.close(5.0)
-    assert exporter.added == exporter.settled
+    assert exporter.added == exporter.flushed
     assert exporter.queued == 0
 
 
@@ -63,7 +63,7 @@ def test_spans_are_exported_in_batches() -> None:
     collector = Collector()
     with exporting(collector) as exporter:
         fill(exporter, 9)
-        eventually(lambda: exporter.settled == 9, "the export")
+        eventually(lambda: exporter.flushed == 9, "the export")
         assert exporter.exported == 9
     assert sum(collector.batches) == 9
     assert max(collector.batches) <= 4
@@ -94,7 +94,7 @@ def test_a_collector_that_is_stuck() -> None:
     assert exporter.queued == 10
     assert exporter.dropped == 40
     exporter.close(0.2)
-    assert exporter.added == exporter.settled == 51
+    assert exporter.added == exporter.flushed == 51
 
 
 def test_what_is_queued_is_exported_at_the_end() -> None:

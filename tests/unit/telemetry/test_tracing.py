@@ -284,6 +284,6 @@ def test_content_is_asked_for_by_a_variable(value: str, captures: bool) -> None:
 def test_it_says_when_everything_is_out_of_its_hands() -> None:
     """So that the follower's position is kept only then."""
     tracing, _ = traced(exchange(), exchange())
-    assert tracing.mark() == 2
-    assert tracing.settled(2)
-    assert not tracing.settled(3)
+    assert tracing.sequence() == 2
+    assert tracing.flushed_to(2)
+    assert not tracing.flushed_to(3)
