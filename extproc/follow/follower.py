@@ -183,10 +183,8 @@ class Follower:
         assert self._kept is not None
         if self._unsaved is None:
             return True
-        kept, sequences = self._unsaved
-        if not all(
-            consumer.flushed_to(sequence) for consumer, sequence in zip(self._consumers, sequences, strict=True)
-        ):
+        kept, given = self._unsaved
+        if not all(consumer.flushed_to(sequence) for consumer, sequence in zip(self._consumers, given, strict=True)):
             return False
         self._unsaved = None
         if kept == self._saved:
