@@ -1,7 +1,7 @@
 """Bodies too large for a record: one file for each, `bodies/<id>.<direction>`, written as the bytes arrive.
 
 The spool has its own threads and its own syncs, so that a large body never holds up the records of others. All
-effects of one exchange go through the same thread (its lane), in order: its records are handed to the writer only
+effects of one exchange go through the same thread, in order: its records are handed to the writer only
 after the bytes before them are where they belong.
 
     Spool      the bytes are with the system when `done` is called; not synced
@@ -51,9 +51,9 @@ Item = tuple[Entry | list[Entry], Done | None, JournalError | None]
 
 _log = logging.getLogger(__name__)
 
-_LANES: Final = 4
+_THREADS: Final = 4
 _OPEN_FILES: Final = 64
-"""Files a lane keeps open. Beyond that the one that was idle longest is closed, and opened again when needed."""
+"""Files that a thread keeps open. Beyond that the one that was idle longest is closed, and opened again when needed."""
 _NAME: Final = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]{0,63})\.(request|response)")
 
 
@@ -87,18 +87,19 @@ class Spooler:
         """Some exchange has effects here that were not carried out yet."""
         self._pending: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._lanes = [
-            _Lane(self._settle, bodies, sync=sync, space=space, forward=forward, begin=begin) for _ in range(_LANES)
+        self._threads = [
+            _SpoolThread(self._settle, bodies, sync=sync, space=space, forward=forward, begin=begin)
+            for _ in range(_THREADS)
         ]
 
     def start(self) -> None:
         """Start the threads."""
-        for lane in self._lanes:
-            lane.thread.start()
+        for each in self._threads:
+            each.thread.start()
 
     def busy_since(self) -> list[float | None]:
         """Since when each thread has been at the same work, on the monotonic clock; None where it has none."""
-        return [lane.busy_since for lane in self._lanes]
+        return [each.busy_since for each in self._threads]
 
     def take(self, effects: Sequence[Effect], done: Done | None) -> bool:
         """Take these effects of one exchange over, unless they are records that need not wait for any bytes."""
@@ -109,7 +110,7 @@ class Spooler:
                 return False
             self._pending[id] = self._pending.get(id, 0) + 1
             self.busy = True
-            self._lanes[hash(id) % _LANES].queue.put((id, effects, done))
+            self._threads[hash(id) % _THREADS].queue.put((id, effects, done))
         return True
 
     def _settle(self, id: str) -> None:
@@ -121,13 +122,13 @@ class Spooler:
 
     def close(self, timeout: float) -> None:
         """Carry out what was taken over and stop."""
-        for lane in self._lanes:
-            lane.queue.put(None)
-        for lane in self._lanes:
-            lane.thread.join(timeout)
+        for each in self._threads:
+            each.queue.put(None)
+        for each in self._threads:
+            each.thread.join(timeout)
 
 
-class _Lane:
+class _SpoolThread:
     """One thread and the files of its exchanges."""
 
     def __init__(
@@ -158,7 +159,7 @@ class _Lane:
             self.busy_since = time.monotonic()
             try:
                 self._carry_out(effects, done)
-            except Exception as error:  # noqa: BLE001 - the lane goes on for all other exchanges
+            except Exception as error:  # noqa: BLE001 - the thread goes on for all other exchanges
                 _log.exception("a body could not be spooled", extra={"exchange_id": id})
                 records = [Entry(effect.record, b"") for effect in effects if isinstance(effect, Append)]
                 self._forward((records, done, JournalError(f"{BODIES}/{id}: {error!r}")))

@@ -169,7 +169,7 @@ def test_more_bodies_than_files_may_be_open(data: Path, monkeypatch: pytest.Monk
             for number in range(40):
                 assert write(writer, Spool(id_of(number), REQUEST, [piece * number])) is None
             held = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
-            assert sum("/bodies/" in name for name in held) <= 2 * 4  # lanes
+            assert sum("/bodies/" in name for name in held) <= 2 * 4  # threads
         for number in range(40):
             whole = b"a" * number + b"b" * number + b"c" * number
             end = appended(request(number, whole, file=True))
