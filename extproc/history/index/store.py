@@ -5,6 +5,8 @@
     store.put(exchange)                 # a row, or the row of that id anew
     store.commit(checkpoint)            # all of that, and how far the journal has been read, or nothing
 
+    erase(directory, ids)               # by whoever erases exchanges from the journal, beside the follower
+
 A store that cannot be what we wrote (damaged, another version's, none of ours) is deleted when it is opened. Every
 method may raise `sqlite3.Error`, and `open` an OSError or a JournalError; after that only `close` may be called.
 """
@@ -70,6 +72,43 @@ def delete(directory: Path) -> None:
     path = path_of(directory)
     for end in (*_SIDE_FILES, ""):
         Path(f"{path}{end}").unlink(missing_ok=True)
+
+
+def erase(directory: Path, ids: Iterable[str], busy_seconds: float = _BUSY_SECONDS) -> int:
+    """Delete the rows of these exchanges, and what the file held of them. To be called when the journal holds nothing
+    of them any more, beside a follower or without one. How many there were.
+
+    What is left of them are words that others may share (a model, the mark of a key). An index that cannot be used is
+    deleted as a whole, and made anew from the journal. Raises OSError, or sqlite3.Error when a reader did not let go of
+    the file in time: call it again then.
+    """
+    try:
+        regular(path_of(directory))
+        database = _connect(path_of(directory), busy_seconds)
+    except FileNotFoundError:
+        return 0
+    except (Unusable, sqlite3.Error):
+        delete(directory)
+        return 0
+    try:
+        check(database)
+        with _transaction(database):
+            gone = sum(_erase(database, id) for id in ids)
+        (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError(f"{path_of(directory)} is being read: what was deleted is still in its log")
+    except Unusable:
+        delete(directory)
+        return 0
+    finally:
+        database.close()
+    return gone
+
+
+def _erase(database: sqlite3.Connection, id: str) -> int:
+    packed = (row.packed_id(id),)
+    database.execute(_NOT_STRADDLING, packed)
+    return database.execute("DELETE FROM exchanges WHERE id = ?", packed).rowcount
 
 
 def check(database: sqlite3.Connection) -> Checkpoint:
@@ -260,15 +299,17 @@ def regular(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, busy_seconds: float = _BUSY_SECONDS) -> sqlite3.Connection:
     uri = f"file:{quote(str(path.absolute()))}?mode=rw"
-    database = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=busy_seconds)
     try:
         database.execute("PRAGMA journal_mode = WAL")
         # Nothing is lost with a power cut that the journal has not got.
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         database.execute("PRAGMA cell_size_check = ON")
+        # What is deleted is overwritten: nobody reads it in the file afterwards.
+        database.execute("PRAGMA secure_delete = ON")
     except sqlite3.DatabaseError:
         database.close()
         raise
