@@ -48,7 +48,7 @@ _LONG = 1e6
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
-class Server:
+class AioServer:
     """The transport's interface as `transport.py` describes it."""
 
     def __init__(self, endpoint: Endpoint, processors: NewProcessor, timers: Timers, health: Health) -> None:
@@ -210,7 +210,7 @@ class _Stream:
 
     __slots__ = ("_gate", "_loop", "_processor", "_reason", "_server")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: AioServer) -> None:
         self._server = server
         self._loop = server.loop
         self._processor: Processor | None = None

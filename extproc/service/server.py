@@ -20,13 +20,15 @@ from extproc.config import Config, host_and_port, is_loopback
 from extproc.errors import ConfigError, StackError
 from extproc.service import http2
 from extproc.service.health import Health
-from extproc.service.transport import Endpoint, NewProcessor, Server, Timers
+from extproc.service.transport import Endpoint, NewProcessor, Timers, Transport
 
 if TYPE_CHECKING:
     import grpc
 
 
-def start(config: Config, worker: int, processors: NewProcessor, timers: Timers, health: Health) -> tuple[Server, str]:
+def start(
+    config: Config, worker: int, processors: NewProcessor, timers: Timers, health: Health
+) -> tuple[Transport, str]:
     """The server of one worker, listening, and its address as bound. Raises ConfigError or StackError."""
     address = config.address(worker)
     credentials = None
@@ -57,12 +59,12 @@ def _connections(wanted: int) -> int:
 
 def _transport(
     name: str, credentials: grpc.ServerCredentials | None
-) -> Callable[[Endpoint, NewProcessor, Timers, Health], Server]:
+) -> Callable[[Endpoint, NewProcessor, Timers, Health], Transport]:
     if name == "http2" and credentials is None:
-        return http2.Server
+        return http2.Http2Server
     from extproc.service import aio  # noqa: PLC0415 - grpcio and asyncio are for those who use them
 
-    return aio.Server
+    return aio.AioServer
 
 
 def _make_room(path: Path) -> None:

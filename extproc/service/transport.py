@@ -3,7 +3,7 @@
 A transport moves bytes. It makes one processor for each ext_proc stream, gives it each message, sends what
 comes back, and says once that the stream is over. It parses nothing but health requests.
 
-    server = Server(endpoint, processors, timers, health)
+    server = Transport(endpoint, processors, timers, health)
     address = server.start()        # listening; the address as bound, so port 0 becomes a number
     server.run()                    # the loop; returns when a stop is complete
     server.stop(grace)              # from any thread or signal handler; a second call: wait for nothing more
@@ -87,7 +87,7 @@ class Timers(Protocol):
     def drain(self) -> None: ...
 
 
-class Server(Protocol):
+class Transport(Protocol):
     """A transport; the module's docstring says what each call promises."""
 
     def start(self) -> str: ...

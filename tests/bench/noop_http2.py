@@ -57,7 +57,7 @@ class NoTimers:
 
 def serve(path: str) -> None:
     """Serve on a Unix socket, for ever."""
-    server = http2.Server(Endpoint(f"unix:{path}"), Processor, NoTimers(), Health({}))
+    server = http2.Http2Server(Endpoint(f"unix:{path}"), Processor, NoTimers(), Health({}))
     server.start()
     print("ready", path, flush=True)
     server.run()

@@ -12,7 +12,7 @@ from support.transports import MakeServer
 from extproc.service import aio, http2
 
 
-@pytest.fixture(params=[http2.Server, aio.Server], ids=["http2", "aio"])
+@pytest.fixture(params=[http2.Http2Server, aio.AioServer], ids=["http2", "aio"])
 def make(request: pytest.FixtureRequest) -> MakeServer:
     """Each of the two transports in turn."""
     server: MakeServer = request.param

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from extproc.core.events import CloseReason
 from extproc.service import aio, http2
 from extproc.service.health import Health
-from extproc.service.transport import Endpoint, Server
+from extproc.service.transport import Endpoint, Transport
 
 
 class _Echo:
@@ -49,7 +49,7 @@ class _NoTimers:
         """Nothing to do."""
 
 
-class _WithTable(http2.Server):
+class _WithTable(http2.Http2Server):
     """For clients that use HPACK's table whatever the server says."""
 
     table_bytes = 4096
@@ -57,12 +57,14 @@ class _WithTable(http2.Server):
 
 def main(transport: str, address: str, max_streams: str = "100000") -> None:
     """Serve until SIGTERM."""
-    servers: dict[str, Callable[..., Server]] = {
-        "http2": http2.Server,
+    servers: dict[str, Callable[..., Transport]] = {
+        "http2": http2.Http2Server,
         "http2_with_table": _WithTable,
-        "aio": aio.Server,
+        "aio": aio.AioServer,
     }
-    server: Server = servers[transport](Endpoint(address, max_streams=int(max_streams)), _Echo, _NoTimers(), Health({}))
+    server: Transport = servers[transport](
+        Endpoint(address, max_streams=int(max_streams)), _Echo, _NoTimers(), Health({})
+    )
     signal.signal(signal.SIGTERM, lambda *_: server.stop(0.0))
     print(f"ready {server.start()}", flush=True)
     server.run()

@@ -97,7 +97,7 @@ class Wire:
 
     def __init__(self, *, max_streams: int = 100, greet: bool = True) -> None:
         self.fake = Fake()
-        self.server = http2.Server(
+        self.server = http2.Http2Server(
             Endpoint("unix:nowhere", max_streams=max_streams), self.fake.processor, self.fake, self.fake.health
         )
         self.connection = Connection(self.server)

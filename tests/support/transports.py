@@ -12,12 +12,12 @@ import grpc
 
 from extproc.core.events import CloseReason
 from extproc.service.health import Health
-from extproc.service.transport import PROCESS, Endpoint, Server
+from extproc.service.transport import PROCESS, Endpoint, Transport
 
 SECONDS = 30.0
 """Longer than anything here takes: what does not come by then never comes."""
 
-MakeServer = Callable[..., Server]
+MakeServer = Callable[..., Transport]
 Channel = Any  # grpc's stubs ask for serialisers, and these tests send bytes
 
 
@@ -113,7 +113,7 @@ class FakeProcessor:
 class Running:
     """A server in a thread. `address` is as it was bound."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Transport) -> None:
         self.server = server
         self.address = self.server.start()
         self.thread = threading.Thread(target=self.server.run, name="transport")

@@ -16,6 +16,6 @@ is in docs/decisions.
 
 from __future__ import annotations
 
-from extproc.service.http2.server import Server
+from extproc.service.http2.server import Http2Server
 
-__all__ = ["Server"]
+__all__ = ["Http2Server"]

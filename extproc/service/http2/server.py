@@ -49,7 +49,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Server:
+class Http2Server:
     """The transport's interface as `transport.py` describes it, and the `Host` of its connections."""
 
     table_bytes = 0
@@ -250,7 +250,7 @@ class Server:
 class _Peer(Connection):
     """A connection and its socket."""
 
-    def __init__(self, server: Server, client: socket.socket) -> None:
+    def __init__(self, server: Http2Server, client: socket.socket) -> None:
         self._server = server
         self._socket = client
         self.fd = client.fileno()

@@ -45,7 +45,7 @@ from extproc.service.sidecar import figures
 from extproc.service.sidecar.figures import Figures
 
 if TYPE_CHECKING:
-    from extproc.service.transport import Server
+    from extproc.service.transport import Transport
 
 log = logging.getLogger("extproc.service")
 
@@ -136,7 +136,7 @@ def _live_table(directory: Path, worker: int, boot_id: str) -> LiveTable | None:
         return None
 
 
-def _stop_on_signals(transport: Server, grace: float) -> None:
+def _stop_on_signals(transport: Transport, grace: float) -> None:
     def stop() -> None:
         nonlocal grace
         transport.stop(grace)
@@ -145,7 +145,7 @@ def _stop_on_signals(transport: Server, grace: float) -> None:
     signals.call(stop)
 
 
-def _stop_with_parent(transport: Server) -> None:
+def _stop_with_parent(transport: Transport) -> None:
     """A new supervisor may start on this directory at once, so there is no waiting."""
     sys.stdin.buffer.read()
     transport.stop(0.0)

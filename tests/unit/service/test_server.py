@@ -245,13 +245,13 @@ def test_http2_is_the_default(tmp_path: Path) -> None:
     """On a Unix socket and on loopback, where there is no TLS."""
     for listen in (None, "127.0.0.1:0"):
         with started(Config(data_dir=tmp_path, listen=listen)) as one:
-            assert isinstance(one.server, http2.Server)
+            assert isinstance(one.server, http2.Http2Server)
 
 
 def test_tls_is_served_by_aio(tls: Config, authority: Authority) -> None:
     """Whatever the transport: our own knows no TLS."""
     with started(tls) as one:
-        assert isinstance(one.server, aio.Server)
+        assert isinstance(one.server, aio.AioServer)
         assert echoes("localhost:" + one.address.rpartition(":")[2], client(authority))
 
 
@@ -271,12 +271,13 @@ def test_the_limits_come_from_the_settings(config: Config, monkeypatch: pytest.M
     """max_streams and max_connections reach the transport."""
     seen: list[Endpoint] = []
 
-    class Watched(http2.Server):
+    class Watched(http2.Http2Server):
         def __init__(self, endpoint: Endpoint, *rest: Any) -> None:
             seen.append(endpoint)
             super().__init__(endpoint, *rest)
 
-    monkeypatch.setattr(http2 if config.transport == "http2" else aio, "Server", Watched)
+    module, name = (http2, "Http2Server") if config.transport == "http2" else (aio, "AioServer")
+    monkeypatch.setattr(module, name, Watched)
     chosen = dataclasses.replace(config, max_connections=7, max_streams=9)
     with started(chosen):
         pass

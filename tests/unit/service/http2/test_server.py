@@ -40,10 +40,10 @@ def test_a_stream_leaves_nothing_to_the_garbage_collector() -> None:
 def test_a_socket_file_goes_with_its_listener(tmp_path: Path) -> None:
     """But not another's, which has taken its place."""
     path = tmp_path / "sock"
-    with running(http2.Server, Fake(), Endpoint(f"unix:{path}")):
+    with running(http2.Http2Server, Fake(), Endpoint(f"unix:{path}")):
         assert path.is_socket()
     assert not path.exists()
-    with running(http2.Server, Fake(), Endpoint(f"unix:{path}")):
+    with running(http2.Http2Server, Fake(), Endpoint(f"unix:{path}")):
         path.unlink()
         path.write_text("another's")
     assert path.read_text() == "another's"
@@ -53,7 +53,7 @@ def test_a_client_that_reads_nothing_holds_up_nobody(tmp_path: Path) -> None:
     """Its socket is full, it is not read from, and it is served again when it reads."""
     fake = Fake()
     with (
-        running(http2.Server, fake, Endpoint(f"unix:{tmp_path}/sock")) as server,
+        running(http2.Http2Server, fake, Endpoint(f"unix:{tmp_path}/sock")) as server,
         connected(server.address) as channel,
         socket.socket(socket.AF_UNIX) as deaf,
     ):
