@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from extproc.cli import options, output, view
-from extproc.history import reader
-from extproc.incidents import evidence, incident, report
-from extproc.incidents.evidence import Flight
+from extproc.incidents import incident, indexed, report
 from extproc.incidents.incident import Incident
 
 _COLUMNS = (
@@ -42,7 +40,7 @@ def command(
 ) -> None:
     """Say when a backend died, hung or froze, and which request may have done it.
 
-    Found in the journal alone, which is read from its beginning: what is rare is counted in it. An ID is enough by its
+    Found in the journal alone, from its beginning on: what is rare is counted in it. An ID is enough by its
     beginning, or its end. A stop by a person can look exactly like a death; where nothing points to a request, none is
     named. TIME is RFC 3339, a date, a time of day (the last such), or an age: 30s, 10m, 2h, 1d.
 
@@ -53,7 +51,8 @@ def command(
       extproc incidents --since 24h --json | jq -r '.suspects[0].exchange'
     """
     directories = options.existing(data_dirs, config_path)
-    found = incident.incidents(_flights(directories))
+    with options.answers(directories) as asked:
+        found = incident.incidents(indexed.flights(asked))
     if since is not None:
         found = [each for each in found if each.sighting.at >= since.timestamp()]
     if redact:
@@ -68,11 +67,6 @@ def command(
             sys.stdout.write(output.escape(line) + "\n")
     elif not output.table(_COLUMNS, map(_row, found)):
         click.echo("no incident", err=True)
-
-
-def _flights(directories: Sequence[Path]) -> Iterator[Flight]:
-    for exchange in output.chosen(reader.exchanges(directories), lambda _: True):
-        yield from evidence.flights(exchange, evidence.recorded_body)
 
 
 def _row(each: Incident) -> output.Row:

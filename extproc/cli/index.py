@@ -17,6 +17,7 @@ from extproc.history.index.query import Index
 from extproc.history.index.store import Unusable
 from extproc.history.index.tail import Tail
 from extproc.history.live_tables import LiveTables
+from extproc.incidents.indexed import Bodies
 
 _SHOWN: Final = 10
 """Differences that are printed; all are counted."""
@@ -68,7 +69,7 @@ def _make(directory: Path, *, rebuild: bool) -> None:
 
 
 def _index(directory: Path, progress: output.Progress) -> int:
-    indexer = Indexer(directory)
+    indexer = Indexer(directory, reader=Bodies())
     while indexer.step():
         progress(f"{indexer.exchanges} exchanges, {indexer.behind_bytes // 1_000_000} MB to read")
     indexer.commit(now=True)
@@ -105,7 +106,8 @@ def _differs(directory: Path) -> bool:
     count = 0
     try:
         with output.Progress("comparing") as progress, Index.open(directory) as index:
-            for text in check.differences(index, Tail(index, LiveTables()), lambda n: progress(f"{n} exchanges")):
+            tail = Tail(index, LiveTables())
+            for text in check.differences(index, tail, lambda n: progress(f"{n} exchanges"), Bodies()):
                 count += 1
                 if count <= _SHOWN:
                     progress.clear()

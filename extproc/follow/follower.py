@@ -114,11 +114,12 @@ class Follower:
         return self._keep_index() or more
 
     def _take(self, found: PositionedRecord) -> None:
+        whole = found.record
         if not self._keep_bodies:  # what they say is read once, whoever asks for it
-            found = found._replace(record=without_body(found.record))
+            found = found._replace(record=without_body(whole))
         self._joiner.add(found)
         if self.index is not None:
-            self.index.take(found)
+            self.index.take(found, whole)
 
     def _keep_index(self) -> bool:
         """What is read here is for the index too, once it has come as far. True: it has more to read until then."""

@@ -30,6 +30,7 @@ from extproc.errors import ExtprocError
 from extproc.follow import checkpoint
 from extproc.follow.follower import Consumer, Follower
 from extproc.history.index.indexer import Indexer
+from extproc.incidents.indexed import Bodies
 from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
 from extproc.telemetry.metrics import Metrics
@@ -75,7 +76,7 @@ def made(config: Config, tracing: Tracing | None, kept: Path) -> tuple[Follower,
     metrics = Metrics(config.metric_models, os.environ, tracing)
     consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
     keep_bodies = tracing is not None and tracing.captures_content
-    index = Indexer(config.data_dir) if config.index else None
+    index = Indexer(config.data_dir, reader=Bodies()) if config.index else None
     return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies, index=index), metrics
 
 

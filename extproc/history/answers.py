@@ -62,6 +62,7 @@ class Answers:
         """What the workers' tables say, read once."""
         self._progress = progress or _Silence()
         self._directories = [_Directory(directory, tell, self._progress, self.tables) for directory in directories]
+        self._of = dict(zip(directories, self._directories, strict=True))
 
     def close(self) -> None:
         """Let go of the files."""
@@ -117,6 +118,16 @@ class Answers:
         if running:
             beside.append(self._in_flight(question))
         return counted, itertools.chain.from_iterable(beside)
+
+    def rows(self) -> Iterator[Found]:
+        """Everything that has ended, one directory after the other, with what the index has kept of its bodies; and
+        what has not ended. `whole` has the rest of each."""
+        for each in self._directories:
+            yield from each.rows()
+
+    def whole(self, found: Found) -> Exchange | None:
+        """All that the journal says of a row; None when it is gone."""
+        return found.exchange if found.is_complete else self._of[found.exchange.directory].whole(found)
 
     def in_flight(self) -> Iterator[Exchange]:
         """What has not ended, as far as the journal tells, oldest first."""
@@ -209,6 +220,29 @@ class _Directory:
         except Unusable as error:
             self._give_up(error)
             yield from (exchange for exchange in self._scanned(question) if exchange["id"] not in given)
+
+    def rows(self) -> Iterator[Found]:
+        """What has ended and what has not, as it stands in the index, or all of it from the journal."""
+        given: set[str] = set()
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                for count, found in enumerate(self._index.rows(Filters()), 1):
+                    self._progress(f"{count} exchanges")
+                    given.add(found.exchange["id"])
+                    yield found
+                yield from (Found(each, (), True) for each in (*self._tail.ended, *self._tail.in_flight))
+                return
+        for count, exchange in enumerate(reader.exchanges([self._directory]), 1):
+            self._progress(f"{count} exchanges")
+            if exchange["id"] not in given:
+                yield Found(exchange, exchange.positions, True)
+
+    def whole(self, found: Found) -> Exchange | None:
+        """All that the journal says of a row."""
+        if self._index is not None:
+            with self._or_by_scanning():
+                return self._index.whole(found)
+        return lookup.at_positions(self._directory, found.positions)
 
     def groups(self, question: Question, name: str) -> tuple[list[Group], list[Exchange]] | None:
         """What the index has, counted, and what has ended since; None where exchanges have to be looked at."""

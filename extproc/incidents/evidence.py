@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from extproc.core.outcome import Outcome
 from extproc.errors import JournalError
@@ -115,9 +115,17 @@ _REPORT_SECONDS: Final = 0.2
 """An error and its `[DONE]` come within this time."""
 
 
-def flights(exchange: Mapping[str, Any], body: Body) -> list[Flight]:
+class Known(NamedTuple):
+    """What an index keeps of an exchange's bodies, so that they need not be read again."""
+
+    atoms: Mapping[str, str] | None
+    message: str
+    streamed: bool
+
+
+def flights(exchange: Mapping[str, Any], body: Body, known: Known | None = None) -> list[Flight]:
     """What an exchange says of its backends: the one that it ended at, and those at which Envoy had tried before."""
-    last = _last(exchange, body)
+    last = _last(exchange, body, known)
     if last is None:
         return []
     found: list[Flight] = []
@@ -160,7 +168,7 @@ def _outcome_of(attempt: Mapping[str, Any]) -> Outcome | None:
     return Outcome.UPSTREAM_ERROR_STATUS if (attempt.get("status") or 0) >= 500 else None
 
 
-def _last(exchange: Mapping[str, Any], body: Body) -> Flight | None:
+def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Flight | None:
     upstream = exchange.get("upstream")
     started = _moment(exchange.get("started_at"))
     if not upstream or started is None:
@@ -171,6 +179,14 @@ def _last(exchange: Mapping[str, Any], body: Body) -> Flight | None:
     answered = end is not End.REFUSED
     first = _after(started, answer.get("first_byte_ms")) if answered else None
     last = _after(started, answer.get("last_byte_ms")) if answered else None
+    has_words = end is End.BAD and exchange.get("outcome") not in _RESETS
+    says_what = end not in (End.REFUSED, End.OTHER) and bool(request)
+    if known is None:
+        events = "event-stream" in str(answer.get("content_type") or "")
+        error = _error(exchange, answer, llm, body) if has_words else ""
+        asked = _atoms(exchange, request, llm, body) if says_what else None
+    else:
+        events, error, asked = known.streamed, known.message if has_words else "", known.atoms if says_what else None
     token = _after(started, llm.get("ttft_ms"))
     if end is End.GOOD and token is None:
         token = last
@@ -188,15 +204,15 @@ def _last(exchange: Mapping[str, Any], body: Body) -> Flight | None:
         last_byte=last if last is not None else _moment(progress.get("last_chunk_at")),
         token=token if token is not None else _after(started, progress.get("first_token_ms")),
         silence=_silence(started, answer),
-        streamed="event-stream" in str(answer.get("content_type") or "") or bool(llm.get("stream")),
-        error=_error(exchange, end, answer, llm, body),
+        streamed=events or bool(llm.get("stream")),
+        error=error,
         body=str(request.get("sha256") or ""),
         size=int(request.get("bytes") or 0),
         fingerprint=str(llm.get("fingerprint") or ""),
         path=str(exchange.get("path") or "").partition("?")[0],
         client=str(exchange.get("client") or ""),
         trace=str(exchange.get("trace_id") or ""),
-        atoms=_atoms(exchange, request, llm, end, body),
+        atoms=asked,
     )
 
 
@@ -217,22 +233,23 @@ def _silence(started: float, answer: Mapping[str, Any]) -> tuple[float, float] |
     return (began, began + lasted / 1000) if began is not None and isinstance(lasted, int | float) else None
 
 
-def _error(exchange: Mapping[str, Any], end: End, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
+def _error(exchange: Mapping[str, Any], answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
     """The message of an error of the backend's own."""
-    if end is not End.BAD or exchange.get("outcome") in _RESETS:
-        return ""
     message = (llm.get("error") or {}).get("message")
     if message or not answer.get("bytes"):
         return str(message or "")
-    found = _MESSAGE.findall((body(exchange, "response") or b"")[-_TAIL_BYTES:])
+    return message_of(body(exchange, "response") or b"")
+
+
+def message_of(body: bytes) -> str:
+    """The last message of an error in an answer of which nobody knows the form."""
+    found = _MESSAGE.findall(body[-_TAIL_BYTES:]) if b'"message"' in body[-_TAIL_BYTES:] else ()
     return found[-1].decode("utf-8", "replace") if found else ""
 
 
 def _atoms(
-    exchange: Mapping[str, Any], request: Mapping[str, Any], llm: Mapping[str, Any], end: End, body: Body
-) -> Mapping[str, str] | None:
-    if end in (End.REFUSED, End.OTHER) or not request:
-        return None
+    exchange: Mapping[str, Any], request: Mapping[str, Any], llm: Mapping[str, Any], body: Body
+) -> Mapping[str, str]:
     content = body(exchange, "request") if (request.get("bytes") or 0) <= atoms.MOST_BYTES else None
     return atoms.of(str(exchange.get("path") or ""), content, llm.get("params"), int(request.get("bytes") or 0))
 

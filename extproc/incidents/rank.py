@@ -125,14 +125,18 @@ class Base:
         self.bodies: Counter[str] = Counter()
         self.ids: set[str] = set()
         for each in flights:
-            if each.atoms is None:
-                continue
-            self.total += 1
-            self.ids.add(each.id)
-            self.fingerprints[each.fingerprint] += 1
-            self.bodies[each.body] += 1
-            for place, value in asked(each).items():
-                self._counts[place][value] += 1
+            self.add(each)
+
+    def add(self, each: Flight, times: int = 1) -> None:
+        """Count one in, or one that stands for many."""
+        if each.atoms is None:
+            return
+        self.total += times
+        self.ids.add(each.id)
+        self.fingerprints[each.fingerprint] += times
+        self.bodies[each.body] += times
+        for place, value in asked(each).items():
+            self._counts[place][value] += times
 
     def times(self, place: str, value: str) -> int:
         """How often a value was served at a place."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from extproc.history import reader
-from extproc.history.index import row, schema
+from extproc.history.index import row, schema, told
 from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
 from extproc.history.join import Exchange
 
 
-def differences(index: Index, tail: Tail, looked: Callable[[int], None] = lambda _: None) -> Iterator[str]:
-    """What the index says otherwise than the journal, a line for each exchange. `looked` hears how many were read."""
+def differences(
+    index: Index,
+    tail: Tail,
+    looked: Callable[[int], None] = lambda _: None,
+    reader_of_bodies: told.Reader | None = None,
+) -> Iterator[str]:
+    """What the index says otherwise than the journal, a line for each exchange. `looked` hears how many were read;
+    what bodies tell is compared where there is somebody who reads them."""
     recent = {exchange["id"] for exchange in tail.ended}
     matched = 0
     for count, exchange in enumerate(reader.exchanges([index.directory]), 1):
@@ -23,7 +29,7 @@ def differences(index: Index, tail: Tail, looked: Callable[[int], None] = lambda
         stored = index.stored(exchange["id"])
         if stored is not None:
             matched += 1
-            if difference := _difference(exchange, stored, index.words):
+            if difference := _difference(exchange, stored, index, reader_of_bodies):
                 yield f"{exchange['id']}: {difference}"
         elif exchange["id"] not in recent:
             yield f"{exchange['id']}: it is in the journal and not in the index"
@@ -31,17 +37,25 @@ def differences(index: Index, tail: Tail, looked: Callable[[int], None] = lambda
         yield f"the index has {more} exchanges that the journal has not"
 
 
-def _difference(exchange: Exchange, stored: Any, words: dict[int, str]) -> str | None:
+def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Reader | None) -> str | None:
     """The first column that says something else."""
-    expected = dict(zip(schema.COLUMNS, row.values(exchange, lambda text: text, 0, b""), strict=True))
-    for name in schema.COLUMNS:
+    heard = told.of(exchange, reader)
+    made = row.values(exchange, lambda text: text, (0, b""), heard.message)
+    expected = dict(zip(schema.COLUMNS, made, strict=True))
+    for name in schema.COLUMNS if stored["whole"] else ():
         found = stored[name]
         if name in schema.WORDS:
-            found = None if found is None else words.get(found, "a word that is none")
-        if name in ("segment", "positions"):
+            found = None if found is None else index.words.get(found, "a word that is none")
+        if name in _ELSEWHERE or (name == "message" and None in (found, reader)):
             continue
-        if found != expected[name] and bool(stored["whole"]):
+        if found != expected[name]:
             return f"{name} is {found!r} in the index, and {expected[name]!r} in the journal"
     if sorted(stored["positions"]) != sorted(exchange.positions):
         return "its records stand elsewhere"
+    kept = index.atoms(stored["asked"])
+    if reader is not None and kept is not None and kept != heard.atoms:
+        return "what it asks for is something else in the journal"
     return None
+
+
+_ELSEWHERE: Final = frozenset({"segment", "positions", "asked"})

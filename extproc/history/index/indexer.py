@@ -2,7 +2,7 @@
 
     indexer = Indexer(directory)
     while indexer.step(): ...            # up to what is there now
-    indexer.take(found)                  # or given by one who reads the journal anyway,
+    indexer.take(found, told)            # or given by one who reads the journal anyway,
     indexer.taken(feed.positions(...))   # and has come so far with it
     indexer.close()
 
@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,11 +25,13 @@ import zstandard
 
 from extproc.errors import JournalError
 from extproc.history.feed import Feed, SegmentOffset, from_checkpoint
-from extproc.history.index import store
+from extproc.history.index import store, told
 from extproc.history.index.fetch import Fetch
-from extproc.history.index.store import Checkpoint, Store
-from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import PositionedRecord, records_at, series_key
+from extproc.history.index.store import Checkpoint, KeptIncident, Positions, Store
+from extproc.history.index.told import Told
+from extproc.history.join import Exchange
+from extproc.history.joiner import FOLLOWING, Joiner, without_body
+from extproc.history.position import PositionedRecord, Record, records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -41,21 +43,25 @@ MOST_WAITING: Final = 5000
 POLICY: Final = dataclasses.replace(FOLLOWING, keep_others=False)
 
 _BEGINNING: Final[SegmentOffset] = (0, 0)
+_TELLING: Final = frozenset({"request", "response"})
+_MOST_TOLD: Final = FOLLOWING.most_pending or 0
 _ERRORS: Final = (sqlite3.Error, store.Unusable, OSError, JournalError, OverflowError)
 _log = logging.getLogger("extproc.index")
 
 
 class Indexer:
-    """`open_store` makes the store; `clock` is monotonic."""
+    """`reader`: who reads what only bodies tell; `open_store` makes the store; `clock` is monotonic."""
 
     def __init__(
         self,
         directory: Path,
         open_store: Callable[[Path], Store] = Store.open,
         clock: Callable[[], float] = time.monotonic,
+        reader: told.Reader | None = None,
     ) -> None:
         self.failures = 0
         """How often the file could not be used."""
+        self.reader = reader
         self._directory = directory
         self._open_store = open_store
         self._clock = clock
@@ -83,11 +89,16 @@ class Indexer:
         self.commit()
         return more
 
-    def take(self, found: PositionedRecord) -> None:
-        """Take a record that somebody else has read; one that was taken before is passed over."""
+    def take(self, found: PositionedRecord, whole: Record | None = None) -> None:
+        """Take a record that somebody else has read; one that was taken before is passed over. `whole`: the same with
+        its body, where that was taken out of it."""
         work = self._work
         if work is not None and work.caught_up:
-            self._tried(lambda work: work.take(found))
+            self._tried(lambda work: work.take(found, whole))
+
+    def keep(self, incidents: Iterable[KeptIncident]) -> None:
+        """Keep what befell backends, with the next commit. What cannot be kept can be found in the journal again."""
+        self._tried(lambda work: work.keep(incidents))
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
         """How far that somebody else has read."""
@@ -110,7 +121,7 @@ class Indexer:
             return None
         try:
             if self._work is None:
-                self._work = _Work(self._directory, self._open_store(self._directory))
+                self._work = _Work(self._directory, self._open_store(self._directory), self.reader)
             done = do(self._work)
         except _ERRORS as error:
             self._failed(error)
@@ -142,9 +153,12 @@ def is_damage(error: Exception) -> bool:
 class _Work:
     """An opened store, and where in the journal it is."""
 
-    def __init__(self, directory: Path, opened: Store) -> None:
+    def __init__(self, directory: Path, opened: Store, reader: told.Reader | None) -> None:
         self._directory = directory
         self._store = opened
+        self._reader = reader
+        self._told: dict[str, Told] = {}
+        """Of exchanges that are not final yet."""
         if not _is_there(directory, opened.checkpoint):
             opened.close()
             raise store.Unusable("the journal ends before the place up to which it was read")
@@ -157,30 +171,52 @@ class _Work:
         self.caught_up = False
         self.committed = 0
         self._commit_at = 0.0
-        self._joiner.restore(records_at(directory, opened.checkpoint.pending))
+        for found in records_at(directory, opened.checkpoint.pending):
+            read = found._replace(record=without_body(found.record))
+            self._hear(read.record, found.record)
+            self._joiner.restore([read])
 
     def read(self, most: int) -> bool:
         count = 0
         for found in self.feed.records(most):
             count += 1
-            self._join(found)
+            whole = found.record
+            self._join(found._replace(record=without_body(whole)), whole)
         self._positions = self.feed.positions(self._directory)
         self.caught_up = count < most
         return not self.caught_up
 
-    def take(self, found: PositionedRecord) -> None:
+    def take(self, found: PositionedRecord, whole: Record | None) -> None:
         if found.position[1:] >= self._positions.get(found.position.series, _BEGINNING):
-            self._join(found)
+            self._join(found, whole or found.record)
+
+    def keep(self, incidents: Iterable[KeptIncident]) -> None:
+        self._store.keep(incidents)
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
         self._positions = {
             series: max(position, self._positions.get(series, _BEGINNING)) for series, position in positions.items()
         }
 
-    def _join(self, found: PositionedRecord) -> None:
+    def _join(self, found: PositionedRecord, whole: Record) -> None:
+        self._hear(found.record, whole)
         self._joiner.add(found)
         for exchange in self._joiner.final(self._joiner.read_until):
-            self._store.put(exchange)
+            self._store.put(exchange, self._told.pop(exchange["id"], told.NOTHING))
+
+    def _hear(self, read: Record, record: Record) -> None:
+        """Keep what a body tells until its exchange is final. `read`: the record with `llm` in the body's place."""
+        id = record.get("id")
+        if self._reader is None or not isinstance(id, str) or record["type"] not in _TELLING:
+            return
+        heard = self._told.pop(id, told.NOTHING)
+        self._told[id] = heard.with_record(record, read.get("llm"), self._reader, self._directory)
+        if len(self._told) > _MOST_TOLD:
+            del self._told[next(iter(self._told))]
+
+    def _again(self, positions: Positions) -> tuple[Exchange, Told] | None:
+        exchange = self._fetch.exchange(positions)
+        return None if exchange is None else (exchange, told.of(exchange, self._reader))
 
     def commit(self, now: float, *, at_once: bool) -> None:
         """Write what is there to be written, when it is time for that."""
@@ -188,7 +224,7 @@ class _Work:
             return
         self._commit_at = now + COMMIT_SECONDS
         checkpoint = Checkpoint(self._positions, self._joiner.positions())
-        if checkpoint != self._store.checkpoint:  # an idle machine's disk is left alone
+        if checkpoint != self._store.checkpoint or self._store.waiting:  # an idle machine's disk is left alone
             self.committed += self._store.waiting
             self._store.commit(checkpoint)
         if not self._store.is_in_place(self._directory):
@@ -202,7 +238,7 @@ class _Work:
         self._listed = listed
         there = {(series_key(series), name.number) for series in listed for name in series.names}
         for segment in set(self._store.segments()) - there:
-            self._store.forget(segment, lambda _, positions: self._fetch.exchange(positions))
+            self._store.forget(segment, self._again)
 
     def close(self) -> None:
         self._store.close()

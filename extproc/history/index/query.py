@@ -4,7 +4,10 @@
     index.checkpoint                    # what came after that is not in it
     for found in index.rows(filters):   # oldest first
         found.exchange                  # what lists and filters ask for
-        index.whole(found)              # all that the journal says of it
+            found.told                  # what its bodies tell, as far as it was kept (`told.py`)
+    index.whole(found)              # all that the journal says of it
+    index.counts()                  # what requests asked for, and how often, by model: base rates without a scan
+    index.incidents()               # what befell backends, as the follower has found it
     index.close()
 
 What is in it when it is opened is all that is given: what is added since stands after the checkpoint, where its reader
@@ -16,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +34,8 @@ from extproc.history.index import conditions, groups, row, schema, store
 from extproc.history.index.conditions import Conditions
 from extproc.history.index.fetch import Fetch
 from extproc.history.index.groups import Group
-from extproc.history.index.store import Checkpoint, Positions, Segment, Unusable
+from extproc.history.index.store import Checkpoint, KeptIncident, Positions, Segment, Unusable
+from extproc.history.index.told import NOTHING, Atoms, Told
 from extproc.history.join import Exchange
 from extproc.journal import lines
 from extproc.journal.directory import reason
@@ -38,8 +43,9 @@ from extproc.journal.directory import reason
 _FIRST_PAGE: Final = 50
 _PAGE: Final = 500
 _COLUMNS: Final = f"n, {', '.join(schema.COLUMNS)}"
-_STARTED, _WHOLE, _SEGMENT, _POSITIONS = (
-    1 + schema.COLUMNS.index(name) for name in ("started", "whole", "segment", "positions")
+_STARTED, _WHOLE, _SEGMENT, _POSITIONS, _STREAMED, _MESSAGE, _ASKED = (
+    1 + schema.COLUMNS.index(name)
+    for name in ("started", "whole", "segment", "positions", "streamed", "message", "asked")
 )
 _BUSY_SECONDS: Final = 2.0
 _WORD_FACTOR: Final = 4
@@ -62,6 +68,21 @@ class Found(NamedTuple):
     exchange: Exchange
     positions: Positions
     is_complete: bool
+    told: Told = NOTHING
+    streamed: bool = False
+    """The answer came as events."""
+
+
+class Count(NamedTuple):
+    """How many exchanges asked for the same of a model and ended alike. `atoms`: None where nobody has read them."""
+
+    model: str
+    fingerprint: str
+    atoms: Atoms | None
+    outcome: str
+    status: int | None
+    had_token: bool
+    times: int
 
 
 class Index:
@@ -71,6 +92,8 @@ class Index:
         self.directory = directory
         self._database = database
         self._fetch = Fetch(directory)
+        self._asked: dict[int, bytes | Atoms] | None = None
+        self._atoms: dict[int, tuple[str, str]] = {}
         with _reading():
             database.execute("BEGIN")
             self.checkpoint: Checkpoint = store.check(database)
@@ -156,9 +179,51 @@ class Index:
         positions = store.unpacked(values[_POSITIONS], self._segments)
         if values[_WHOLE] and not any(position[:2] in self._deleted for position in positions):
             series, _ = self._segments[values[_SEGMENT]]
-            return Found(row.exchange(values[1:], self.words.__getitem__, series, self.directory), positions, False)
-        exchange = self._fetch.exchange(positions)
-        return None if exchange is None else Found(exchange, positions, True)
+            exchange = row.exchange(values[1:], self.words.__getitem__, series, self.directory)
+            told = Told(self.atoms(values[_ASKED]), values[_MESSAGE])
+            return Found(exchange, positions, False, told, bool(values[_STREAMED]))
+        found = self._fetch.exchange(positions)
+        return None if found is None else Found(found, positions, True)
+
+    def whole_by_id(self, id: str) -> Exchange | None:
+        """All that the journal says of the exchange with this id; None where it has no row."""
+        with _reading():
+            rows = self._rows(f"{_OF_ID} WHERE id = ? AND n <= ?", row.packed_id(id), self._last)
+            return self._fetch.exchange(store.unpacked(rows[0][1], self._segments)) if rows else None
+
+    # What requests ask for, and what befell backends -------------------------------------------------------------
+
+    def atoms(self, number: int | None) -> Atoms | None:
+        """What stands in a row for what its request asks for; the same object for the same number."""
+        if number is None:
+            return None
+        if self._asked is None:
+            # What was added since has numbers that no row of ours has.
+            self._asked = dict(self._database.execute("SELECT n, atoms FROM asked"))
+            self._atoms = {n: tuple(json.loads(text)) for n, text in self._database.execute("SELECT * FROM atoms")}
+        packed = self._asked.get(number)
+        if isinstance(packed, bytes):
+            atoms = msgspec.msgpack.decode(packed, type=list[int])
+            packed = self._asked[number] = dict(self._atoms[each] for each in atoms)
+        return packed
+
+    def counts(self) -> Iterator[Count]:
+        """What every request asked for and how that ended, counted, without an order."""
+        with _reading():
+            rows = self._database.execute(
+                "SELECT model, fingerprint, asked, outcome, status, first_token IS NOT NULL, count(*) FROM exchanges"
+                " WHERE n <= ? GROUP BY 1, 2, 3, 4, 5, 6",
+                (self._last,),
+            ).fetchall()
+            for model, fingerprint, asked, outcome, status, had_token, times in rows:
+                words = (self.words.get(model, ""), self.words.get(fingerprint, ""))
+                yield Count(*words, self.atoms(asked), self.words.get(outcome, ""), status, bool(had_token), times)
+
+    def incidents(self, since: int = 0) -> list[KeptIncident]:
+        """What befell backends at this time (microseconds since 1970) or later, in the order of time."""
+        with _reading():
+            rows = self._rows("SELECT id, at, fields FROM incidents WHERE at >= ? ORDER BY at, id", since)
+            return [KeptIncident(id, at, json.loads(fields)) for id, at, fields in rows]
 
     # Which rows ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from extproc.core.record import moment_text
 from extproc.history import filters
+from extproc.history.index import told as told_of
 from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
 from extproc.history.join import Exchange
 
@@ -28,14 +29,21 @@ _MOST: Final = 2**63 - 1
 _MAX_TOKENS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
 
+EVENTS: Final = "event-stream"
+"""In the content type of an answer that comes as events."""
+
 Values = tuple[Any, ...]
+Place = tuple[int, bytes]
+"""The number of the segment in which a row counts, and where all its records stand, packed."""
 
 
 # To the index ------------------------------------------------------------------------------------------------
 
 
-def values(exchange: Exchange, word: Word, segment: int, positions: bytes) -> Values:
-    """The columns of an exchange, in the order of `COLUMNS`."""
+def values(
+    exchange: Exchange, word: Word, place: Place, message: str | None = None, asked: int | None = None
+) -> Values:
+    """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`."""
     row = _Row(word)
     llm: Mapping[str, Any] = exchange["llm"] or {}
     request: Mapping[str, Any] = exchange["request"] or {}
@@ -70,6 +78,11 @@ def values(exchange: Exchange, word: Word, segment: int, positions: bytes) -> Va
         digest(exchange["trace_id"]),
         packed_id(exchange["request_id"]),
         hashed(llm.get("response_id")),
+        EVENTS in str(response.get("content_type") or ""),
+        row.span(response.get("silence_at_ms")),
+        row.span(response.get("max_silence_ms")),
+        _message(exchange, error, message),
+        asked,
     )
     words = (
         row.word(exchange["outcome"]),
@@ -90,7 +103,7 @@ def values(exchange: Exchange, word: Word, segment: int, positions: bytes) -> Va
         row.word(_as_text(error.get("code"))),
         row.word(llm.get("fingerprint")),
     )
-    return (*fields, row.whole, segment, positions, *words)
+    return (*fields, row.whole, *place, *words)
 
 
 class _Row:
@@ -207,6 +220,14 @@ def hashed(text: Any) -> int | None:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
 
 
+def _message(exchange: Exchange, error: Mapping[str, Any], told: str | None) -> str | None:
+    """The backend's words on why it failed."""
+    if exchange["class"] == "ok":
+        return None
+    message = str(error.get("message") or "") or told
+    return message if message is not None and len(message) <= told_of.MOST_CHARACTERS and _encodes(message) else None
+
+
 def _limit(params: Any) -> int | None:
     """How many tokens the answer might have."""
     if not isinstance(params, Mapping):
@@ -258,7 +279,7 @@ def exchange(row: Sequence[Any], text: Callable[[int], str], series: str, direct
         "worker": int(worker),
         "boot_id": boot_id,
         "request": _half(get["request_bytes"], get["request_sha256"]),
-        "response": _half(get["response_bytes"], get["response_sha256"], get["first_byte"], get["last_byte"]),
+        "response": _answer(get),
         "llm": _llm(get),
         "grpc_status": get["grpc_status"],
         "attempts": get["attempts"],
@@ -282,11 +303,18 @@ def _llm(get: Mapping[str, Any]) -> dict[str, Any] | None:
     return llm if any(value is not None for value in llm.values()) else None
 
 
-def _half(size: int | None, sha256: Any, first_byte: Any = None, last_byte: Any = None) -> dict[str, Any] | None:
-    if size is None:
-        return None
-    times = {"first_byte_ms": _milliseconds(first_byte), "last_byte_ms": _milliseconds(last_byte)}
-    return {"bytes": size, "sha256": _hex(sha256), **times}
+def _half(size: int | None, sha256: Any) -> dict[str, Any] | None:
+    return None if size is None else {"bytes": size, "sha256": _hex(sha256)}
+
+
+def _answer(get: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = _half(get["response_bytes"], get["response_sha256"])
+    return found and found | {
+        "first_byte_ms": _milliseconds(get["first_byte"]),
+        "last_byte_ms": _milliseconds(get["last_byte"]),
+        "max_silence_ms": _milliseconds(get["silence"]),
+        "silence_at_ms": _milliseconds(get["silence_at"]),
+    }
 
 
 def _time(micros: int) -> str:

@@ -4,6 +4,9 @@ exchanges   one row for each final exchange, in the order in which they became f
 texts       words that come again and again (backends, models, outcomes): a row has their number
 segments    the segments in which rows have records, by number
 straddling  rows that have records in other segments than `exchanges.segment`, once for each of those
+atoms       what requests ask for (`told.py`), each fact once
+asked       what a whole request asks for: numbers of atoms. Rows have its number; it may be there more than once
+incidents   what befell backends, as the follower has found it
 meta        one row: how far the journal has been read
 
 Times are microseconds since 1970, durations microseconds. Ids, digests and the like are bytes where they have their
@@ -24,10 +27,12 @@ from typing import Final
 FILE_NAME: Final = "index.sqlite"
 APPLICATION_ID: Final = 0x65787072
 """`expr`: that it is ours, for `file` and for us."""
-VERSION: Final = 1
+VERSION: Final = 2
 
 MOST_CHARACTERS: Final = 256
 """Of a text in a column; a row with a longer one is not whole."""
+MOST_ATOMS: Final = 100_000
+"""Of a request with a new one beyond these nothing is kept of what it asks for: it is read from the journal."""
 MOST_TEXTS: Final = 100_000
 """Words; a row with a new one beyond these is not whole: a client may choose a model's name anew for each request."""
 
@@ -80,6 +85,11 @@ VALUES: Final = (
     "trace_id",
     "request_id",
     "response_id",  # a hash of it
+    "streamed",
+    "silence_at",
+    "silence",
+    "message",  # of the backend's error; empty where there is none, null where nobody has looked
+    "asked",
     "whole",
     "segment",
     "positions",
@@ -90,6 +100,9 @@ COLUMNS: Final = (*VALUES, *WORDS)
 TABLES: Final = f"""
 CREATE TABLE meta (position BLOB NOT NULL);
 CREATE TABLE texts (n INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
+CREATE TABLE atoms (n INTEGER PRIMARY KEY, text TEXT NOT NULL);
+CREATE TABLE asked (n INTEGER PRIMARY KEY, atoms BLOB NOT NULL);
+CREATE TABLE incidents (id TEXT PRIMARY KEY, at INTEGER NOT NULL, fields TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE segments (n INTEGER PRIMARY KEY, series TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (series, number));
 CREATE TABLE exchanges (n INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
 CREATE TABLE straddling (segment INTEGER, exchange INTEGER, PRIMARY KEY (segment, exchange)) WITHOUT ROWID;

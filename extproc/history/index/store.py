@@ -2,7 +2,8 @@
 
     store = Store.open(directory)
     store.checkpoint                    # how far the journal has been read; of a new index nowhere
-    store.put(exchange)                 # a row, or the row of that id anew
+    store.put(exchange, told)           # a row, or the row of that id anew
+    store.keep(incidents)               # what befell backends, in the place of what is kept under the same ids
     store.commit(checkpoint)            # all of that, and how far the journal has been read, or nothing
 
     erase(directory, ids)               # by whoever erases exchanges from the journal, beside the follower
@@ -14,17 +15,19 @@ method may raise `sqlite3.Error`, and `open` an OSError or a JournalError; after
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import msgspec
 
 from extproc.history.index import row, schema
+from extproc.history.index.told import NOTHING, Atoms, Told
 from extproc.history.join import Exchange
 from extproc.history.position import RecordPosition
 from extproc.journal.directory import open_directory
@@ -35,6 +38,8 @@ Segment = tuple[str, int]
 
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _CACHE_KIB: Final = 32 * 1024
+_REMEMBERED: Final = 20_000
+"""Of what whole requests ask for: one like the last ones has its number from here."""
 _BUSY_SECONDS: Final = 5.0
 
 _PUT: Final = (
@@ -48,6 +53,14 @@ _OVER_THE_EDGE: Final = (
     " UNION SELECT id, positions FROM straddling JOIN exchanges ON n = exchange WHERE straddling.segment = ?"
 )
 """The exchanges that have records in a segment, whichever of them is theirs."""
+
+
+class KeptIncident(NamedTuple):
+    """What befell a backend. `at`: microseconds since 1970; `fields`: what `extproc incidents --json` prints of it."""
+
+    id: str
+    at: int
+    fields: Mapping[str, Any]
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -93,7 +106,8 @@ def erase(directory: Path, ids: Iterable[str], busy_seconds: float = _BUSY_SECON
     try:
         check(database)
         with _transaction(database):
-            gone = sum(_erase(database, id) for id in ids)
+            gone = sum([_erase(database, id) for id in ids])
+            _erase_atoms(database)
         (busy, _, _) = database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise sqlite3.OperationalError(f"{path_of(directory)} is being read: what was deleted is still in its log")
@@ -108,7 +122,18 @@ def erase(directory: Path, ids: Iterable[str], busy_seconds: float = _BUSY_SECON
 def _erase(database: sqlite3.Connection, id: str) -> int:
     packed = (row.packed_id(id),)
     database.execute(_NOT_STRADDLING, packed)
+    database.execute("DELETE FROM incidents WHERE instr(fields, ?)", (id,))
     return database.execute("DELETE FROM exchanges WHERE id = ?", packed).rowcount
+
+
+def _erase_atoms(database: sqlite3.Connection) -> None:
+    """Blot out what no request has asked for that has a row still. Their numbers stay: a follower goes on with them."""
+    asked = "SELECT asked FROM exchanges WHERE asked IS NOT NULL"
+    database.execute(f"DELETE FROM asked WHERE n NOT IN ({asked})")
+    packed = database.execute("SELECT atoms FROM asked")
+    kept = {number for (atoms,) in packed for number in msgspec.msgpack.decode(atoms, type=list[int])}
+    gone = [(number,) for (number,) in database.execute("SELECT n FROM atoms") if number not in kept]
+    database.executemany('UPDATE atoms SET text = \'["erased",""]\' WHERE n = ?', gone)
 
 
 def check(database: sqlite3.Connection) -> Checkpoint:
@@ -136,6 +161,15 @@ class Store:
         self._file = file
         self._words: dict[str, int] = dict(database.execute("SELECT text, n FROM texts"))
         self._new_words: list[tuple[str, int]] = []
+        self._atoms: dict[tuple[str, str], int] = {
+            tuple(msgspec.json.decode(text)): n for n, text in database.execute("SELECT n, text FROM atoms")
+        }
+        self._new_atoms: list[tuple[int, str]] = []
+        self._asked: dict[bytes, int] = {}
+        self._new_asked: list[tuple[int, bytes]] = []
+        (self._last_asked,) = database.execute("SELECT coalesce(max(n), 0) FROM asked").fetchone()
+        self._swept_asked: int = self._last_asked
+        self._incidents: list[KeptIncident] = []
         self._segments: dict[Segment, int] = {
             (series, number): n for series, number, n in database.execute("SELECT series, number, n FROM segments")
         }
@@ -197,15 +231,21 @@ class Store:
 
     # Rows ----------------------------------------------------------------------------------------------------
 
-    def put(self, exchange: Exchange) -> None:
+    def put(self, exchange: Exchange, told: Told = NOTHING) -> None:
         """Add an exchange, or say anew what has changed in one."""
         numbered = [(self._segment(position[:2]), position[2]) for position in exchange.positions]
         series = f"w{exchange['worker']}-{exchange['boot_id']}"
         own = next((self._segment(each[:2]) for each in exchange.positions if each[0] == series), numbered[0][0])
-        values = row.values(exchange, self._word, own, msgspec.msgpack.encode(numbered))
+        asked = None if told.atoms is None else self._number_of(told.atoms)
+        place = own, msgspec.msgpack.encode(numbered)
+        values = row.values(exchange, self._word, place, told.message, asked)
         self._rows[exchange["id"]] = values
         others = {segment for segment, _ in numbered} - {own}
         self._straddling += [(segment, values[0]) for segment in others]
+
+    def keep(self, incidents: Iterable[KeptIncident]) -> None:
+        """Add what befell backends, or say it anew; written with the next commit."""
+        self._incidents += incidents
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write what was put, and that the journal has been read so far."""
@@ -218,19 +258,29 @@ class Store:
         database = self._database
         database.executemany("INSERT INTO texts (text, n) VALUES (?, ?)", self._new_words)
         database.executemany("INSERT INTO segments VALUES (?, ?, ?)", self._new_segments)
+        database.executemany("INSERT INTO atoms VALUES (?, ?)", self._new_atoms)
+        database.executemany("INSERT INTO asked VALUES (?, ?)", self._new_asked)
+        database.executemany(
+            "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?)",
+            [(each.id, each.at, msgspec.json.encode(each.fields).decode()) for each in self._incidents],
+        )
         database.executemany(_PUT, list(self._rows.values()))
         database.executemany(_STRADDLES, self._straddling)
         database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
 
     def _written(self) -> None:
-        for batch in (self._new_words, self._new_segments, self._straddling):
-            batch.clear()
+        self._new_words.clear()
+        self._new_segments.clear()
+        self._new_atoms.clear()
+        self._new_asked.clear()
+        self._incidents.clear()
+        self._straddling.clear()
         self._rows.clear()
 
     @property
     def waiting(self) -> int:
-        """Rows that were put and not yet committed."""
-        return len(self._rows)
+        """Rows and incidents that are not yet committed."""
+        return len(self._rows) + len(self._incidents)
 
     def _word(self, text: str) -> int | None:
         number = self._words.get(text)
@@ -240,6 +290,28 @@ class Store:
                 return None
             self._words[text] = number
             self._new_words.append((text, number))
+        return number
+
+    def _number_of(self, asked: Atoms) -> int | None:
+        """What stands for all that a request asks for; None where there is no room for another atom."""
+        numbers = [self._atom(each) for each in asked.items()]
+        if None in numbers:
+            return None
+        packed = msgspec.msgpack.encode(numbers)
+        number = self._asked.pop(packed, None)
+        if number is None:
+            number = self._last_asked = self._last_asked + 1
+            self._new_asked.append((number, packed))
+            if len(self._asked) >= _REMEMBERED:
+                del self._asked[next(iter(self._asked))]
+        self._asked[packed] = number
+        return number
+
+    def _atom(self, atom: tuple[str, str]) -> int | None:
+        number = self._atoms.get(atom)
+        if number is None and len(self._atoms) < schema.MOST_ATOMS:
+            number = self._atoms[atom] = len(self._atoms) + 1
+            self._new_atoms.append((number, json.dumps(atom)))
         return number
 
     def _segment(self, segment: Segment) -> int:
@@ -256,7 +328,7 @@ class Store:
         """The segments in which rows have records."""
         return self._segments.keys()
 
-    def forget(self, segment: Segment, again: Callable[[str, Positions], Exchange | None]) -> None:
+    def forget(self, segment: Segment, again: Callable[[Positions], tuple[Exchange, Told] | None]) -> None:
         """Take out what had its records in a segment that is deleted. Of what has others still, `again` makes the
         exchange of these, or None where they are not enough for one. Not while something waits to be committed.
         """
@@ -267,18 +339,28 @@ class Store:
             left = [position for position in unpacked(positions, by_number) if position[:2] != segment]
             if left:
                 ids.append((packed,))
-                exchange = again(row.unpacked_id(packed), left)
-                if exchange is not None:
-                    self.put(exchange)
+                made = again(left)
+                if made is not None:
+                    self.put(*made)
         with _transaction(database):
             database.executemany(_NOT_STRADDLING, ids)
             database.executemany("DELETE FROM exchanges WHERE id = ?", ids)
             database.execute("DELETE FROM exchanges WHERE segment = ?", (number,))
             database.execute("DELETE FROM straddling WHERE segment = ?", (number,))
             database.execute("DELETE FROM segments WHERE n = ?", (number,))
+            self._forget_asked()
             self._write(self.checkpoint)
         self._written()
         del self._segments[segment]
+
+    def _forget_asked(self) -> None:
+        """Delete what no row refers to any more, when enough has come since that was done."""
+        if self._last_asked - self._swept_asked < _REMEMBERED:
+            return
+        self._swept_asked = self._last_asked
+        self._database.execute("DELETE FROM asked WHERE n NOT IN (SELECT asked FROM exchanges WHERE asked IS NOT NULL)")
+        new = {number for number, _ in self._new_asked}
+        self._asked = {packed: number for packed, number in self._asked.items() if number in new}
 
     def close(self) -> None:
         """Let go of the file. What was put and not committed is forgotten."""

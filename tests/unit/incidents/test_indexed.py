@@ -1,0 +1,170 @@
+"""What befell backends, out of the index: the same as from the whole journal, and little of that is read."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.kinds import History
+from support.recorded import Recording
+
+from extproc.history import reader
+from extproc.history.answers import Answers
+from extproc.history.filters import Filters
+from extproc.history.index import check, store
+from extproc.history.index.indexer import Indexer
+from extproc.history.index.query import Index
+from extproc.history.index.store import KeptIncident
+from extproc.history.index.tail import Tail
+from extproc.history.live_tables import LiveTables
+from extproc.incidents import evidence, incident, indexed
+from extproc.incidents.evidence import Flight
+from extproc.incidents.indexed import Bodies
+from extproc.incidents.rank import Base
+
+DEATHS = Path(__file__).parents[2] / "forensics" / "real"
+JOURNALS = ("k_fleet_sdk_retry", "k_queued", "l_400_burst", "l_500_burst", "h_freeze_then_kill")
+FAILED = b'{"odd":true,"message":"the engine is gone"}'
+
+
+def scanned(directory: Path) -> list[Flight]:
+    """From all of the journal."""
+    found = (evidence.flights(each, evidence.recorded_body) for each in reader.exchanges([directory]))
+    return [flight for flights in found for flight in flights]
+
+
+def index(directory: Path) -> Indexer:
+    """The index up to date, and still open."""
+    indexer = Indexer(directory, reader=Bodies())
+    while indexer.step():
+        pass
+    indexer.commit(now=True)
+    assert indexer.failures == 0
+    return indexer
+
+
+@pytest.mark.parametrize("name", JOURNALS)
+def test_deaths_of_a_real_engine(name: str, tmp_path: Path) -> None:
+    """Each exchange says the same, and so does each incident; hardly any is read from the journal for it."""
+    data = tmp_path / "data"
+    shutil.copytree(DEATHS / name, data)
+    index(data).close()
+    told: list[str] = []
+    with Answers([data], told.append) as asked:
+        found = list(indexed.flights(asked))
+    assert sorted(found, key=str) == sorted(scanned(data), key=str)
+    assert [each.fields() for each in incident.incidents(found)] == [
+        each.fields() for each in incident.incidents(scanned(data))
+    ]
+    assert told == []
+    with Index.open(data) as opened:
+        assert list(check.differences(opened, Tail(opened, LiveTables()), reader_of_bodies=Bodies())) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_journals_of_every_kind(seed: int, tmp_path: Path) -> None:
+    """Bodies that are none, times that are none, gaps, orphans, several boots: the same as from a scan."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    history = History(random.Random(seed), most=40)
+    history.write(data, history.events)
+    index(data).close()
+    with Answers([data]) as asked:
+        assert sorted(indexed.flights(asked), key=str) == sorted(scanned(data), key=str)
+
+
+def test_an_error_in_a_form_that_nobody_knows(tmp_path: Path) -> None:
+    """Its message is kept beside the row, so that the body need not be read; a form that is known likewise."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        for answer in (FAILED, b'{"error":{"message":"out of memory","type":"ServerError"}}', b"<html>"):
+            recording.add_access(recording.add(answer=answer, status=500), status=500)
+        recording.add()
+    index(data).close()
+    with Answers([data]) as asked:
+        known = [each for each in asked.rows() if not each.is_complete]
+        assert [each.told.message for each in known] == ["the engine is gone", "out of memory", ""]
+        assert sorted(indexed.flights(asked), key=str) == sorted(scanned(data), key=str)
+
+
+def test_an_index_without_a_reader_of_bodies(tmp_path: Path) -> None:
+    """The exchanges are read from the journal then: the answer is the same."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        for _ in range(3):
+            recording.add_access(recording.add())
+    indexer = Indexer(data)
+    while indexer.step():
+        pass
+    indexer.close()
+    with Answers([data]) as asked:
+        assert sorted(indexed.flights(asked), key=str) == sorted(scanned(data), key=str)
+
+
+def test_base_rates_come_without_a_scan(tmp_path: Path) -> None:
+    """What was served is counted as it is counted from the exchanges, by model."""
+    data = tmp_path / "data"
+    shutil.copytree(DEATHS / "k_fleet_sdk_retry", data)
+    index(data).close()
+    with Answers([data]) as asked:
+        served = [each for each in indexed.flights(asked) if each.served]
+    with Index.open(data) as opened:
+        counted = Base(())
+        for each, times in indexed.kinds(opened):
+            if each.served:
+                counted.add(each, times)
+        tail = Tail(opened, LiveTables())
+    recent = {each["id"] for each in tail.ended}
+    expected = Base(each for each in served if each.id not in recent)
+    assert counted.total == expected.total > 20
+    assert counted.fingerprints == expected.fingerprints
+    assert counted._counts == expected._counts
+
+
+def test_incidents_are_kept_and_come_back(tmp_path: Path) -> None:
+    """In the order of time, the one that was said last under an id; not in an index that is made anew."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        recording.add()
+    indexer = index(data)
+    indexer.keep([KeptIncident("b", 200, {"id": "b", "suspects": []}), KeptIncident("a", 100, {"id": "a"})])
+    indexer.commit(now=True)
+    indexer.keep([KeptIncident("b", 200, {"id": "b", "suspects": ["x"]})])
+    indexer.close()
+    with Index.open(data) as opened:
+        assert opened.incidents() == [
+            KeptIncident("a", 100, {"id": "a"}),
+            KeptIncident("b", 200, {"id": "b", "suspects": ["x"]}),
+        ]
+        assert [each.id for each in opened.incidents(since=101)] == ["b"]
+    store.delete(data)
+    index(data).close()
+    with Index.open(data) as opened:
+        assert opened.incidents() == []
+
+
+def test_what_an_erased_request_asked_for_goes_with_it(tmp_path: Path) -> None:
+    """What others asked for as well stays; incidents that name it go."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        for user in (b"alice-4711", b"robert", b"robert"):
+            body = b'{"model":"llama-3","messages":[{"role":"user","content":"hi"}],"user":"%b"}' % user
+            recording.add_access(recording.add(body))
+        recording.add()
+    indexer = index(data)
+    with Index.open(data) as opened:
+        before = Counter(each.atoms["user"] for each in opened.counts() if each.atoms for _ in range(each.times))
+        alice = next(iter(opened.rows(Filters()))).exchange["id"]
+    assert before == {'"alice-4711"': 1, '"robert"': 2}
+    indexer.keep([KeptIncident("i", 1, {"suspects": [{"exchange": alice}]}), KeptIncident("j", 2, {"suspects": []})])
+    indexer.commit(now=True)
+    assert store.erase(data, [alice]) == 1
+    with Index.open(data) as opened:
+        after = Counter(each.atoms["user"] for each in opened.counts() if each.atoms for _ in range(each.times))
+        assert [each.id for each in opened.incidents()] == ["j"]
+    assert after == {'"robert"': 2}
+    assert b"alice" not in b"".join(path.read_bytes() for path in data.glob("index.sqlite*"))
+    indexer.close()
