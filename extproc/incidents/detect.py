@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from extproc.incidents.engines import Engine, engine_of
 from extproc.incidents.evidence import End, Flight
@@ -40,6 +40,8 @@ AFTERWARDS_SECONDS: Final = 30.0
 _RESTART_SECONDS: Final = 1.0
 """No engine is back within this time: what serves then has never been away."""
 _ALIVE_SECONDS: Final = 5.0
+_BURST_SECONDS: Final = 1.0
+"""Requests that fail by themselves come within so long."""
 _MANY: Final = 3
 
 
@@ -84,6 +86,48 @@ class Life:
     served: list[Flight] = field(default_factory=list)
 
 
+class _Sign(NamedTuple):
+    """One thing that speaks for a death: how surely, and its line of evidence."""
+
+    holds: bool
+    weight: float
+    line: str
+
+
+class _Signs(NamedTuple):
+    """All of them, in the order in which they are told."""
+
+    cut: _Sign
+    many: _Sign
+    refused: _Sign
+    alike: _Sign
+    lasting: _Sign
+    message: _Sign
+    apart: _Sign
+
+
+@dataclass(frozen=True, slots=True)
+class _Break:
+    """Bad ends that come together."""
+
+    at: float
+    until: float
+    running: Sequence[Flight]
+    together: Sequence[Flight]
+
+
+@dataclass(frozen=True, slots=True)
+class _Afterwards:
+    """What became of the requests that came after a break."""
+
+    back: float | None
+    """When one of them was served."""
+    lasted: float
+    """How long none was, in seconds."""
+    refused: Sequence[Flight]
+    failing: Sequence[Flight]
+
+
 def sightings(flights: Iterable[Flight]) -> list[Sighting]:
     """Everything that befell the backends, in the order of time."""
     by_upstream: dict[str, list[Flight]] = defaultdict(list)
@@ -98,6 +142,7 @@ class _Upstream:
     """All exchanges of one backend."""
 
     def __init__(self, flights: Sequence[Flight], until: float) -> None:
+        self._name = flights[0].upstream
         self._until = until
         self.flights = sorted(flights, key=lambda each: (each.started, each.id))
         self._starts = [each.started for each in self.flights]
@@ -151,70 +196,76 @@ class _Upstream:
     def _death(self, at: float, life: Life) -> Sighting | None:
         running = self.running(at)
         together, until = self._together(running, at)
-        others = [each for each in running if each not in together]
-        if any(_goes_on(each, at) for each in others):
+        if any(_goes_on(each, at) for each in running if each not in together):
             return None
-        back = self._back_after(at, at)
-        later = self._started_between(at, back or float("inf"))
-        refused = [each for each in later if each.end is End.REFUSED and each.started < at + AFTERWARDS_SECONDS]
-        failing = [each for each in later if each.end is End.BAD]
-        if back is not None and not refused and back < at + _RESTART_SECONDS:
+        after = self._afterwards(at)
+        if after.back is not None and not after.refused and after.back < at + _RESTART_SECONDS:
             return None
-        cut = [each for each in together if _was_answering(each, at)]
-        engine = engine_of(each.error for each in together)
-        known = {each.fingerprint for each in life.served if each.fingerprint}
-        worked = [each for each in failing if each.fingerprint in known]
-        starts = [each.started for each in together]
-        apart = len(together) >= _MANY and max(starts) - min(starts) >= 5 * max(until - at, 0.2)
-        signs = [
-            (
-                len(cut) >= _MANY,
-                0.85,
-                f"{len(cut)} streams that were giving tokens broke off within {until - at:.2f} s",
-            ),
-            (
-                len(together) >= _MANY,
-                0.4,
-                f"{len(together)} of {len(running)} in flight ended badly within {until - at:.2f} s, and none went on",
-            ),
-            (bool(refused), 0.8, _refused_line(refused, at)),
-            (
-                len(worked) >= _MANY and not _alive_soon(back, at),
-                0.7,
-                f"{len(worked)} later requests failed that are like ones which were served before",
-            ),
-            (
-                len(worked) > _MANY and (back or self._until) > at + LASTING_SECONDS,
-                0.5,
-                f"and for {(back or self._until) - at:.0f} s nothing was served",
-            ),
-            (engine is not None, 0.6, "" if engine is None else f'message of {engine.name} seen: "{engine.message}"'),
-            (
-                apart and not _alive_soon(back, at),
-                0.5,
-                f"they had begun {max(starts, default=0) - min(starts, default=0):.1f} s apart, and ended together",
-            ),
-        ]
-        if not _enough(signs, len(together), len(cut)):
+        signs = self._signs(_Break(at, until, running, together), after, life)
+        if not _enough(signs, together):
             return None
         quiet = self._quiet_before(running, together, at)
-        evidence = [line for holds, _, line in signs if holds]
-        kind, moment = Kind.DEATH, at
+        evidence = [sign.line for sign in signs if sign.holds]
         if quiet is not None:
-            kind, moment = Kind.HANG, quiet
             evidence.insert(0, f"all streams fell silent {at - quiet:.1f} s before they broke off")
         return Sighting(
-            kind=kind,
-            upstream=self.flights[0].upstream,
-            cluster=next((each.cluster for each in together if each.cluster), None),
-            at=moment,
+            kind=Kind.DEATH if quiet is None else Kind.HANG,
+            upstream=self._name,
+            cluster=_cluster(together),
+            at=at if quiet is None else quiet,
             until=until,
-            confidence=_confidence([weight for holds, weight, _ in signs if holds]),
+            confidence=_confidence([sign.weight for sign in signs if sign.holds]),
             evidence=(*evidence, *_words(together)),
             in_flight=tuple(running),
             life=life,
-            engine=engine,
+            engine=engine_of(each.error for each in together),
             broken=True,
+        )
+
+    def _afterwards(self, at: float) -> _Afterwards:
+        back = self._back_after(at, at)
+        later = self._started_between(at, back or float("inf"))
+        refused = [each for each in later if each.end is End.REFUSED and each.started < at + AFTERWARDS_SECONDS]
+        # A burst of requests that fail by themselves is over within a moment; a dead server goes on.
+        failing = [each for each in later if each.end is End.BAD and each.started > at + _BURST_SECONDS]
+        return _Afterwards(back, (back or self._until) - at, refused, failing)
+
+    def _signs(self, seen: _Break, after: _Afterwards, life: Life) -> _Signs:
+        """What speaks for a death, each independent of the others."""
+        at, lasted = seen.at, seen.until - seen.at
+        cut = sum(_was_answering(each, at) for each in seen.together)
+        many = len(seen.together) >= _MANY
+        starts = [each.started for each in seen.together]
+        spread = max(starts, default=0.0) - min(starts, default=0.0)
+        known = {each.fingerprint for each in life.served if each.fingerprint}
+        alike = sum(each.fingerprint in known for each in after.failing)
+        away = after.back is None or after.back >= at + _ALIVE_SECONDS
+        engine = engine_of(each.error for each in seen.together)
+        return _Signs(
+            cut=_Sign(cut >= _MANY, 0.85, f"{cut} streams that were giving tokens broke off within {lasted:.2f} s"),
+            many=_Sign(
+                many,
+                0.4,
+                f"{len(seen.together)} of {len(seen.running)} in flight ended badly within {lasted:.2f} s,"
+                " and none went on",
+            ),
+            refused=_Sign(bool(after.refused), 0.8, _refused_line(after.refused, at)),
+            alike=_Sign(
+                alike >= _MANY and away,
+                0.7,
+                f"{alike} later requests failed that are like ones which were served before",
+            ),
+            lasting=_Sign(
+                alike > _MANY and after.lasted > LASTING_SECONDS,
+                0.5,
+                f"and for {after.lasted:.0f} s nothing was served",
+            ),
+            message=_Sign(engine is not None, 0.6, _message_line(engine)),
+            apart=_Sign(
+                many and spread >= 5 * max(lasted, 0.2) and away,
+                0.5,
+                f"they had begun {spread:.1f} s apart, and ended together",
+            ),
         )
 
     def running(self, at: float) -> list[Flight]:
@@ -293,8 +344,8 @@ class _Upstream:
         shapes = len({each.fingerprint for each in again})
         return Sighting(
             kind=Kind.BROKEN,
-            upstream=again[0].upstream,
-            cluster=next((each.cluster for each in again if each.cluster), None),
+            upstream=self._name,
+            cluster=_cluster(again),
             at=min(ends),
             until=max(ends),
             confidence=_confidence([0.5, 0.1 * min(len(again), 8), 0.3 if shapes > 1 else 0.0]),
@@ -355,13 +406,15 @@ class _Upstream:
         warm = since is not None and (at - since >= WARM_SECONDS or whole >= _MANY)
         if len(silent) < _MANY or len(silent) < 0.8 * len(streams) or not warm:
             return None
-        if lasted < (FREEZE_SECONDS if goes_on else HANG_SECONDS):
+        cut = [each.ended for each in silent if each.end is End.BAD and each.ended is not None]
+        ended = len(cut) >= _MANY and max(cut) - min(cut) <= TOGETHER_SECONDS
+        if lasted < (FREEZE_SECONDS if goes_on or ended else HANG_SECONDS):
             return None
         over = f"and went on after {lasted:.1f} s" if goes_on else f"and gave nothing more for {lasted:.1f} s"
         return Sighting(
             kind=Kind.FREEZE if goes_on else Kind.HANG,
-            upstream=self.flights[0].upstream,
-            cluster=next((each.cluster for each in silent if each.cluster), None),
+            upstream=self._name,
+            cluster=_cluster(silent),
             at=at,
             until=min(until, last_end),
             confidence=_confidence([0.7, 0.5 if len(silent) > 5 else 0.2, 0.4 if resumed or not goes_on else 0.2]),
@@ -429,18 +482,19 @@ def _same(seen: Sighting, other: Sighting) -> bool:
     return other.at - 1 <= seen.at <= other.until + 1
 
 
-def _alive_soon(back: float | None, at: float) -> bool:
-    return back is not None and back < at + _ALIVE_SECONDS
+def _cluster(flights: Iterable[Flight]) -> str | None:
+    return next((each.cluster for each in flights if each.cluster), None)
 
 
-def _enough(signs: Sequence[tuple[bool, float, str]], together: int, cut: int) -> bool:
+def _enough(signs: _Signs, together: Sequence[Flight]) -> bool:
     """Whether the signs say together that a backend died: many cut streams do, fewer need a second witness."""
-    many_cut, many, refused, worked, lasting, message, apart = (holds for holds, _, _ in signs)
-    if many_cut:
+    if signs.cut.holds:
         return True
-    if many and (refused or worked or message or apart):
+    if signs.many.holds and (signs.refused.holds or signs.alike.holds or signs.message.holds or signs.apart.holds):
         return True
-    return bool(together) and (refused or (worked and (cut > 0 or lasting)) or message)
+    streams = any(each.token is not None for each in together)
+    failing = signs.alike.holds and (streams or signs.lasting.holds)
+    return bool(together) and (signs.refused.holds or failing or signs.message.holds)
 
 
 def _confidence(weights: Iterable[float]) -> float:
@@ -455,6 +509,10 @@ def _refused_line(refused: Sequence[Flight], at: float) -> str:
     if not refused:
         return ""
     return f"connections refused from {refused[0].started - at:.1f} s after it ({len(refused)} of them)"
+
+
+def _message_line(engine: Engine | None) -> str:
+    return "" if engine is None else f'message of {engine.name} seen: "{engine.message}"'
 
 
 def _words(together: Sequence[Flight]) -> Iterator[str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 from support.worlds import ENGINE_ERROR, JSON_SCHEMA, World, kinds, moments
 
+from extproc.incidents.detect import Kind
+
 FRAME = "upstream_error_frame"
 CUT = "upstream_reset_mid_stream"
 UNCONNECTED = "upstream_reset_before_headers"
@@ -104,6 +106,15 @@ def test_a_silence_before_the_break_is_a_hang_from_the_last_byte_on() -> None:
     found = world.incidents()
     assert (kinds(found), moments(found)) == (["hang"], [30.02])
     assert found[0].suspects[0].flight.id == killer
+
+
+def test_a_silence_that_a_break_ends_is_a_hang_though_another_serves_at_once() -> None:
+    """The process was replaced behind the same address: nobody found it gone."""
+    world = busy()
+    world.streams(26, 38.6, CUT, last=30, spread=0.04)
+    world.traffic(38.7, 60)
+    (found,) = world.incidents()
+    assert (found.sighting.kind, moments([found])) == (Kind.HANG, [30])
 
 
 def test_clients_who_give_up_on_a_silent_backend_tell_of_a_hang() -> None:
@@ -238,6 +249,16 @@ def errors_in_a_burst_alone() -> World:
     return world
 
 
+def errors_in_a_burst_beside_few_others() -> World:
+    """The same of requests like others, beside one that ends well at once, on a server that hardly anybody asks."""
+    world = busy(25)
+    world.add(29.7, 30.3, first=30, stream=False)
+    for number in range(24):
+        world.add(30 + number / 200, 30.03 + number / 200, STATUS, status=500, seed=number)
+    world.traffic(40, 60)
+    return world
+
+
 def clients_leaving_together() -> World:
     """A client's machine goes away; others go on."""
     world = busy(60)
@@ -352,6 +373,7 @@ def timeouts_of_single_requests() -> World:
         bad_requests_in_a_burst,
         errors_in_a_burst_among_others,
         errors_in_a_burst_alone,
+        errors_in_a_burst_beside_few_others,
         clients_leaving_together,
         all_clients_leaving,
         a_slow_first_compile,
