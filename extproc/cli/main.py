@@ -13,13 +13,16 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
 from extproc.cli import output
 from extproc.errors import ConfigError, ExtprocError
 from extproc.processes import stdio
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "up": "Run the whole stack on this machine: Envoy, the sidecar, demo backends.",
@@ -41,6 +44,7 @@ COMMANDS: Final = {
     "reconcile": "Compare Envoy's access log with the journal: what passed without us.",
     "load": "Send a bounded load, and say what came of it.",
     "mock-llm": "Run a demo LLM backend.",
+    "completion": "Print what makes a shell complete commands, options and ids.",
 }
 """Every command with the first line of its help, in the order in which one meets them."""
 
@@ -74,6 +78,13 @@ class _Commands(click.Group):
         # click would import every command here, for the first line of its help.
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        # As above.
+        names = [CompletionItem(name, help=text) for name, text in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from extproc.cli import curl, options, output, sending
+from extproc.cli.completion import complete_id
 from extproc.errors import ConfigError, ExtprocError
 from extproc.history import reader
 from extproc.history.join import Exchange
@@ -67,7 +68,7 @@ class _Asked:
 
 
 @click.command
-@click.argument("id", metavar="ID|INCIDENT")
+@click.argument("id", metavar="ID|INCIDENT", shell_complete=complete_id)
 @click.option("--to", "url", type=sending.Server(), metavar="URL", help="Send it to this server: http://HOST:PORT.")
 @click.option("--curl", "as_curl", is_flag=True, help="Print a curl command instead; with --to, for that server.")
 @click.option("--bisect", is_flag=True, help="Search for what kills the server, and make it as small as it gets.")

@@ -12,7 +12,7 @@ import click
 from extproc import config, logs
 from extproc.cli import options, output
 from extproc.config import Config
-from extproc.processes import signals
+from extproc.processes import notify, signals
 from extproc.service.sidecar.sidecar import Sidecar
 
 log = logging.getLogger("extproc.cli")
@@ -30,8 +30,11 @@ async def run(settings: Config) -> None:
                 output.announce(f"ready {address}")
             log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
             log.info("times of day without an offset are in %s", time.strftime("%Z (UTC%z)"))
-            await ending.unless(sidecar.wait())
+            notify.tell("READY=1")
+            async with notify.watched():
+                await ending.unless(sidecar.wait())
     finally:
+        notify.tell("STOPPING=1")
         await sidecar.stop()
 
 
@@ -51,6 +54,7 @@ def command(
 
     Prints `ready ADDRESS` for each worker: worker N > 0 adds .N to a socket's path, or N to a port. Give all of them
     to Envoy's ext_proc cluster as endpoints. SIGTERM ends it: no new exchanges, drain_seconds for those that run.
+    systemd is told when it is ready (Type=notify), and that it is alive: see `extproc init --systemd`.
 
     \b
     Examples:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from extproc.cli import options, output, view
+from extproc.cli.completion import complete_id
 from extproc.core import encoding
 from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
@@ -226,7 +227,7 @@ def _indented(text: str) -> Iterator[str]:
 
 
 @click.command
-@click.argument("id")
+@click.argument("id", shell_complete=complete_id)
 @click.option(
     "--json", "as_json", is_flag=True, help="As one JSON object, with request.body, response.body, llm.output."
 )
