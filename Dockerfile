@@ -34,6 +34,8 @@ ENV PATH=/opt/extproc/bin:$PATH \
     EXTPROC_LISTEN=unix:/run/extproc/extproc.sock
 USER 10001:10001
 WORKDIR /var/lib/extproc
+# A container that nobody gave a volume keeps its journal when it is started again.
+VOLUME /var/lib/extproc
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=4s --start-period=20s --retries=3 CMD ["python3", "-m", "extproc.probe"]
 ENTRYPOINT ["extproc"]
