@@ -14,7 +14,8 @@ from extproc.cli import listing, options, output, tally, view
 from extproc.cli.output import Column
 from extproc.cli.tally import KEYS
 from extproc.errors import JournalError
-from extproc.history import bodies, reader
+from extproc.history import bodies
+from extproc.history.answers import Answers
 from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.join import Exchange
 
@@ -24,12 +25,12 @@ _LONGEST = timedelta(hours=1)
 
 def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]:
     """Exchanges as they end, from `since` on, else from now on."""
-    now, since = datetime.now(UTC), chosen_by.moment(filters.since)
-    until = chosen_by.moment(filters.until)
-    for exchange in reader.exchanges(directories, since=since or now - _LONGEST, until=until, follow=True):
-        ended_at = view.moment(exchange["ended_at"])
-        if since or ended_at is None or ended_at >= now:
-            yield exchange
+    now = datetime.now(UTC)
+    with Answers(directories) as asked:
+        for exchange in asked.ending(filters, now - _LONGEST):
+            ended_at = view.moment(exchange["ended_at"])
+            if filters.since or ended_at is None or ended_at >= now:
+                yield exchange
 
 
 # Forms -----------------------------------------------------------------------------------------------------

@@ -6,16 +6,14 @@ import http.client
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from extproc.cli import curl, options, output, sending
 from extproc.cli.completion import complete_id
 from extproc.errors import ConfigError, ExtprocError
-from extproc.history import reader
 from extproc.history.join import Exchange
 from extproc.incidents.incident import ID, Incident
 from extproc.replay import addresses, material, prove, window
@@ -28,9 +26,6 @@ from extproc.replay.target import Life, Patience, State, Target
 from extproc.replay.tries import Tries
 from extproc.replay.verdict import Verdict, judge
 from extproc.replay.window import Step
-
-_AROUND: Final = timedelta(hours=1)
-"""A request that is known to be good is looked for within this time of the one that is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,25 +231,25 @@ def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
         exchange = options.one(id, asked.directories)
         found = _material_of(exchange, asked)
         return _bisect(str(exchange["id"]), found, asked) if bisect else _once(exchange, found, asked)
-    incident = material.find_incident(_all(asked.directories), id)
+    with options.answers(asked.directories) as journal:
+        incident = material.find_incident(journal, id)
+        _refuse_production(incident, asked)
+        found = material.of_incident(incident, journal, asked.credentials)
+    return _bisect(incident.id, found, asked) if bisect else _window(incident, found, asked)
+
+
+def _refuse_production(incident: Incident, asked: _Asked) -> None:
     if not asked.production and addresses.same(asked.url, incident.sighting.upstream):
         raise ExtprocError(
             f"{asked.url} is {incident.sighting.upstream}, the backend that this befell; use a test server of the same "
             "version, or --allow-production"
         )
-    found = material.of_incident(incident, _all(asked.directories), asked.credentials)
-    return _bisect(incident.id, found, asked) if bisect else _window(incident, found, asked)
-
-
-def _all(directories: Sequence[Path]) -> Iterator[Exchange]:
-    return output.chosen(reader.exchanges(directories), lambda _: True)
 
 
 def _material_of(exchange: Exchange, asked: _Asked) -> Material:
     _warn_of_a_part(exchange)
-    started = datetime.fromisoformat(exchange["started_at"])
-    near = reader.exchanges(asked.directories, since=started - _AROUND, until=started + _AROUND)
-    return material.of_exchange(exchange, near, asked.credentials)
+    with options.answers(asked.directories) as journal:
+        return material.of_exchange(exchange, journal, asked.credentials)
 
 
 def _warn_of_a_part(exchange: Exchange) -> None:

@@ -16,12 +16,13 @@ import dataclasses
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, Self
 
-from extproc.history import lookup, reader
+from extproc.core.record import moment_text
+from extproc.history import feed, lookup, reader
 from extproc.history.filters import Filters
 from extproc.history.identifier import Identifier
 from extproc.history.index.groups import Group
@@ -30,6 +31,7 @@ from extproc.history.index.store import Unusable
 from extproc.history.index.tail import Tail
 from extproc.history.join import Exchange, later
 from extproc.history.live_tables import LiveTables
+from extproc.history.position import PositionedRecord, records_at
 from extproc.journal import lines
 
 Tell = Callable[[str], None]
@@ -119,6 +121,27 @@ class Answers:
             beside.append(self._in_flight(question))
         return counted, itertools.chain.from_iterable(beside)
 
+    def ending(self, wanted: Filters, begun: datetime, stop: Callable[[], bool] = lambda: False) -> Iterator[Exchange]:
+        """Each exchange as it ends, until `stop` says so: what began at `wanted.since` or later, also what has ended
+        before, or else what began at `begun` or later and ends now. The filters are for the caller to apply."""
+        since, until = (None if text is None else _moment(text) for text in (wanted.since, wanted.until))
+        indexes = {each.directory: index for each in self._directories if (index := each.index) is not None}
+        past = since is not None
+        given: set[str] = set()
+        if past and len(indexes) < len(self._directories):
+            indexes = {}
+        elif past:
+            yield from self.exchanges(wanted, complete=True)
+            given = {exchange["id"] for each in self._directories for exchange in each.recent}
+        start = _Start(indexes, feed.since(moment_text(since or begun)))
+        pending = [found for directory, index in indexes.items() for found in _pending(directory, index)]
+        found = reader.ending(
+            list(self._of), since=since or begun, until=until, stop=stop, start=start, pending=pending
+        )
+        for exchange in found:
+            if exchange["id"] not in given and not _has(indexes.get(exchange.directory), exchange["id"]):
+                yield exchange
+
     def rows(self) -> Iterator[Found]:
         """Everything that has ended, one directory after the other, with what the index has kept of its bodies; and
         what has not ended. `whole` has the rest of each."""
@@ -132,6 +155,10 @@ class Answers:
     def in_flight(self) -> Iterator[Exchange]:
         """What has not ended, as far as the journal tells, oldest first."""
         return heapq.merge(*(each.in_flight(None) for each in self._directories), key=_started)
+
+    def of_ids(self, ids: Collection[str]) -> list[Exchange]:
+        """The exchanges with these whole ids, as far as there are any; all that the journal says of each."""
+        return [exchange for each in self._directories for exchange in each.of_ids(ids)]
 
     def find(self, text: str) -> list[Exchange]:
         """The exchanges that are called so (see `identifier.py`), in flight or ended."""
@@ -181,7 +208,7 @@ class _Directory:
     """One data directory, with its index or without."""
 
     def __init__(self, directory: Path, tell: Tell, progress: Progress, tables: LiveTables) -> None:
-        self._directory = directory
+        self.directory = directory
         self._tell = tell
         self._progress = progress
         self._tables = tables
@@ -195,6 +222,16 @@ class _Directory:
         except Unusable as error:
             self._give_up(error)
 
+    @property
+    def index(self) -> Index | None:
+        """The index, where it can be used."""
+        return self._index
+
+    @property
+    def recent(self) -> Sequence[Exchange]:
+        """What has ended and is in no row."""
+        return () if self._tail is None else self._tail.ended
+
     def close(self) -> None:
         if self._index is not None:
             self._index.close()
@@ -202,8 +239,8 @@ class _Directory:
 
     def _give_up(self, why: Unusable) -> None:
         self.close()
-        if lines.series(self._directory):
-            self._tell(f"{self._directory}: the journal is read instead of its index: {why}")
+        if lines.series(self.directory):
+            self._tell(f"{self.directory}: the journal is read instead of its index: {why}")
 
     # What has ended --------------------------------------------------------------------------------------------
 
@@ -232,7 +269,7 @@ class _Directory:
                     yield found
                 yield from (Found(each, (), True) for each in (*self._tail.ended, *self._tail.in_flight))
                 return
-        for count, exchange in enumerate(reader.exchanges([self._directory]), 1):
+        for count, exchange in enumerate(reader.exchanges([self.directory]), 1):
             self._progress(f"{count} exchanges")
             if exchange["id"] not in given:
                 yield Found(exchange, exchange.positions, True)
@@ -242,7 +279,7 @@ class _Directory:
         if self._index is not None:
             with self._or_by_scanning():
                 return self._index.whole(found)
-        return lookup.at_positions(self._directory, found.positions)
+        return lookup.at_positions(self.directory, found.positions)
 
     def groups(self, question: Question, name: str) -> tuple[list[Group], list[Exchange]] | None:
         """What the index has, counted, and what has ended since; None where exchanges have to be looked at."""
@@ -275,10 +312,10 @@ class _Directory:
         until = min(filter(None, (wanted.until, last and later(last, 1e-6))), default=None)
         if wanted.between and wanted.since is None:
             first, until_then = map(_moment, wanted.between)
-            found = reader.in_flight([self._directory], first, until_then, self._tables)
+            found = reader.in_flight([self.directory], first, until_then, self._tables)
         else:
             since = None if wanted.since is None else _moment(wanted.since)
-            found = reader.exchanges([self._directory], since=since, until=None if until is None else _moment(until))
+            found = reader.exchanges([self.directory], since=since, until=None if until is None else _moment(until))
         self._scanned_for, self._running = question, []
         for count, exchange in enumerate(found, 1):
             self._progress(f"{count} exchanges")
@@ -295,7 +332,7 @@ class _Directory:
             return self._tail.in_flight
         if question is not None and self._scanned_for == question:
             return self._running
-        found = reader.in_flight([self._directory], datetime.now(UTC), tables=self._tables)
+        found = reader.in_flight([self.directory], datetime.now(UTC), tables=self._tables)
         return [each for each in found if each.in_flight]
 
     # By name ---------------------------------------------------------------------------------------------------
@@ -314,7 +351,16 @@ class _Directory:
         if self._index is not None and self._tail is not None:
             with self._or_by_scanning():
                 return self._with_tail(self._index.named(identifier), identifier.names)
-        return lookup.find([self._directory], text)
+        return lookup.find([self.directory], text)
+
+    def of_ids(self, ids: Collection[str]) -> list[Exchange]:
+        """Those with these ids."""
+        if self._index is not None and self._tail is not None:
+            index = self._index
+            with self._or_by_scanning():
+                rows = [exchange for id in ids if (exchange := index.whole_by_id(id)) is not None]
+                return self._with_tail(rows, lambda each: each["id"] in ids)
+        return [each for each in reader.exchanges([self.directory]) if each["id"] in ids]
 
     def latest(self, wanted: Test) -> Exchange | None:
         """The exchange that started last of those that have ended and are wanted."""
@@ -325,7 +371,7 @@ class _Directory:
                 whole = (exchange for row in rows if (exchange := index.whole(row)) is not None)
                 found = [*itertools.islice(whole, 1), *filter(wanted, self._tail.ended)]
                 return max(found, key=_started, default=None)
-        return reader.latest([self._directory], wanted)
+        return reader.latest([self.directory], wanted)
 
     def _with_tail(self, rows: Iterable[Exchange], test: Test) -> list[Exchange]:
         assert self._tail is not None
@@ -338,6 +384,30 @@ class _Directory:
             yield
         except Unusable as error:
             self._give_up(error)
+
+
+class _Start:
+    """Where to begin: where an index ends, and elsewhere as `otherwise` says."""
+
+    def __init__(self, indexes: Mapping[Path, Index], otherwise: feed.Start) -> None:
+        self._starts = {
+            directory: feed.from_checkpoint(index.checkpoint.series) for directory, index in indexes.items()
+        }
+        self._otherwise = otherwise
+
+    def __call__(self, series: lines.Series) -> feed.SegmentOffset:
+        return self._starts.get(series.directory, self._otherwise)(series)
+
+
+def _pending(directory: Path, index: Index) -> Iterator[PositionedRecord]:
+    return records_at(directory, index.checkpoint.pending)
+
+
+def _has(index: Index | None, id: str) -> bool:
+    """Whether it was in an index from the start; one that is gone by now has been read up to its end."""
+    with contextlib.suppress(Unusable):
+        return index is not None and index.has(id)
+    return False
 
 
 def _started(exchange: Exchange) -> str:

@@ -2,8 +2,8 @@
 
 They come newest last, by the time at which they started, as far as that is possible without keeping them all (see
 `window.py`). What is in memory is those that are held back for that, the ones that wait for Envoy's access entry, and
-the ones in flight. An exchange in flight has `outcome` and `ended_at` null, and comes last; when following it comes
-when it has ended. Damaged lines are passed over here; `verify.py` is who names them.
+the ones in flight. An exchange in flight has `outcome` and `ended_at` null, and comes last; `ending` gives it when it
+has ended. Damaged lines are passed over here; `verify.py` is who names them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,11 @@ from typing import Final
 from extproc.core.record import moment_text, timestamp
 from extproc.history import feed
 from extproc.history.extents import ALWAYS, SLACK_SECONDS
-from extproc.history.feed import Feed
+from extproc.history.feed import Feed, Start
 from extproc.history.join import Exchange, Parts, Record, later
 from extproc.history.joiner import FINITE, WATCHING, Joiner, Policy
 from extproc.history.live_tables import LiveTables
+from extproc.history.position import PositionedRecord
 from extproc.history.tail import Tail
 from extproc.history.window import Window
 from extproc.journal import lines
@@ -47,23 +48,30 @@ def exchanges(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
-    follow: bool = False,
-    stop: Callable[[], bool] = lambda: False,
     policy: Policy = FINITE,
 ) -> Iterator[Exchange]:
     """The exchanges that started at `since` or later and before `until`, newest last, those in flight at the end.
-
-    With `follow` this goes on with each exchange as it ends, until `stop` says so. `policy`: how many are held in
-    memory, where nothing is followed.
-    """
+    `policy`: how many are held in memory."""
     first, last = _text(since) or "", _text(until) or ALWAYS
-    start = feed.since(first)
-    if follow:
-        policy = dataclasses.replace(WATCHING, since=first, until=last)
-        yield from _following(Feed(directories, start, follow=True), Joiner(policy), stop)
-    else:
-        policy = dataclasses.replace(policy, since=first, until=last)
-        yield from _to_the_end(Feed(directories, start), policy, LiveTables())
+    policy = dataclasses.replace(policy, since=first, until=last)
+    return _to_the_end(Feed(directories, feed.since(first)), policy, LiveTables())
+
+
+def ending(
+    directories: Sequence[Path],
+    *,
+    since: datetime,
+    until: datetime | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    start: Start | None = None,
+    pending: Iterable[PositionedRecord] = (),
+) -> Iterator[Exchange]:
+    """The exchanges that started between these, each as it ends, until `stop` says so. With `start`, from there on:
+    `pending` are the records before it of what had not ended there."""
+    first, last = moment_text(since), _text(until) or ALWAYS
+    joiner = Joiner(dataclasses.replace(WATCHING, since=first, until=last))
+    joiner.restore(pending)
+    return _following(Feed(directories, start or feed.since(first), follow=True), joiner, stop)
 
 
 def in_flight(

@@ -1,6 +1,6 @@
 """What a search needs of a journal: an incident's requests, ready to be sent, and one that is known to be good.
 
-    material = of_incident(incident, exchanges, credentials)
+    material = of_incident(incident, journal, credentials)
     material.steps[id], material.window, material.suspects, material.known_good
 
 A request that is known to be good is the plainest of those that the same model has served: with the fewest parameters,
@@ -11,16 +11,18 @@ very latch that is searched for.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from extproc.core.outcome import Outcome, class_of
+from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
 from extproc.history import bodies
-from extproc.incidents import evidence, incident
-from extproc.incidents.evidence import Flight
+from extproc.history.answers import Answers
+from extproc.history.filters import Filters
+from extproc.incidents import evidence, incident, indexed
 from extproc.incidents.incident import Incident
 from extproc.replay.minimise import CONTENT
 from extproc.replay.request import Request, prepare
@@ -36,6 +38,11 @@ _PLAIN: Final = frozenset(
     | set(CONTENT)
 )
 """What a request may ask for that is known to be good."""
+_SERVED: Final = ("class:ok",)
+_LOOKED_AT: Final = 2000
+"""Of those that were served: the last ones, when one that is known to be good is looked for."""
+_AROUND: Final = timedelta(hours=1)
+"""And within this time of one that is sent alone."""
 _BEST_APIS: Final = frozenset({"chat.completions", "completions"})
 
 
@@ -64,28 +71,21 @@ class Material:
     recorded: Mapping[str, Exchange]
 
 
-def find_incident(exchanges: Iterable[Exchange], id: str) -> Incident:
-    """The incident that goes by `id`, in a journal's exchanges."""
-    return incident.named(incident.incidents(_flights(exchanges)), id)
+def find_incident(journal: Answers, id: str) -> Incident:
+    """The incident that goes by `id`."""
+    return incident.named(incident.incidents(indexed.flights(journal)), id)
 
 
-def _flights(exchanges: Iterable[Exchange]) -> Iterator[Flight]:
-    for exchange in exchanges:
-        yield from evidence.flights(exchange, evidence.recorded_body)
-
-
-def of_incident(found: Incident, exchanges: Iterable[Exchange], credentials: Credentials) -> Material:
+def of_incident(found: Incident, journal: Answers, credentials: Credentials) -> Material:
     """What an incident's search needs. Raises ExtprocError where nothing of it can be sent."""
     there = {each.id: each for each in (*found.in_flight, *(suspect.flight for suspect in found.ranking.suspects))}
     latches = {suspect.latch.id for suspect in found.ranking.suspects if suspect.latch is not None}
-    wanted = {*there, *latches}
-    models = {each.model for each in there.values()}
-    best = _Best(models, before=found.sighting.at)
-    recorded: dict[str, Exchange] = {}
-    for exchange in exchanges:
+    recorded = {str(each["id"]): each for each in journal.of_ids({*there, *latches})}
+    best = _Best({each.model for each in there.values()}, before=found.sighting.at)
+    models = () if "" in best.models else tuple(sorted(best.models))
+    served = Filters(outcomes=_SERVED, models=models, until=found.at)
+    for exchange in journal.exchanges(served, limit=_LOOKED_AT, complete=True):
         best.consider(exchange)
-        if exchange["id"] in wanted:
-            recorded[str(exchange["id"])] = exchange
     requests = _requests([each for each in recorded.values() if _has_body(each)], credentials)
     window = sorted((each for each in there.values() if each.id in requests), key=lambda each: (each.started, each.id))
     if not window:
@@ -103,13 +103,15 @@ def of_incident(found: Incident, exchanges: Iterable[Exchange], credentials: Cre
     )
 
 
-def of_exchange(exchange: Exchange, exchanges: Iterable[Exchange], credentials: Credentials) -> Material:
+def of_exchange(exchange: Exchange, journal: Answers, credentials: Credentials) -> Material:
     """The same for one request alone, whoever is to blame."""
     id = str(exchange["id"])
     request = prepare(exchange, whole_body(exchange), credentials.variables, credentials.headers)
     _check([request], credentials)
     best = _Best({_model(exchange)}, but=id)
-    for each in exchanges:
+    started = datetime.fromisoformat(exchange["started_at"])
+    near = Filters(outcomes=_SERVED, since=moment_text(started - _AROUND), until=moment_text(started + _AROUND))
+    for each in journal.exchanges(near, limit=_LOOKED_AT, complete=True):
         best.consider(each)
     known_good = best.request(credentials) or _made_up(exchange, request)
     return Material({id: Step(request, 0.0, _leave(exchange))}, (id,), (Suspect(id),), {}, known_good, {id: exchange})
@@ -183,7 +185,7 @@ class _Best:
     """The plainest request that was served."""
 
     def __init__(self, models: set[str], *, before: float | None = None, but: str | None = None) -> None:
-        self._models = models
+        self.models = models
         self._before = before
         self._but = but
         self._found: tuple[tuple[float, ...], Exchange] | None = None
@@ -194,7 +196,7 @@ class _Best:
             class_of(exchange) != "ok"
             or exchange["id"] == self._but
             or llm.get("api") not in _BEST_APIS
-            or _model(exchange) not in self._models
+            or _model(exchange) not in self.models
             or not set(llm.get("params") or ()) <= _PLAIN
             or not _ended_before(exchange, self._before)
         ):

@@ -39,6 +39,7 @@ from extproc.journal import recovery, retention
 
 SECOND = 1_000_000_000
 START = datetime.fromtimestamp(START_NS // SECOND, UTC)
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 FIELDS = (
     "id started_at ended_at duration_ms outcome method path authority scheme client status upstream cluster route "
@@ -467,7 +468,7 @@ class Follower:
         self._thread.start()
 
     def _run(self, directories: tuple[Path, ...]) -> None:
-        for exchange in reader.exchanges(directories, follow=True, stop=lambda: self._stop):
+        for exchange in reader.ending(directories, since=EVER, stop=lambda: self._stop):
             with self._changed:
                 self.seen.append(int(exchange["id"][-12:], 16))
                 self._changed.notify_all()
@@ -550,7 +551,7 @@ def test_an_access_entry_of_another_worker(data: Path) -> None:
         append(writer, access(1, response_flags=["DC"]))
     for found in (read(data), lookup.find([data], id_of(1)[:-2])):
         assert [(exchange["access_log"], exchange["response_flags"]) for exchange in found] == [("received", ["DC"])]
-    followed = reader.exchanges([data], follow=True)
+    followed = reader.ending([data], since=EVER)
     assert next(iter(followed))["access_log"] == "received"
 
 

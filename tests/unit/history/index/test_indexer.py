@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from support.recorded import Recording
 
 from extproc.follow import checkpoint
@@ -15,6 +17,8 @@ from extproc.history.index.indexer import Indexer
 from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
 from extproc.history.live_tables import LiveTables
+
+BEGUN = datetime(2025, 11, 21, tzinfo=UTC)
 
 
 def test_the_follower_keeps_it_across_restarts(tmp_path: Path) -> None:
@@ -47,3 +51,27 @@ def _record(recording: Recording) -> str:
     id = recording.add()
     recording.add_access(id, upstream="10.0.0.7:8000")
     return id
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_who_watches_goes_on_where_the_index_ends(tmp_path: Path, *, indexed: bool) -> None:
+    """What is in it is not given again; from a time on all of that is, each once. Without an index all is read."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        old = [_record(recording) for _ in range(4)]
+        running = recording.add(answer=None)
+        if indexed:
+            indexer = Indexer(data)
+            while indexer.step():
+                pass
+            indexer.close()
+        with Answers([data]) as answers:
+            new = [_record(recording) for _ in range(2)]
+            looks = iter([False] * 3)
+            every = answers.ending(Filters(since="2025-11-21T03:12:00.000000Z"), BEGUN, lambda: next(looks, True))
+            ids = [each["id"] for each in every]
+            assert sorted(ids) == [*old, *new]
+            looks = iter([False] * 3)
+            found = [each["id"] for each in answers.ending(Filters(), BEGUN, lambda: next(looks, True))]
+            assert found == (new if indexed else [*old, *new])
+        assert running not in ids
