@@ -44,6 +44,14 @@ TIB: Final = 1024 * GIB
 ENVOY_MESSAGE_TIMEOUT_SECONDS: Final = 10.0
 """`message_timeout` of the shipped ext_proc filter: after it the error is Envoy's, and a plain 504."""
 
+BUCKET_SCHEMES: Final = frozenset({"s3", "gs", "az", "file"})
+"""Where segments can be shipped to."""
+
+SHIPPED_SEGMENT_SECONDS: Final = 300.0
+"""How old a segment gets where it is shipped, and nobody has said otherwise."""
+
+_BLANK: Final = re.compile(r"[\s\x00-\x20]")
+
 UNIX_PATH_BYTES: Final = 107
 """What fits into `sockaddr_un.sun_path`, without the zero at its end."""
 
@@ -96,14 +104,14 @@ def _integer(low: int, high: int) -> Kind:
     return Kind(parse, f"a whole number from {low} to {high}")
 
 
-def _seconds(low: float, high: float) -> Kind:
+def _seconds(low: float, high: float, *, optional: bool = False) -> Kind:
     def parse(text: str) -> float:
         value = float(text)
         if not (math.isfinite(value) and low <= value <= high):
             raise ValueError
         return value
 
-    return Kind(parse, f"a number of seconds from {low:g} to {high:g}")
+    return Kind(parse, f"a number of seconds from {low:g} to {high:g}", optional=optional)
 
 
 def size_text(size: int) -> str:
@@ -183,11 +191,25 @@ def _url(wanted: str, *, many: bool = False, optional: bool = False) -> Kind:
         _ = url.port  # raises ValueError for a port that is none
         if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc:
             raise ValueError
-        if url.path not in ("", "/") or url.query or url.fragment or re.search(r"[\s\x00-\x20]", text):
+        if url.path not in ("", "/") or url.query or url.fragment or _BLANK.search(text):
             raise ValueError
         return text.rstrip("/")
 
     return Kind(parse, wanted, many=many, optional=optional)
+
+
+def _bucket() -> Kind:
+    def parse(text: str) -> str:
+        url = urllib.parse.urlsplit(text)
+        if url.scheme not in BUCKET_SCHEMES or "@" in url.netloc or url.query or url.fragment or _BLANK.search(text):
+            raise ValueError
+        if not (url.path.startswith("/") if url.scheme == "file" else url.netloc):
+            raise ValueError
+        return text.rstrip("/")
+
+    return Kind(
+        parse, "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIRECTORY", optional=True
+    )
 
 
 def _address() -> Kind:
@@ -293,6 +315,12 @@ class Config:
         _size(4 * KIB, 16 * GIB),
         "A segment is closed and a new one begun at this size, and each day",
     )
+    segment_seconds: float | None = _setting(
+        None,
+        _seconds(0.0, 86_400.0, optional=True),
+        "The same for one with records that is so old, so that what is shipped is young. 0: whatever its age",
+        "300 with `ship_to`, else 0",
+    )
     retention_days: int = _setting(30, _integer(0, 36_500), "Closed segments older than this are deleted. 0: no limit")
     retention_segments: int = _setting(
         0, _integer(0, 10_000_000), "At most this many closed segments are kept. 0: no limit"
@@ -307,6 +335,19 @@ class Config:
         _size(0, TIB, optional=True),
         "With less free space than this the journal counts as full",
         "the smaller of 256 MiB and 5 % of the file system",
+    )
+    ship_to: str | None = _setting(
+        None,
+        _bucket(),
+        "`serve` ships closed segments there, for all machines together (`extproc ship`, docs/fleet.md); credentials "
+        "and the endpoint come from the environment, as the cloud's own tools take them. Takes `extproc[fleet]`",
+        "none: nothing is shipped",
+    )
+    retention_after_ship: bool = _setting(
+        False,
+        _boolean(),
+        "`retention_days` and `retention_segments` wait until a segment has been shipped. `retention_bytes` does not: "
+        "the disk comes first",
     )
     index: bool = _setting(
         True,
@@ -404,6 +445,13 @@ class Config:
         host, port = host_and_port(self.listen)
         number = port + worker if port else 0
         return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+    @property
+    def close_segments_after_seconds(self) -> float:
+        """How old a segment may get; 0 where its age does not matter."""
+        if self.segment_seconds is not None:
+            return self.segment_seconds
+        return SHIPPED_SEGMENT_SECONDS if self.ship_to is not None else 0.0
 
     def replace(self, **changes: Any) -> Config:
         """The same settings with some changed; not checked again."""
@@ -647,6 +695,8 @@ def _cross_check(config: Config, given: Mapping[str, _Given]) -> None:
             f"retention_bytes ({size_text(config.retention_bytes)}) is less than one segment, segment_bytes "
             f"({size_text(config.segment_bytes)}); expected at least the same, or 0 for no limit",
         )
+    if config.retention_after_ship and config.ship_to is None:
+        raise wrong(("retention_after_ship",), "retention_after_ship is set without ship_to, so it would wait for ever")
     _check_ports(config, wrong)
     _check_listen(config, wrong)
 

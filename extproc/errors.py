@@ -3,6 +3,8 @@
     ExtprocError
     ├── ConfigError    a setting, a file or a flag is wrong: print it, exit 2
     ├── StackError     the stack could not start or has fallen over: print it, exit 1
+    ├── BucketError    an object store does not do what was asked: tried again later, and traffic never waits for it
+    │   └── Conflict   it has something else under a name of ours: nothing is overwritten
     └── JournalError   the journal cannot be written or opened: the audit policy applies
         └── Postponed  an exchange's end will be written, without its body, once the journal can be: nothing is lost
 
@@ -27,6 +29,14 @@ class ConfigError(ExtprocError):
 
 class StackError(ExtprocError):
     """A part of the running stack failed. The text says which part and why."""
+
+
+class BucketError(ExtprocError):
+    """An object store does not do what was asked of it. The text names the object and what the store said."""
+
+
+class Conflict(BucketError):
+    """It has an object of the same name and other content."""
 
 
 class JournalError(ExtprocError):

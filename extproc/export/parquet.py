@@ -63,28 +63,34 @@ class _Counted:
         """The sink is somebody else's."""
 
 
-def _columns(pyarrow: Any, *, bodies: bool) -> list[tuple[str, Any]]:
-    types = {
+def types(pyarrow: Any) -> Mapping[str, Any]:
+    """The type of each kind of column."""
+    return {
         "text": pyarrow.string(),
         "integer": pyarrow.int64(),
         "number": pyarrow.float64(),
         "truth": pyarrow.bool_(),
         "time": pyarrow.timestamp("us", tz="UTC"),
     }
-    columns = [(field.name, types[field.kind]) for field in FIELDS]
+
+
+def _columns(pyarrow: Any, *, bodies: bool) -> list[tuple[str, Any]]:
+    by_kind = types(pyarrow)
+    columns = [(field.name, by_kind[field.kind]) for field in FIELDS]
     if bodies:
         columns += [(f"{each}_body", pyarrow.large_binary()) for each in BODIES] + [("output", pyarrow.large_string())]
     return columns
 
 
 def _row(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]:
-    row = {field.name: _typed(field, cell(field, exchange)) for field in FIELDS}
+    row = {field.name: typed(field, cell(field, exchange)) for field in FIELDS}
     if bodies:
         row |= {f"{each}_body": raw(exchange, each, note) for each in BODIES} | {"output": output_of(exchange)}
     return row
 
 
-def _typed(field: Field, value: Any) -> Any:
+def typed(field: Field, value: Any) -> Any:
+    """A cell as a column of its type takes it."""
     if field.kind != "time" or value is None:
         return value
     try:

@@ -17,6 +17,8 @@ from extproc.errors import JournalError
 from extproc.journal.directory import open_directory, reason
 
 FILE_NAME: Final = "lock"
+MAINTENANCE: Final = "maintenance.lock"
+"""Held by whoever replaces or deletes closed segments: housekeeping, `ship`, `erase`; one at a time."""
 
 # A reader that asks whether the lock is held holds it for a moment itself.
 _WAIT_SECONDS: Final = 0.2
@@ -25,13 +27,7 @@ _WAIT_SECONDS: Final = 0.2
 @contextlib.contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
     """Hold the directory. Raises JournalError, naming directory and process, when another sidecar holds it."""
-    data = open_directory(directory)
-    try:
-        fd = os.open(FILE_NAME, fs.LOCK, 0o600, dir_fd=data)
-    except OSError as error:
-        raise JournalError(f"{directory / FILE_NAME}: {reason(error)}") from error
-    finally:
-        os.close(data)
+    fd = _open(directory, FILE_NAME)
     try:
         if not fs.lock(fd, _WAIT_SECONDS):
             holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
@@ -41,6 +37,28 @@ def lock_directory(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+@contextlib.contextmanager
+def maintenance(directory: Path, wait: float = 60.0) -> Iterator[None]:
+    """Hold what replaces and deletes closed segments. Raises JournalError when another has it for longer than that."""
+    fd = _open(directory, MAINTENANCE)
+    try:
+        if not fs.lock(fd, wait):
+            raise JournalError(f"{directory}: another process is at work on its closed segments")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _open(directory: Path, name: str) -> int:
+    data = open_directory(directory)
+    try:
+        return os.open(name, fs.LOCK, 0o600, dir_fd=data)
+    except OSError as error:
+        raise JournalError(f"{directory / name}: {reason(error)}") from error
+    finally:
+        os.close(data)
 
 
 def is_locked(directory: Path) -> bool:

@@ -17,7 +17,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, Final
 from extproc import fs
 from extproc.core.events import Direction
 from extproc.core.record import DamagedLine, encode, seal
-from extproc.journal import frames, lines
+from extproc.journal import frames, lines, lock
 from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
 from extproc.journal.flight import BEGINNING, Flight, type_and_id
 from extproc.journal.lines import Series
@@ -63,10 +63,18 @@ class SteadyClock:
 _now: Final = SteadyClock()
 
 
-def apply_retention(directory: Path, *, days: int, segments: int, bytes: int) -> Done:  # noqa: A002 - the setting's unit
-    """One round: delete what the rules say, compress the rest."""
-    done = apply(directory, days=days, segments=segments, bytes=bytes, now_ns=_now())
-    done.compressed = compress(directory)
+def apply_retention(
+    directory: Path,
+    *,
+    days: int,
+    segments: int,
+    bytes: int,  # noqa: A002 - the setting's unit
+    may_go: Callable[[Name], bool] = lambda _: True,
+) -> Done:
+    """One round: delete what the rules say, compress the rest. Raises JournalError while another is at it."""
+    with lock.maintenance(directory):
+        done = apply(directory, days=days, segments=segments, bytes=bytes, now_ns=_now(), may_go=may_go)
+        done.compressed = compress(directory)
     return done
 
 
@@ -82,11 +90,20 @@ def compress(directory: Path) -> list[str]:
         os.close(fd)
 
 
-def apply(directory: Path, *, days: int, segments: int, bytes: int, now_ns: int) -> Done:  # noqa: A002
+def apply(
+    directory: Path,
+    *,
+    days: int,
+    segments: int,
+    bytes: int,  # noqa: A002
+    now_ns: int,
+    may_go: Callable[[Name], bool] = lambda _: True,
+) -> Done:
     """Delete segments older than `days`, then the oldest beyond `segments` and beyond `bytes` in all.
 
     0 is no limit. The newest one that is written no more stays, whatever its age: a wrong clock must not empty the
-    journal.
+    journal. Where a segment that is too old, or one too many, may not go yet, nothing that is younger goes before it;
+    `bytes` asks nobody, as the disk is no larger than it is.
     """
     done = Done()
     if not (directory / SEGMENTS).is_dir():
@@ -103,7 +120,7 @@ def apply(directory: Path, *, days: int, segments: int, bytes: int, now_ns: int)
         too_old = bool(days) and segment.written_at < oldest
         too_many = bool(segments) and len(whole) - position > segments
         too_large = bool(bytes) and total > bytes
-        if not (too_old or too_many or too_large):
+        if not too_large and not ((too_old or too_many) and may_go(segment.name)):
             break
         total -= segment.delete()
         done.deleted.append(str(segment.name))

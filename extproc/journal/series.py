@@ -1,7 +1,7 @@
 """The segments of one worker's boot, one after another: what the journal's writer thread writes to.
 
     why = series.write(entries)     # None: they are durable, in the open segment or else in a new one
-    series.rotate_if_due()          # between batches: a segment that is full, of yesterday, or out of its place
+    series.rotate_if_due()          # between batches: a segment that is full, old, of yesterday, or out of its place
     series.finish()                 # the last one gets its footer, unless an exchange is still in flight
 
 A write or sync that fails is never tried again on the same file: the segment is set aside, and the records go to the
@@ -43,6 +43,7 @@ class SeriesWriter:
         *,
         sync: bool,
         segment_bytes: int,
+        segment_seconds: float,
         clock: Callable[[], int],
         recover: Callable[[], object],
         retry_seconds: float,
@@ -58,6 +59,7 @@ class SeriesWriter:
         self._boot_id = boot_id
         self._sync = sync
         self._segment_bytes = segment_bytes
+        self._segment_ns = round(segment_seconds * 1e9)
         self._clock = clock
         self._recover: Callable[[], object] | None = recover
         self._retry_seconds = retry_seconds
@@ -66,6 +68,7 @@ class SeriesWriter:
         self._number = 0
         self._seq = 0
         self._day = 0
+        self._begun_at = 0
         self._latest = 0
         """The latest time at which something was written to the segment."""
         self._rotate_at = 0.0
@@ -96,7 +99,7 @@ class SeriesWriter:
         return why
 
     def rotate_if_due(self) -> None:
-        """Begin the next segment where the open one is full, of another day, or no longer in its place."""
+        """Begin the next segment where the open one is full, old, of another day, or no longer in its place."""
         if self._segment is not None and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._look_seconds
             self._look_after(self._segment)
@@ -105,7 +108,8 @@ class SeriesWriter:
             return  # a segment without records is not worth ending
         now = self._clock()
         self._latest = max(self._latest, now)
-        if segment.size >= self._segment_bytes or now // _DAY != self._day:
+        too_old = 0 < self._segment_ns <= now - self._begun_at
+        if segment.size >= self._segment_bytes or too_old or now // _DAY != self._day:
             self._rotate(segment)
 
     def finish(self) -> None:
@@ -166,6 +170,7 @@ class SeriesWriter:
                 self._number = name.number  # it could not even be removed again: its name is used up
             raise
         self._number, self._seq, self._day, self._latest = name.number, first, now // _DAY, now
+        self._begun_at = now
         return segment
 
     def _look_after(self, segment: Segment) -> None:

@@ -61,7 +61,8 @@ class Journal:
 
     `boot_id` must be new for each process: it names the series. `durability`: `fsync` survives a power cut, `write`
     a killed process; `off` answers before it writes, for measuring only. `recover` closes what a predecessor left open,
-    before the first segment is begun; it raises JournalError where the disk does not let it. `retry_seconds`: how long
+    before the first segment is begun; it raises JournalError where the disk does not let it. A segment with records is
+    closed when it is `segment_seconds` old; 0: whatever its age. `retry_seconds`: how long
     a disk that has failed is left alone; `look_seconds`: how often the open segment is looked for in its place.
     """
 
@@ -73,6 +74,7 @@ class Journal:
         boot_id: str,
         durability: Durability = "fsync",
         segment_bytes: int = 64 * 1024 * 1024,
+        segment_seconds: float = 0.0,
         free_space_floor_bytes: int | None = None,
         clock: Callable[[], int] = time.time_ns,
         recover: Callable[[], object] = lambda: None,
@@ -91,6 +93,7 @@ class Journal:
             boot_id,
             sync=self._sync,
             segment_bytes=segment_bytes,
+            segment_seconds=segment_seconds,
             clock=clock,
             recover=recover,
             retry_seconds=retry_seconds,

@@ -27,7 +27,7 @@ CHAINS = [
     "core <- envoy.config <- envoy.process <- envoy.check <- envoy.publish <- up <- cli",
     "core <- journal <- history <- reconcile <- cli",
     "core <- journal <- history <- incidents <- replay <- cli",
-    "core <- journal <- history <- export <- cli",
+    "core <- journal <- history <- export <- fleet <- cli",
     "core <- journal <- history <- incidents <- quarantine <- service <- cli",
     "core <- load <- cli",
     "mock <- cli",

@@ -100,6 +100,7 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
         boot_id=boot_id,
         durability=config.durability,
         segment_bytes=config.segment_bytes,
+        segment_seconds=config.close_segments_after_seconds,
         free_space_floor_bytes=config.free_space_floor_bytes,
         recover=lambda: recovery.recover(config.data_dir, worker=index),
     )

@@ -30,7 +30,7 @@ from typing import Any, Final
 from extproc import errors, shell
 from extproc.config import Config
 from extproc.errors import ExtprocError, JournalError, StackError
-from extproc.journal import directory, lines, recovery, retention, segment
+from extproc.journal import directory, lines, recovery, retention, segment, shipped
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.lock import lock_directory
 from extproc.processes import gc
@@ -237,10 +237,14 @@ class Workers:
                     days=config.retention_days,
                     segments=config.retention_segments,
                     bytes=config.retention_bytes,
+                    may_go=self._may_go,
                 )
                 gc.give_back()
             except Exception as error:  # noqa: BLE001 - the disk may be in any state, and it will be tried again
                 self._say(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
+
+    def _may_go(self, name: segment.Name) -> bool:
+        return not self._config.retention_after_ship or shipped.is_shipped(self._config.data_dir, name.stem)
 
     def _look_for_misplaced(self) -> None:
         """Segments that another program has renamed, for /readyz. The directory is read when it has changed."""

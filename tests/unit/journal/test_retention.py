@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.journals import (
@@ -247,7 +248,7 @@ def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
     data: Path, rule: dict[str, int], compressed: bool
 ) -> None:
     """Whatever the rule, and however often: its request can be read, the rest of its segment and all others go."""
-    limits = {"days": 0, "segments": 0, "bytes": 0} | rule
+    limits: Any = {"days": 0, "segments": 0, "bytes": 0} | rule
     with journal(data, segment_bytes=600) as writer:
         append(writer, request(1), response(1), request(2, b"for ever"), request(3), response(3))
         for number in range(4, 30):
