@@ -77,7 +77,7 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError, PreconditionError  # noqa: PLC0415
 
         try:
-            with _told(path):
+            with _told(path, AlreadyExistsError, PreconditionError):
                 obstore.put(self._store, path, data, mode="create", use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             found = self.read(path)
@@ -123,7 +123,7 @@ class Bucket:
         import obstore  # noqa: PLC0415
 
         try:
-            with _told(path):
+            with _told(path, FileNotFoundError):
                 obstore.head(self._store, path)
         except FileNotFoundError:
             return False
@@ -150,7 +150,7 @@ class Bucket:
         """Take an object out; one that is gone already is none of our business."""
         import obstore  # noqa: PLC0415
 
-        with contextlib.suppress(FileNotFoundError), _told(path):
+        with contextlib.suppress(FileNotFoundError), _told(path, FileNotFoundError):
             obstore.delete(self._store, path)
 
 
@@ -171,13 +171,13 @@ def _options(scheme: str, endpoint: str | None, retries: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
-    """What a store raises as one of ours, but for what the caller decides on."""
-    from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError  # noqa: PLC0415
+def _told(path: str, *expected: type[Exception]) -> Iterator[None]:
+    """What a store raises as one of ours, but for what the caller expects."""
+    from obstore.exceptions import BaseError  # noqa: PLC0415
 
     try:
         yield
-    except (AlreadyExistsError, PreconditionError, FileNotFoundError, ConfigError, BucketError, GeneratorExit):
+    except expected:
         raise
     except (BaseError, OSError, NotImplementedError, ValueError) as error:
         raise BucketError(f"{path}: {_line(error)}") from error
