@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test test-compose install lint bench bench-history kill-cycles power-cuts forensics vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test test-compose install lint bench bench-history kill-cycles power-cuts thorough forensics vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -47,7 +47,7 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
 	@echo 'make bench-history  what a question to a million exchanges costs'
-	@echo 'make kill-cycles, power-cuts, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
+	@echo 'make kill-cycles, power-cuts, thorough, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
 	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each, 5 million frames'
 	@echo 'make forensics ten deaths of each kind of killer, in simulated fleets: is it named?'
 	@echo 'make vllm      the story of a killed server on a real vLLM, which it installs: 10 minutes, 8 GB'
@@ -114,6 +114,10 @@ vllm: $(DEVELOPMENT) $(PACKAGE)
 
 power-cuts: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_POWER_CUTS=20000 $(TEST_LONG) -n 2 tests/power
+
+thorough: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_THOROUGH=1 $(TEST_LONG) -n 2 tests/unit/history/index tests/unit/journal/test_recovery.py \
+		tests/unit/cli/test_follow.py tests/e2e/test_live_edits.py
 
 fuzz: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py

@@ -30,9 +30,9 @@ from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 from extproc.service import redaction_key
 
-STATES: Final = int(os.environ.get("EXTPROC_TEST_POWER_CUTS", "400"))
+STATES: Final = int(os.environ.get("EXTPROC_TEST_POWER_CUTS", "200"))
 LEAST: Final = 300
-"""Of seven scenarios: more than two thousand in all."""
+"""Of each of seven scenarios, where more are asked for."""
 SCENARIOS: Final = Path(__file__).with_name("scenarios.py")
 SEED: Final = 20_26
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from extproc.envoy.process import binary
 
 _UNREADABLE: Final = ("Unable to parse JSON as proto", "has unknown fields", "yaml-cpp")
-_PATIENCE_SECONDS: Final = 40.0
+_PATIENCE_SECONDS: Final = 90.0
 
 
 def unreadable(text: str, directory: Path, name: str = "envoy.yaml") -> str | None:

@@ -22,7 +22,7 @@ from extproc.history.join import Exchange
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 40.0
+PATIENCE_SECONDS = 90.0
 """Only what hangs ever meets it."""
 
 

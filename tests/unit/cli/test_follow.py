@@ -16,6 +16,7 @@ from support.collector import Collector
 from support.commands import PROGRAM, run
 from support.recorded import Recording
 from support.stack import eventually
+from support.thorough import THOROUGH
 
 from extproc.follow import checkpoint
 
@@ -95,10 +96,10 @@ def test_beside_a_journal_that_grows(data: Path, tmp_path: Path, collector: Coll
 
 
 def test_killed_at_any_moment(data: Path, tmp_path: Path, collector: Collector) -> None:
-    """The follower of `up`, ten times: no exchange is lost, and what is repeated is the same span."""
+    """The follower of `up`, several times: no exchange is lost, and what is repeated is the same span."""
     with Recording(data) as recording:
         ids = []
-        for turn in range(10):
+        for turn in range(10 if THOROUGH else 4):
             process = _follower(data, collector)
             with process:
                 for _ in range(5):

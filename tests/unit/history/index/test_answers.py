@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.journals import START_NS
 from support.kinds import History
+from support.thorough import THOROUGH
 
 from extproc.cli import tally, view
 from extproc.core.record import timestamp
@@ -120,7 +121,7 @@ def index(directory: Path, *, to_the_end: bool = True) -> None:
     indexer.close()
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(12 if THOROUGH else 4))
 def test_index_and_scan_give_the_same(seed: int, tmp_path: Path) -> None:
     """For every question, whether the index has all of the journal, a part of it, or nothing, and read in how many
     pieces it was."""

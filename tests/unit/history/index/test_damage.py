@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support.kinds import History
+from support.thorough import THOROUGH
 
 from extproc.history import reader
 from extproc.history.answers import Answers
@@ -142,8 +143,10 @@ def test_deleted_under_a_reader_and_under_the_follower(data: Path) -> None:
     is_right(data)
 
 
-def test_killed_at_each_of_its_writes(data: Path, tmp_path: Path) -> None:
-    """What is left is right as far as it goes, and goes on from there."""
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_its_writes(data: Path, tmp_path: Path) -> None:
+    """What is left is right as far as it goes, and goes on from there. A part of them; `make thorough` takes more."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -153,15 +156,15 @@ def test_killed_at_each_of_its_writes(data: Path, tmp_path: Path) -> None:
         "while indexer._tried(lambda work: work.read(7)): indexer.commit(now=True)\n"
         "indexer.close()"
     )
-    expected, kills = scanned(data), 0
+    expected, kills, step = scanned(data), 0, 9 if THOROUGH else 60
     for call in ("pwrite64", "ftruncate", "unlink", "openat"):
-        for number in range(1, 400, 1 if call == "ftruncate" else 9):
+        for number in range(1, 400, 1 if call == "ftruncate" else step):
             store.delete(data)
             inject = f"--inject={call}:signal=KILL:when={number}"
             done = subprocess.run(
                 [strace, "-f", "-qq", "-o", "/dev/null", "-P", str(store.path_of(data)), "-P",
                  f"{store.path_of(data)}-wal", f"--trace={call}", inject, sys.executable, "-c", program, str(data)],
-                capture_output=True, check=False, timeout=50,
+                capture_output=True, check=False,
             )  # fmt: skip
             if b"ptrace" in done.stderr:
                 pytest.skip("strace may not trace here")
@@ -171,7 +174,7 @@ def test_killed_at_each_of_its_writes(data: Path, tmp_path: Path) -> None:
             kills += 1
             index(data)
             is_right(data)
-    assert kills > 10
+    assert kills > 5
 
 
 def test_rows_follow_retention(data: Path) -> None:
