@@ -1,21 +1,23 @@
-"""An Envoy whose buffers are smaller than what the recorder holds, as Envoy Gateway's are: 32 KiB.
+"""An Envoy as Envoy Gateway configures it: the recorder is on by the route, and buffers are smaller than what it holds.
 
 Its configuration is none of ours, so `extproc check` never sees it. What is learnt is learnt from the traffic.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.commands import PROGRAM
 from support.envoys import admin_of
-from support.raw import Closed, Connection, Head, RawBackend
+from support.raw import Closed, Connection, Head, Message, RawBackend
 from support.stack import end, eventually
 
 from extproc.history import reader
@@ -32,20 +34,43 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: gateway
+          access_log:
+          - name: envoy.access_loggers.http_grpc
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig
+              common_config:
+                log_name: extproc
+                transport_api_version: V3
+                grpc_service: {{envoy_grpc: {{cluster_name: extproc}}}}
           route_config:
             name: gateway
             virtual_hosts:
             - name: all
               domains: ["*"]
-              routes: [{{match: {{prefix: /}}, route: {{cluster: llm, timeout: 0s}}}}]
+              routes:
+              - match: {{prefix: /}}
+                route: {{cluster: llm, timeout: 0s}}
+                typed_per_filter_config:
+                  gateway/extproc:
+                    "@type": type.googleapis.com/envoy.config.route.v3.FilterConfig
+                    config: {{}}
           http_filters:
-          - name: envoy.filters.http.ext_proc
+          - name: late-headers
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+              mutations:
+                response_mutations:
+                - append: {{header: {{key: x-audit-id, value: "%DYNAMIC_METADATA(extproc:id)%"}}}}
+                - append: {{header: {{key: x-upstream, value: "%UPSTREAM_REMOTE_ADDRESS%"}}}}
+          - name: gateway/extproc
+            disabled: true
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor
               grpc_service: {{envoy_grpc: {{cluster_name: extproc}}, timeout: 10s}}
               message_timeout: 10s
               processing_mode: {{request_body_mode: STREAMED, response_body_mode: STREAMED}}
               allow_mode_override: true
+              metadata_options: {{receiving_namespaces: {{untyped: [extproc]}}}}
               request_attributes: [source.address]
               response_attributes: [upstream.address, response.code_details]
           - name: envoy.filters.http.router
@@ -100,29 +125,59 @@ def try_once(port: int) -> bool:
     return answer.head.status == 200 and answer.body.decode() == hashlib.sha256(BODY).hexdigest()
 
 
-@pytest.mark.timeout(180)
-def test_a_size_that_does_not_fit_is_held_no_longer(tmp_path: Path) -> None:
-    """The first ones fail; then they are streamed, recorded whole, and the log says what to change."""
-    path = tmp_path / "extproc.sock"
-    with RawBackend() as backend, (tmp_path / "stderr").open("wb") as stderr:
+@contextlib.contextmanager
+def gateway(directory: Path) -> Iterator[int]:
+    """The port of such an Envoy, with a sidecar beside it that has ended, and written all, afterwards."""
+    path = directory / "extproc.sock"
+    with RawBackend() as backend, (directory / "stderr").open("wb") as stderr:
         backend.otherwise = echo
-        arguments = ("--listen", f"unix:{path}", "--admin-port", "0", "--data-dir", str(tmp_path / "data"))
+        arguments = ("--listen", f"unix:{path}", "--admin-port", "0", "--data-dir", str(directory / "data"))
         sidecar = subprocess.Popen(
-            [*PROGRAM, "serve", *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*PROGRAM, "serve", *arguments], cwd=directory, stdout=subprocess.PIPE, stderr=stderr, text=True
         )
         try:
             assert sidecar.stdout is not None
             assert sidecar.stdout.readline().startswith("ready ")
             port = free_port()
-            with admin_of(BOOTSTRAP.format(port=port, backend=backend.port, socket=path), tmp_path / "envoy"):
-                eventually(lambda: try_once(port), "a request that passes")
-                assert try_once(port)
+            with admin_of(BOOTSTRAP.format(port=port, backend=backend.port, socket=path), directory / "envoy"):
+                yield port
         finally:
             code = end(sidecar, signal.SIGTERM)
             sidecar.communicate()
         assert code == 0
+
+
+@pytest.mark.timeout(180)
+def test_a_size_that_does_not_fit_is_held_no_longer(tmp_path: Path) -> None:
+    """The first ones fail; then they are streamed, recorded whole, and the log says what to change."""
+    with gateway(tmp_path) as port:
+        eventually(lambda: try_once(port), "a request that passes")
+        assert try_once(port)
     said = [json.loads(line) for line in (tmp_path / "stderr").read_text().splitlines()]
     warnings = [each["event"] for each in said if each["level"] == "warning"]
     assert any("was held back" in each and "bufferLimit" in each for each in warnings), said
     last = list(reader.exchanges([tmp_path / "data"]))[-1]
     assert (last["held"], last["request"]["sha256"]) == (False, hashlib.sha256(BODY).hexdigest())
+
+
+def test_a_request_is_recorded_and_named(tmp_path: Path) -> None:
+    """Held, joined with Envoy's entry of it; the client hears its id, and where it went."""
+
+    def ask() -> Message | None:
+        with contextlib.suppress(OSError, Closed), Connection.to(port) as client:
+            client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+            return client.read_message()
+        return None
+
+    with gateway(tmp_path) as port:
+        answer = eventually(ask, "an answer")
+
+        def joined() -> bool:
+            found = reader.exchanges([tmp_path / "data"])
+            return any(each.get("envoy") for each in found)
+
+        eventually(joined, "Envoy's entry")
+    [exchange] = reader.exchanges([tmp_path / "data"])
+    assert (exchange["outcome"], exchange["held"], exchange["route"]) == ("ok", True, None)
+    assert answer.head.get("x-audit-id") == exchange["id"]
+    assert answer.head.get("x-upstream") == exchange["upstream"]
