@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from extproc import logs
 from extproc.config import Config
@@ -33,8 +33,11 @@ from extproc.history.index.indexer import Indexer
 from extproc.incidents.indexed import Bodies
 from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
+from extproc.telemetry import otlp
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.tracing import Tracing
+
+if TYPE_CHECKING:
+    from extproc.telemetry.tracing import Tracing
 
 IDLE_SECONDS: Final = 0.1
 STATE_SECONDS: Final = 1.0
@@ -55,7 +58,7 @@ def main() -> int:
     out = _Out(pipes.claim_stdout())
     try:
         with checkpoint.locked(config.data_dir) as kept:
-            tracing = Tracing.create(config, os.environ)
+            tracing = _tracing(config)
             follower, metrics = made(config, tracing, kept)
             stopping = threading.Event()
             signals.call(stopping.set)
@@ -69,6 +72,16 @@ def main() -> int:
         out.line(f"failed {type(error).__name__} {error}")
         return 1
     return 0
+
+
+def _tracing(config: Config) -> Tracing | None:
+    """What exports spans, where a collector is named. Elsewhere OpenTelemetry and gRPC are not loaded: they are half of
+    the time that the start takes, and of the memory."""
+    if otlp.endpoint(config, os.environ) is None:
+        return None
+    from extproc.telemetry.tracing import Tracing  # noqa: PLC0415 - as the docstring says
+
+    return Tracing.create(config, os.environ)
 
 
 def made(config: Config, tracing: Tracing | None, kept: Path) -> tuple[Follower, Metrics]:
