@@ -25,6 +25,7 @@ MOST_BYTES: Final = 1024 * 1024
 _DEPTH: Final = 4
 _MOST_KEYS: Final = 40
 _LIST_SAMPLE: Final = 64
+_TINY: Final = 0.01
 _LITERAL: Final = re.compile(r"[\w./:+-]{1,32}", re.ASCII)
 _ID: Final = re.compile(r"-?[0-9]{1,40}")
 _CONTENT: Final = frozenset({"messages", "prompt", "input", "system", "instructions", "contents", "suffix", "query"})
@@ -180,6 +181,8 @@ def _number(value: float) -> str:
     for bits in (64, 63, 53, 31):
         if value >= 2**bits:
             return f"2^{bits} or more"
+    if value < _TINY:
+        return f"10^{math.floor(math.log10(value))}"
     if value < 1:
         return "between 0 and 1"
     if value < 2:

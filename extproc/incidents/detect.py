@@ -199,12 +199,13 @@ class _Upstream:
         if any(_goes_on(each, at) for each in running if each not in together):
             return None
         after = self._afterwards(at)
-        if after.back is not None and not after.refused and after.back < at + _RESTART_SECONDS:
+        quiet = self._quiet_before(running, together, at)
+        never_away = after.back is not None and not after.refused and after.back < at + _RESTART_SECONDS
+        if never_away and quiet is None:
             return None
         signs = self._signs(_Break(at, until, running, together), after, life)
         if not _enough(signs, together):
             return None
-        quiet = self._quiet_before(running, together, at)
         evidence = [sign.line for sign in signs if sign.holds]
         if quiet is not None:
             evidence.insert(0, f"all streams fell silent {at - quiet:.1f} s before they broke off")

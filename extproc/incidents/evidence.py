@@ -55,6 +55,8 @@ _ENDS: Final = {
 _RESETS: Final = frozenset({Outcome.UPSTREAM_RESET_BEFORE_HEADERS, Outcome.UPSTREAM_RESET_MID_STREAM})
 _MESSAGE: Final = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){0,300})')
 _TAIL_BYTES: Final = 2048
+NULL: Final = "null"
+_NULL_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,8 @@ def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Fligh
     answered = end is not End.REFUSED
     first = _after(started, answer.get("first_byte_ms")) if answered else None
     last = _after(started, answer.get("last_byte_ms")) if answered else None
+    if end is End.GOOD and _says_nothing(exchange, answer, llm, body, known):
+        end = End.BAD
     has_words = end is End.BAD and exchange.get("outcome") not in _RESETS
     says_what = end not in (End.REFUSED, End.OTHER) and bool(request)
     if known is None:
@@ -228,6 +232,15 @@ def _end(exchange: Mapping[str, Any]) -> End:
         return End.OTHER
 
 
+def _says_nothing(
+    exchange: Mapping[str, Any], answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body, known: Known | None
+) -> bool:
+    """Whether the whole answer of an LLM's API is `null`, as when its server fails under it and returns nothing."""
+    if not llm.get("api") or not 0 < (answer.get("bytes") or 0) <= _NULL_BYTES:
+        return False
+    return (known.message if known is not None else message_of(body(exchange, "response") or b"")) == NULL
+
+
 def _silence(started: float, answer: Mapping[str, Any]) -> tuple[float, float] | None:
     began, lasted = _after(started, answer.get("silence_at_ms")), answer.get("max_silence_ms")
     return (began, began + lasted / 1000) if began is not None and isinstance(lasted, int | float) else None
@@ -242,7 +255,9 @@ def _error(exchange: Mapping[str, Any], answer: Mapping[str, Any], llm: Mapping[
 
 
 def message_of(body: bytes) -> str:
-    """The last message of an error in an answer of which nobody knows the form."""
+    """The last message of an error in an answer of which nobody knows the form; `NULL` for one that is only that."""
+    if len(body) <= _NULL_BYTES and body.strip() == b"null":
+        return NULL
     found = _MESSAGE.findall(body[-_TAIL_BYTES:]) if b'"message"' in body[-_TAIL_BYTES:] else ()
     return found[-1].decode("utf-8", "replace") if found else ""
 

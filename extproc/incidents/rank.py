@@ -26,12 +26,17 @@ from extproc.incidents.evidence import End, Flight
 NOBODY: Final = 0.35
 """How likely it is beforehand that no request is to blame: processes are stopped, killed and moved."""
 MOST: Final = 20
-_ACCUSED: Final = 2.2
+_ACCUSED: Final = 2.9
 """A suspect needs at least so much of its own."""
 _BEFORE_SECONDS: Final = 3.0
 """What ended within this time before may have left something behind."""
 _FLOOR: Final = 0.5
 _ENOUGH: Final = 5
+_LATCH_SECONDS: Final = 60.0
+_LATCH_MOST: Final = 3
+"""What was served so rarely, and only here so shortly before, is no precedent: it may have prepared the death."""
+LATCHED: Final = 0.6
+"""Of how much a new value counts, so much does one that only such requests had."""
 _RARE: Final = 0.06
 """A kind of constraint that so few ask for: when two of them meet, it may be no chance."""
 _WORTH_SAYING: Final = 0.7
@@ -65,7 +70,7 @@ CANCEL: Final = (0.7, 4.0)
 """The same of a cancel, of which most are harmless."""
 
 WEIGHTS: Final = (
-    (r"user|metadata|seed|store|request_id|cache_salt|safety_identifier|prompt_cache_key", 0.3, "a label"),
+    (r"user|metadata|seed|store|request_id|cache_salt|safety_identifier|prompt_cache_key", 0.1, "a label"),
     (r"size|.* (bytes|length|count)|max_tokens|max_completion_tokens|max_output_tokens", 0.4, "a size"),
     (r".* digest", 0.6, "the value itself"),
     (r".*\.(name|description|title|id)", 0.4, "a name"),
@@ -283,6 +288,12 @@ class _Judge:
         self._patience = 2 * waits[int(len(waits) * 0.9)] if waits else float("inf")
         waiting = sorted((each for each in sighting.in_flight if _waits(each, self._at)), key=lambda each: each.started)
         long = [each for each in waiting if self._at - each.started > 2]
+        lately = [each for each in sighting.life.served if each.started > self._at - _LATCH_SECONDS]
+        self._lately = len(lately)
+        self._recent: dict[tuple[str, str], list[Flight]] = defaultdict(list)
+        for each in lately:
+            for atom in asked(each).items():
+                self._recent[atom].append(each)
         self._head = (
             next((each.id for each in long if each.streamed or each.token is None), "") if len(long) > 2 else ""
         )
@@ -290,10 +301,10 @@ class _Judge:
     def suspect(self, each: Flight, *, over: bool = False) -> _Judged:
         """What speaks for and against one."""
         base = self._past.of(each)
-        weight, reasons = self._atoms(each, base)
+        weight, reasons, before = self._atoms(each, base)
         odd = list(reasons)
         stage, stage_reasons = self._stage(each, over)
-        repeated, repeat_reasons = self._repeats(each, base)
+        repeated, repeat_reasons = self._repeats(each, base, over)
         weight += stage + repeated
         if not odd and base.fingerprints[each.fingerprint] and not _had_token(each, self._at):
             weight += TWIN
@@ -303,33 +314,48 @@ class _Judge:
         if base.bodies[each.body] - (1 if each.id in base.ids else 0) > 0:
             weight += SAME_BODY_SERVED
             stage_reasons.append("the very same request was served at another time")
-        latch = self._latch(each, base, odd) if odd and not over else None
+        latch = before or self._latch(each, base, odd) if odd and not over else None
         if latch is not None:
             stage_reasons.append("perhaps only after the earlier request of its kind, which was served")
         return each, weight, [*repeat_reasons, *reasons, *stage_reasons], latch
 
-    def _atoms(self, each: Flight, base: Base) -> tuple[float, list[str]]:
-        """What it asked for that was never served, by parameter: the strongest in full, the others for less."""
-        by_parameter: dict[str, tuple[float, str]] = {}
-        own = int(each.id in base.ids)  # it was served itself, for a while: that is no precedent
+    def _atoms(self, each: Flight, base: Base) -> tuple[float, list[str], Flight | None]:
+        """What it asked for that was never served, by parameter: the strongest in full, the others for less; and the
+        last request before it that had the strongest of those, where hardly another one had."""
+        by_parameter: dict[str, tuple[float, str, Flight | None]] = {}
         for place, value in asked(each).items():
-            surprise = base.surprise(place, value, own)
-            weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))
-            if place == _COMBINATION:
-                weight = min(weight, 0.5 * -math.log(self._expected(each)), COMBINATION)
-            new = base.times(place, value) <= own
-            if new and _STUMBLES.fullmatch(value):
-                weight = surprise + STUMBLE
-            times = f"never before on this model (0 of {base.total:,})"
-            if not new:
-                times = f"rare on this model ({base.times(place, value) - own} of {base.total:,})"
+            weight, line, before = self._atom(each, base, place, value)
             parameter = re.split(r"[.\[ ]", place, maxsplit=1)[0]
-            if weight > by_parameter.get(parameter, (0.0, ""))[0]:
-                said = place if place == _COMBINATION else f"{place} {value}"
-                by_parameter[parameter] = weight, f"{said}: {times}"
-        strongest = sorted(by_parameter.values(), reverse=True)
-        total = sum(weight * 0.4**index for index, (weight, _) in enumerate(strongest))
-        return total, [line for weight, line in strongest[:4] if weight >= _WORTH_SAYING]
+            if weight > by_parameter.get(parameter, (0.0, "", None))[0]:
+                by_parameter[parameter] = weight, line, before
+        strongest = sorted(by_parameter.values(), key=lambda found: found[:2], reverse=True)
+        total = sum(weight * 0.4**index for index, (weight, _, _) in enumerate(strongest))
+        said = [found for found in strongest[:4] if found[0] >= _WORTH_SAYING]
+        return total, [line for _, line, _ in said], next((before for _, _, before in said if before is not None), None)
+
+    def _atom(self, each: Flight, base: Base, place: str, value: str) -> tuple[float, str, Flight | None]:
+        """How much one thing that it asked for says, in which words, and which request had prepared it."""
+        own = int(each.id in base.ids)  # it was served itself, for a while: that is no precedent
+        times = base.times(place, value) - own
+        recent: Sequence[Flight] = ()
+        if 0 < times <= _LATCH_MOST and place != _COMBINATION and not _OF_ITS_OWN.fullmatch(place):
+            recent = [other for other in self._recent[place, value] if other.id != each.id]
+        prepared = len(recent) == times > 0
+        surprise = base.surprise(place, value, own + times if prepared else own)
+        if prepared:
+            surprise = LATCHED * min(surprise, math.log(max(base.total - self._lately, 0) + 1))
+        weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))
+        if place == _COMBINATION:
+            weight = min(weight, 0.5 * -math.log(self._expected(each)), COMBINATION)
+        if times <= 0 and _STUMBLES.fullmatch(value):
+            weight = surprise + STUMBLE
+        often = f"never before on this model (0 of {base.total:,})"
+        if times > 0:
+            often = f"rare on this model ({times} of {base.total:,})"
+        if prepared:
+            often += f", and only here, {self._at - recent[-1].started:.1f} s before"
+        said = place if place == _COMBINATION else f"{place} {value}"
+        return weight, f"{said}: {often}", recent[-1] if prepared else None
 
     def _expected(self, each: Flight) -> float:
         """How likely it is that one of this shape is among those in flight at any moment."""
@@ -361,7 +387,7 @@ class _Judge:
             return weight + HEAD_OF_QUEUE, [line, "the first of those that waited"]
         return weight, [line]
 
-    def _repeats(self, each: Flight, base: Base) -> tuple[float, list[str]]:
+    def _repeats(self, each: Flight, base: Base, over: bool) -> tuple[float, list[str]]:
         """Whether it, or one of its shape, was waiting at other deaths, and no such one was ever served."""
         weight, reasons = 0.0, []
         bodies = sum(any(each.body == other.body for other in waiting) for waiting in self._waiting_elsewhere)
@@ -374,7 +400,11 @@ class _Judge:
             on = "on " + ", ".join(sorted(where)) if where != {each.upstream} else "here"
             reasons.append(f"the very same request was waiting at {_deaths(bodies)}, {on}")
             weight += SAME_BODY_DIED * (1 + 0.3 * min(bodies - 1, 3))
-        elif each.fingerprint and (shapes := sum(each.fingerprint in there for there in self._shapes_elsewhere)):
+        elif (
+            each.fingerprint
+            and not over
+            and (shapes := sum(each.fingerprint in there for there in self._shapes_elsewhere))
+        ):
             surprise = min(-math.log(self._expected(each)) - ONE_OF_MANY, OTHER_DEATH)
             if surprise >= _WORTH_SAYING:
                 reasons.append(f"one of the same rare shape was there at {_deaths(shapes)}")

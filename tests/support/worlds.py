@@ -31,6 +31,7 @@ class World:
     def __init__(self, seed: int = 1) -> None:
         self.exchanges: list[dict[str, Any]] = []
         self._bodies: dict[str, bytes] = {}
+        self._answers: dict[str, bytes] = {}
         self._numbers = itertools.count(1)
         self.random = random.Random(seed)
 
@@ -50,6 +51,7 @@ class World:
         error: str = "",
         path: str = "/v1/chat/completions",
         body: bytes | None = None,
+        answer: bytes | None = None,
         failed_attempts: Sequence[tuple[float, float, str, str]] = (),
         **params: Any,
     ) -> str:
@@ -62,6 +64,8 @@ class World:
         milliseconds = int((START + start) * 1000)
         id = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{number:012x}"
         self._bodies[id] = content
+        if answer is not None:
+            self._answers[id] = answer
         last = last if last is not None else end if outcome in ("ok", "upstream_error_frame") else first
         self.exchanges.append(
             {
@@ -88,7 +92,7 @@ class World:
                 ],
                 "request": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
                 "response": {
-                    "bytes": 100,
+                    "bytes": 100 if answer is None else len(answer),
                     "content_type": "text/event-stream" if stream and status == 200 else "application/json",
                     "first_byte_ms": _after(start, first if first is not None else end if last is not None else None),
                     "last_byte_ms": _after(start, last),
@@ -96,6 +100,7 @@ class World:
                     "max_silence_ms": None if silence is None else (silence[1] - silence[0]) * 1000,
                 },
                 "llm": {
+                    "api": "chat.completions",
                     "model": model,
                     "stream": stream,
                     "params": {},
@@ -165,7 +170,7 @@ class World:
         return incidents(self.flights())
 
     def _body(self, exchange: Mapping[str, Any], direction: str) -> bytes | None:
-        return self._bodies[exchange["id"]] if direction == "request" else None
+        return self._bodies[exchange["id"]] if direction == "request" else self._answers.get(exchange["id"])
 
 
 def kinds(found: Sequence[Incident]) -> list[str]:

@@ -38,6 +38,7 @@ S = "response_format.json_schema.schema"
         ({"response_format": {"type": "text"}}, "response_format.type", '"text"'),
         ({"temperature": 0}, "temperature", "0"),
         ({"temperature": 0.7}, "temperature", "between 0 and 1"),
+        ({"temperature": 0.000_001}, "temperature", "10^-6"),
         ({"temperature": 999_999}, "temperature", "10^5"),
         ({"top_k": -1}, "top_k", "-1"),
         ({"top_p": -3.5}, "top_p", "negative"),

@@ -49,6 +49,13 @@ def test_an_answer_in_one_piece_has_its_tokens_when_it_comes() -> None:
     assert one(0, 4, stream=False, last=4).token == START + 4
 
 
+@pytest.mark.parametrize(("answer", "end"), [(b"null", End.BAD), (b"null\n", End.BAD), (b'"null"', End.GOOD)])
+def test_a_whole_answer_that_is_null_is_the_servers_failure(answer: bytes, end: End) -> None:
+    """Its handler returned nothing: TensorRT-LLM's when its executor dies."""
+    found = one(0, 4, stream=False, last=4, answer=answer)
+    assert (found.end, found.token is None) == (end, end is End.BAD)
+
+
 def test_what_never_reached_a_backend_says_nothing() -> None:
     """It has no upstream."""
     world = World()

@@ -173,6 +173,33 @@ def test_a_pair_names_the_earlier_one() -> None:
     assert found.suspects[0].latch.id == latch
 
 
+def test_what_only_one_had_asked_for_just_before_is_no_precedent() -> None:
+    """The pair that kills: the first of its kind was served, seconds before, and is named as the earlier one."""
+    made = World()
+    made.traffic(0, 110, count=12)
+    made.streams(106, 110, FRAME)
+    latch = made.add(104, 104.6, first=104.2, id_slot=0, seed=7)
+    killer = made.add(109.8, 110.3, FRAME, id_slot=0, seed=8)
+    made.refused(113, 120)
+    (found,) = made.incidents()
+    assert suspects(found, 1) == [killer]
+    assert found.suspects[0].latch is not None
+    assert found.suspects[0].latch.id == latch
+
+
+def test_what_was_asked_for_now_and_then_is_a_precedent() -> None:
+    """The same, where others had lived with it long before."""
+    made = World()
+    made.traffic(0, 110, count=12)
+    for at in (10, 20, 30, 40):
+        made.add(at, at + 0.6, first=at + 0.2, id_slot=0, seed=at)
+    made.streams(106, 110, FRAME)
+    made.add(109.8, 110.3, FRAME, id_slot=0, seed=8)
+    made.refused(113, 120)
+    (found,) = made.incidents()
+    assert found.verdict == "no_request"
+
+
 def test_a_cancel_just_before_is_among_the_suspects() -> None:
     """Engines have died of an abort; where clients hardly ever leave, that one stands out."""
     made = world()
