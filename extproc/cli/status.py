@@ -53,6 +53,8 @@ def describe(found: Status) -> Iterator[tuple[str, str]]:
     yield "room", f"{_size(found.free_bytes)}{lasts}"
     yield "oldest", view.local_time(found.oldest_record_at) if found.oldest_record_at else "no record"
     yield "follower", _follower_text(found)
+    behind = found.index_behind_bytes
+    yield "index", "none: questions read the whole journal" if behind is None else f"{_size(behind)} behind"
     yield "last death", view.local_time(found.last_death_at) if found.last_death_at else "none"
 
 

@@ -44,7 +44,7 @@ STATE_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 5.0
 OVERLOAD_SECONDS: Final = 5.0
 """So far behind, spans are sampled down: they cost the most, and are missed the least."""
-NICENESS: Final = 5
+NICENESS: Final = 10
 _STEPS_DOWN: Final = 0.5
 
 
@@ -136,6 +136,7 @@ def state(follower: Follower, tracing: Tracing | None) -> dict[str, Any]:
         "behind_bytes": follower.behind_bytes(),
         "exchanges": follower.exchanges,
         "given_up": follower.given_up,
+        "index_behind_bytes": 0 if follower.index is None else follower.index.behind_bytes,
         "index_failures": 0 if follower.index is None else follower.index.failures,
         "spans_exported": 0 if tracing is None else tracing.exported,
         "spans_dropped": 0 if tracing is None else tracing.dropped + tracing.failed,

@@ -23,6 +23,7 @@ from typing import Protocol, Self
 
 from extproc.core.record import moment_text
 from extproc.history import feed, lookup, reader
+from extproc.history.feed import Feed
 from extproc.history.filters import Filters
 from extproc.history.identifier import Identifier
 from extproc.history.index.groups import Group
@@ -141,6 +142,13 @@ class Answers:
         for exchange in found:
             if exchange["id"] not in given and not _has(indexes.get(exchange.directory), exchange["id"]):
                 yield exchange
+
+    def index_behind_bytes(self, directory: Path) -> int | None:
+        """How much of the journal the index of a directory has not; None where none can be used."""
+        index = self._of[directory].index
+        return (
+            None if index is None else Feed([directory], feed.from_checkpoint(index.checkpoint.series)).behind_bytes()
+        )
 
     def rows(self) -> Iterator[Found]:
         """Everything that has ended, one directory after the other, with what the index has kept of its bodies; and

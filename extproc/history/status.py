@@ -59,6 +59,8 @@ class Status(msgspec.Struct, frozen=True):
     follower_seen_at: str | None
     """When it last kept its position."""
     last_death_at: str | None
+    index_behind_bytes: int | None = None
+    """How much of the journal the index has not; null where there is none that can be used."""
 
 
 def of(directory: Path, asked: Answers, floor_bytes: int | None, behind: int | None, seen_at: float | None) -> Status:
@@ -87,6 +89,7 @@ def of(directory: Path, asked: Answers, floor_bytes: int | None, behind: int | N
         follower_behind_bytes=behind,
         follower_seen_at=None if seen_at is None else _text(datetime.fromtimestamp(seen_at, UTC)),
         last_death_at=None if died is None else _text(died),
+        index_behind_bytes=asked.index_behind_bytes(directory),
     )
 
 

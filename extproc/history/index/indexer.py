@@ -75,8 +75,9 @@ class Indexer:
 
     @property
     def behind_bytes(self) -> int:
-        """How much of the journal is not in the index."""
-        return 0 if self._work is None else self._work.feed.behind_bytes()
+        """How much of the journal has not been read for the index; all of it while its file cannot be used."""
+        positions = {} if self._work is None else self._work.positions
+        return Feed([self._directory], from_checkpoint(positions)).behind_bytes()
 
     @property
     def is_caught_up(self) -> bool:
@@ -166,8 +167,8 @@ class _Work:
         self._listing = lines.Listing(directory)
         self._fetch = Fetch(directory)
         self._joiner = Joiner(POLICY)
-        self._positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
-        self.feed = Feed([directory], from_checkpoint(self._positions), follow=True)
+        self.positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
+        self._feed = Feed([directory], from_checkpoint(self.positions), follow=True)
         self.caught_up = False
         self.committed = 0
         self._commit_at = 0.0
@@ -178,24 +179,24 @@ class _Work:
 
     def read(self, most: int) -> bool:
         count = 0
-        for found in self.feed.records(most):
+        for found in self._feed.records(most):
             count += 1
             whole = found.record
             self._join(found._replace(record=without_body(whole)), whole)
-        self._positions = self.feed.positions(self._directory)
+        self.positions = self._feed.positions(self._directory)
         self.caught_up = count < most
         return not self.caught_up
 
     def take(self, found: PositionedRecord, whole: Record | None) -> None:
-        if found.position[1:] >= self._positions.get(found.position.series, _BEGINNING):
+        if found.position[1:] >= self.positions.get(found.position.series, _BEGINNING):
             self._join(found, whole or found.record)
 
     def keep(self, incidents: Iterable[KeptIncident]) -> None:
         self._store.keep(incidents)
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
-        self._positions = {
-            series: max(position, self._positions.get(series, _BEGINNING)) for series, position in positions.items()
+        self.positions = {
+            series: max(position, self.positions.get(series, _BEGINNING)) for series, position in positions.items()
         }
 
     def _join(self, found: PositionedRecord, whole: Record) -> None:
@@ -223,7 +224,7 @@ class _Work:
         if not at_once and now < self._commit_at and self._store.waiting < MOST_WAITING:
             return
         self._commit_at = now + COMMIT_SECONDS
-        checkpoint = Checkpoint(self._positions, self._joiner.positions())
+        checkpoint = Checkpoint(self.positions, self._joiner.positions())
         if checkpoint != self._store.checkpoint or self._store.waiting:  # an idle machine's disk is left alone
             self.committed += self._store.waiting
             self._store.commit(checkpoint)

@@ -112,6 +112,9 @@ class Exposition:
         yield _gauge(
             "extproc_follower_behind_bytes", "What it has still to read.", follower.state.get("behind_bytes", 0)
         )
+        behind, failures = (follower.state.get(f"index_{name}", 0) for name in ("behind_bytes", "failures"))
+        yield _gauge("extproc_index_behind_bytes", "What the index has not of the journal.", behind)
+        yield _counter("extproc_index_failures", "Times the index could not be written; it is tried again.", failures)
 
     def _of_the_journal(self) -> Iterator[Metric]:
         names = self._names()

@@ -12,6 +12,7 @@ from support.recorded import Recording, as_a_crash_leaves_it
 
 from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
+from extproc.history.index.indexer import Indexer
 from extproc.journal.live import LiveTable
 from extproc.journal.recovery import recover
 
@@ -86,6 +87,24 @@ def test_the_follower(data: Path) -> None:
     assert before["follower_behind_bytes"] == 0
     assert after["follower_behind_bytes"] > 0
     assert before["follower_seen_at"] is not None
+
+
+def test_the_index(data: Path) -> None:
+    """How much of the journal is not in it; null where there is none, and for a person in words."""
+    with Recording(data) as recording:
+        recording.add()
+        assert status(data, 0)["index_behind_bytes"] is None
+        assert "none: questions read the whole journal" in invoke("status", "--data-dir", data).stdout
+        indexer = Indexer(data)
+        assert indexer.behind_bytes > 0
+        while indexer.step():
+            pass
+        assert indexer.behind_bytes == 0
+        indexer.close()
+        assert status(data, 0)["index_behind_bytes"] == 0
+        recording.add()
+        assert indexer.behind_bytes > 0
+        assert status(data, 0)["index_behind_bytes"] > 0
 
 
 def test_an_empty_directory(data: Path) -> None:

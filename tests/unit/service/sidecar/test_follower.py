@@ -22,7 +22,7 @@ import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 config = sys.stdin.readline()
 print("ready", flush=True)
-print('state {"lag_seconds": 1.5, "behind_bytes": 7}', flush=True)
+print('state {"lag_seconds": 1.5, "behind_bytes": 7, "index_behind_bytes": 9, "index_failures": 2}', flush=True)
 for line in sys.stdin:
     if line == "metrics\\n":
         text = "x 1\\ny 2\\n"
@@ -147,6 +147,8 @@ def test_all_of_it_in_the_exposition(tmp_path: Path) -> None:
         "extproc_follower_up 1.0",
         "extproc_follower_lag_seconds 1.5",
         "extproc_follower_behind_bytes 7.0",
+        "extproc_index_behind_bytes 9.0",
+        "extproc_index_failures_total 2.0",
         'extproc_worker_up{worker="1"} 0.0',
         'extproc_worker_restarts_total{worker="0"} 0.0',
         'extproc_journal_segments{state="closed"} 1.0',
