@@ -30,7 +30,7 @@ _NOT_FOR_A_TERMINAL: Final = frozenset({"parquet", "csv"})
 @click.option(
     "-O", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="Where to; stdout otherwise."
 )
-@options.journal_directories
+@options.journal_or_bucket
 def command(
     filters: Filters,
     grep: str | None,
@@ -61,7 +61,7 @@ def command(
       extproc export --model llama-3 --format openai-batch -O prompts.jsonl
       extproc export --format parquet -O all.parquet
     """
-    directories = options.existing(data_dirs, config_path)
+    directories = options.existing(data_dirs, config_path, chosen_by.span(filters), bodies=bodies or grep is not None)
     if target is None and layout in _NOT_FOR_A_TERMINAL and output.is_terminal():
         raise click.UsageError(f"--format {layout} is nothing for a terminal: -O FILE.")
     notes: list[str] = []

@@ -17,6 +17,8 @@ import click
 
 from extproc.cli.options import Interval, Moment, Seconds
 from extproc.core.record import moment_text
+from extproc.fleet.span import Span
+from extproc.history.extents import ALWAYS
 from extproc.history.filters import Bounds, Filters, Param, check_outcome
 from extproc.history.join import Exchange
 
@@ -198,3 +200,11 @@ def _text(moment: datetime | None) -> str | None:
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1000
+
+
+def span(filters: Filters) -> Span:
+    """The time in which what is asked for began, or was in flight."""
+    if filters.ids:
+        return Span.of_ids(filters.ids)
+    first, last = filters.between or ("", ALWAYS)
+    return Span(max(filters.since or "", first), min(filters.until or ALWAYS, last), running=bool(filters.between))

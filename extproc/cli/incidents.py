@@ -29,7 +29,7 @@ _COLUMNS = (
 @click.option("--since", type=options.Moment(), metavar="TIME", help="Only incidents at or after this time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--redact", is_flag=True, help="Leave out the values that a request alone had, for others to read.")
-@options.journal_directories
+@options.journal_or_bucket
 def command(
     id: str | None,
     since: datetime | None,

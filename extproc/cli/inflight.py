@@ -19,7 +19,7 @@ from extproc.history.join import Exchange
 @chosen_by.options
 @click.option("--at-crash", "crash", is_flag=True, help="In flight when the sidecar last died.")
 @listing.options
-@options.journal_directories
+@options.journal_or_bucket
 def command(
     filters: Filters,
     grep: str | None,
@@ -46,7 +46,7 @@ def command(
     form = listing.form_of(form, as_json)
     if crash and filters.between is not None:
         raise click.UsageError("--at and --at-crash exclude each other.")
-    directories = options.existing(data_dirs, config_path)
+    directories = options.existing(data_dirs, config_path, chosen_by.span(filters), bodies=grep is not None)
     past = crash or filters.between is not None
     with options.answers(directories) as asked:
         found = _asked_for(asked, directories, filters, grep, crash=crash, complete=form == "json")

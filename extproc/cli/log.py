@@ -61,7 +61,7 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @listing.options
 @click.option("--format", "layout", type=click.Choice(["openresty"]), help="'[time] | uri | raw body', a line each.")
 @click.option("--schema", is_flag=True, callback=_print_schema, expose_value=False, help="A JSON Schema of --json.")
-@options.journal_directories
+@options.journal_or_bucket
 def command(
     filters: Filters,
     grep: str | None,
@@ -99,7 +99,10 @@ def command(
     """
     form = listing.form_of(form, as_json)
     _refuse(form, columns, limit, follow=follow, counting=key is not None, layout=layout)
-    directories = options.existing(data_dirs, config_path)
+    if follow and options.bucket_url() is not None:
+        raise click.UsageError("--follow and --from exclude each other.")
+    with_bodies = grep is not None or layout is not None
+    directories = options.existing(data_dirs, config_path, chosen_by.span(filters), bodies=with_bodies)
     running = everything or IN_FLIGHT in filters.outcomes
     if follow:
         matches = chosen_by.test(filters, grep)

@@ -15,6 +15,7 @@ import click
 from extproc.cli import output
 from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
+from extproc.fleet.span import EVERYTHING, Span
 from extproc.history.answers import Answers
 from extproc.history.join import Exchange
 
@@ -48,8 +49,67 @@ def journal_directories(command: Decorated) -> Decorated:
     return data_dir(config_file(command))
 
 
-def existing(data_dirs: Sequence[Path], config_path: Path | None) -> list[Path]:
-    """The journal's directories, each of which is there. With `--data-dir` no settings are read."""
+_BUCKET: Final = "extproc.from"
+_ENDPOINT: Final = "extproc.endpoint"
+
+
+def _kept(name: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    def keep(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        context.meta[name] = value
+
+    return keep
+
+
+def journal_or_bucket(command: Decorated) -> Decorated:
+    """The same with `--from` and `--endpoint`, of a command that also reads what was shipped (`existing`)."""
+    bucket = click.option(
+        "--from",
+        callback=_kept(_BUCKET),
+        expose_value=False,
+        metavar="URL",
+        help="Instead of a journal here: what `extproc ship` has put there, of all machines.",
+    )
+    endpoint = click.option(
+        "--endpoint",
+        callback=_kept(_ENDPOINT),
+        expose_value=False,
+        metavar="URL",
+        help="With --from: of an S3 that is not Amazon's. [default: AWS_ENDPOINT_URL]",
+    )
+    return bucket(endpoint(journal_directories(command)))
+
+
+def bucket_url() -> str | None:
+    """What `--from` says, of the command that runs."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(_BUCKET)
+
+
+def shipped(url: str, span: Span, *, bodies: bool = True) -> list[Path]:
+    """What is in a bucket of this time, as data directories that go when the command has ended."""
+    from extproc.fleet import view
+    from extproc.fleet.bucket import Bucket
+
+    context = click.get_current_context()
+    bucket = Bucket.open(url.rstrip("/"), context.meta.get(_ENDPOINT))
+    with output.Progress("fetching") as progress:
+        progress(url)
+        directories = context.with_resource(view.opened(bucket, span, bodies=bodies))
+    if not directories:
+        click.echo(f"extproc: {output.escape(url)}: there is nothing of that time", err=True)
+    return directories
+
+
+def existing(
+    data_dirs: Sequence[Path], config_path: Path | None, span: Span = EVERYTHING, *, bodies: bool = True
+) -> list[Path]:
+    """The journal's directories, each of which is there. With `--data-dir` no settings are read. With `--from` they are
+    made of what a bucket has of `span`; without `bodies` only of what stands in records."""
+    url = bucket_url()
+    if url is not None:
+        if data_dirs:
+            raise click.UsageError("--from and --data-dir exclude each other.")
+        return shipped(url, span, bodies=bodies)
     directories = list(data_dirs)
     if not directories:
         from extproc import config
@@ -79,8 +139,9 @@ def answers(directories: Sequence[Path]) -> Iterator[Answers]:
     with output.Progress("reading the journal") as progress:
 
         def tell(text: str) -> None:
-            progress.clear()
-            click.echo(f"extproc: {output.escape(text)}", err=True)
+            if bucket_url() is None:  # what was shipped has no index
+                progress.clear()
+                click.echo(f"extproc: {output.escape(text)}", err=True)
 
         with Answers(directories, tell, progress) as asked:
             yield asked

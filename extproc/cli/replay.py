@@ -14,6 +14,7 @@ import click
 from extproc.cli import curl, options, output, sending
 from extproc.cli.completion import complete_id
 from extproc.errors import ConfigError, ExtprocError
+from extproc.fleet.span import Span
 from extproc.history.join import Exchange
 from extproc.incidents.incident import ID, Incident
 from extproc.replay import addresses, material, prove, window
@@ -145,7 +146,7 @@ class _Asked:
     help="Send the headers in this file, a line each: for credentials.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as one JSON object, not the answer.")
-@options.journal_directories
+@options.journal_or_bucket
 def command(
     id: str,
     url: str | None,
@@ -200,7 +201,7 @@ def command(
     if as_curl and bisect:
         raise click.UsageError("--bisect and --curl exclude each other.")
     given = sending.given_credentials(credentials), sending.given_headers(headers, header_files)
-    directories = options.existing(data_dirs, config_path)
+    directories = options.existing(data_dirs, config_path, Span.of_ids([id]))
     if as_curl:
         _print_curl(options.one(id, directories), url, given, silent=no_credentials)
         return

@@ -17,6 +17,7 @@ from extproc.core.encoding import Decoder
 from extproc.errors import ExtprocError, JournalError
 from extproc.export.bodies import assembled
 from extproc.export.jsonl import with_bodies
+from extproc.fleet.span import Span
 from extproc.history import bodies
 from extproc.history.headers import header_list, header_text
 from extproc.history.join import Exchange
@@ -234,7 +235,7 @@ def _indented(text: str) -> Iterator[str]:
 @click.option(
     "--body", "direction", type=click.Choice(["request", "response"]), help="Write its exact bytes to stdout."
 )
-@options.journal_directories
+@options.journal_or_bucket
 def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[Path], config_path: Path | None) -> None:
     """Show one exchange, or write its exact bytes.
 
@@ -252,7 +253,7 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
     """
     if as_json and direction:
         raise click.UsageError("--json and --body exclude each other.")
-    exchange = options.one(id, options.existing(data_dirs, config_path))
+    exchange = options.one(id, options.existing(data_dirs, config_path, Span.of_ids([id])))
     if direction:
         body = bodies.whole(exchange, direction)
         if body is None:

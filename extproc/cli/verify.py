@@ -9,13 +9,14 @@ from pathlib import Path
 import click
 
 from extproc.cli import options, output
+from extproc.fleet.span import EVERYTHING
 from extproc.history import verify
 
 
 @click.command
-@click.argument("directories", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
-@options.journal_directories
-def command(directories: Sequence[Path], data_dirs: Sequence[Path], config_path: Path | None) -> None:
+@click.argument("given", nargs=-1, metavar="[DIR|URL]...")
+@options.journal_or_bucket
+def command(given: Sequence[str], data_dirs: Sequence[Path], config_path: Path | None) -> None:
     """Check every line and every body of the journal.
 
     Checked are the checksum of each line, the SHA-256 of each body, that no line is missing, and that each exchange
@@ -26,13 +27,20 @@ def command(directories: Sequence[Path], data_dirs: Sequence[Path], config_path:
     Examples:
       extproc verify
       extproc verify /backup/data && echo intact
+      extproc verify s3://recordings/production
     """
-    checked = options.existing([*directories, *data_dirs], config_path)
+    url = next((str(each) for each in given if "://" in str(each)), options.bucket_url())
+    if url is not None:
+        if data_dirs or len(given) > 1:
+            raise click.UsageError("One bucket at a time, and no directory beside it.")
+        checked = options.shipped(url, EVERYTHING)
+    else:
+        checked = options.existing([*map(Path, given), *data_dirs], config_path)
     findings = 0
     try:
         with output.Progress("verifying") as report:
             for directory in checked:
-                for finding in verify.verify(directory, report):
+                for finding in verify.verify(directory, report, growing=url is not None):
                     findings += 1
                     sys.stdout.write(f"{output.escape(str(finding))}\n")
         sys.stdout.flush()

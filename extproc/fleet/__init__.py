@@ -13,7 +13,7 @@ the rest is.
     bucket    an object store, in four verbs     ledger    what has been shipped, and what is on its way
     host      what this machine is called        rows      the exchanges that ended in a segment
     pack      body files in one object           table     their columns, as Parquet
-    catalog   what a bucket has                  view      a part of it as data directories, for the readers
+    catalog   what a bucket has of a time        view      that, as data directories, for the readers (`span`)
     erase     a person's data taken out          signed    the list of that, signed
     process   shipping as a part of `serve`
 

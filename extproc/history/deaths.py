@@ -28,11 +28,11 @@ def at_crash(directories: Sequence[Path], asked: Answers) -> list[Exchange]:
     """
     orphans: list[Exchange] = []
     abandoned: list[Exchange] = []
-    live = now.live_series(directories)
+    left = _left_open(directories)
     for exchange in asked.exchanges(_HIT, running=True, complete=True):
         if not exchange.in_flight:
             orphans = _latest([*orphans, exchange])
-        elif (exchange.directory, exchange["worker"], exchange["boot_id"]) not in live:
+        elif (exchange.directory, exchange["worker"], exchange["boot_id"]) in left:
             abandoned.append(exchange)
     if abandoned:
         return abandoned
@@ -87,6 +87,17 @@ def last(directories: Sequence[Path]) -> datetime | None:
                 at = datetime.fromtimestamp(touched).astimezone()
                 found = at if found is None else max(found, at)
     return found
+
+
+def _left_open(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
+    """The series of workers that have died and whose end nobody has written yet."""
+    live = now.live_series(directories)
+    return {
+        key
+        for directory in directories
+        for series in lines.series(directory)
+        if series.names[-1].state == segment.OPEN and (key := (directory, series.worker, series.boot_id)) not in live
+    }
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -54,8 +54,9 @@ class Finding:
         return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
 
 
-def verify(directory: Path, report: Report = lambda _: None) -> Iterator[Finding]:
-    """Everything that is wrong with the journal in a data directory. `report` is told how far it is."""
+def verify(directory: Path, report: Report = lambda _: None, *, growing: bool = False) -> Iterator[Finding]:
+    """Everything that is wrong with the journal in a data directory. `report` is told how far it is. `growing`: more of
+    its exchanges may come, though nobody writes to this directory."""
     if not (directory / SEGMENTS).is_dir():
         yield Finding(directory / SEGMENTS, None, "there is no such directory, so this is no journal")
         return
@@ -65,21 +66,21 @@ def verify(directory: Path, report: Report = lambda _: None) -> Iterator[Finding
         yield Finding(directory / SEGMENTS / f"{stem}{CLOSED}", None, _MISSING)
     files = _Bodies(directory)
     for series in lines.series(directory):
-        yield from _Series(series, files, report).check()
+        yield from _Series(series, files, report, growing=growing).check()
     yield from files.unclaimed()
 
 
 class _Series:
     """One series, checked in one pass."""
 
-    def __init__(self, series: Series, files: _Bodies, report: Report) -> None:
+    def __init__(self, series: Series, files: _Bodies, report: Report, *, growing: bool) -> None:
         self._series = series
         self._directory = series.directory
         self._bodies = files
         self._report = report
         self._seq: int | None = None
         self._exchanges = _Exchanges()
-        self._live = False
+        self._live = growing
         self._reduced = False
         """The segment has only what retention left in it for exchanges that are in flight."""
 
