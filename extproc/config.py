@@ -212,6 +212,19 @@ def _bucket() -> Kind:
     )
 
 
+def _endpoint() -> Kind:
+    def parse(text: str) -> str:
+        url = urllib.parse.urlsplit(text)
+        _ = url.port  # raises ValueError for a port that is none
+        if url.scheme not in ("http", "https") or not url.hostname or "@" in url.netloc or url.fragment:
+            raise ValueError
+        if re.search(r"[^\x21-\x7e]", text):
+            raise ValueError
+        return text
+
+    return Kind(parse, "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, without credentials", optional=True)
+
+
 def _address() -> Kind:
     def parse(text: str) -> str:
         return str(ipaddress.ip_address(text))
@@ -273,6 +286,27 @@ class Config:
         _choice("off", "shadow", "refuse", "route"),
         "What happens to a request in quarantine (`extproc quarantine`) until a command says otherwise: it is only "
         "counted, refused with 422, or sent on with the header `x-quarantine`",
+    )
+    quarantine_repeats: Literal["off", "shadow", "refuse", "route"] = _setting(
+        "off",
+        _choice("off", "shadow", "refuse", "route"),
+        "What happens to a body that was a likely suspect of a backend's death and comes again within a minute, as a "
+        "client's retry carries it on to the next backend",
+    )
+    webhook_url: str | None = _setting(
+        None,
+        _endpoint(),
+        "Where the follower posts what befalls a backend, as `extproc incidents --json` has it. docs/forensics.md has "
+        "the receiver's part",
+    )
+    webhook_secret_file: Path | None = _setting(
+        None,
+        _path(optional=True),
+        "File with the secret that signs what is posted. `EXTPROC_WEBHOOK_SECRET` stands in where this is not set",
+        "none: not signed",
+    )
+    webhook_redact: bool = _setting(
+        True, _boolean(), "Values that clients sent, such as a regular expression, are left out of what is posted"
     )
     hold_request_bytes: int = _setting(
         512 * KIB,
@@ -465,7 +499,14 @@ class Config:
     def from_json(text: str | bytes) -> Config:
         """The Config that `to_json` wrote; not checked again."""
         fields = json.loads(text)
-        for name in ("data_dir", "envoy_dir", "tls_certificate", "tls_private_key", "tls_client_ca"):
+        for name in (
+            "data_dir",
+            "envoy_dir",
+            "tls_certificate",
+            "tls_private_key",
+            "tls_client_ca",
+            "webhook_secret_file",
+        ):
             fields[name] = None if fields[name] is None else Path(fields[name])
         for name in ("redact_headers", "redact_query", "backends", "metric_models"):
             fields[name] = tuple(fields[name])

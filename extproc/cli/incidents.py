@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from extproc.cli import options, output, view
-from extproc.incidents import incident, indexed, report
+from extproc.incidents import incident, indexed, recent, report
 from extproc.incidents.incident import Incident
 
 _COLUMNS = (
@@ -52,7 +52,8 @@ def command(
     """
     directories = options.existing(data_dirs, config_path)
     with options.answers(directories) as asked:
-        found = incident.incidents(indexed.flights(asked))
+        flights = list(indexed.flights(asked))
+        found = incident.incidents(flights, recent.known_until(directories, flights))
     if since is not None:
         found = [each for each in found if each.sighting.at >= since.timestamp()]
     if redact:

@@ -270,7 +270,8 @@ def _counts(directory: Path, found: Quarantine) -> dict[str, _Met]:
                 continue
             # Of a request that was refused no cluster is known.
             cluster = exchange.get("cluster") or (each.upstreams[0] if each.upstreams else None)
-            if each.names(llm.get("fingerprint"), there) and each.concerns(llm.get("model"), cluster):
+            body = (exchange.get("request") or {}).get("sha256")
+            if each.names(llm.get("fingerprint"), there, body) and each.concerns(llm.get("model"), cluster):
                 _count(met[each.id], exchange)
     return met
 

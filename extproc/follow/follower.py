@@ -58,6 +58,22 @@ class Consumer(Protocol):
         ...
 
 
+class Watcher(Consumer, Protocol):
+    """A consumer that looks at what has not ended, too."""
+
+    def taken(self, record: Record) -> None:
+        """A record, as it is read."""
+        ...
+
+    def step(self, now: float, joiner: Joiner, *, is_caught_up: bool) -> None:
+        """Everything was read up to this time, in seconds since 1970. `is_caught_up`: it is the time of day."""
+        ...
+
+    def close(self, timeout: float) -> None:
+        """Nothing more will come."""
+        ...
+
+
 class Follower:
     """One directory. `kept`: the file of the checkpoint, or None to keep none and read everything once."""
 
@@ -69,12 +85,14 @@ class Follower:
         *,
         keep_bodies: bool = False,
         index: Indexer | None = None,
+        watcher: Watcher | None = None,
     ) -> None:
         self.exchanges = 0
         self.lag_seconds = 0.0
         """How old the record is that was read last, while there are more; 0 when everything has been read."""
         self._directory = directory
-        self._consumers = consumers
+        self._consumers = consumers if watcher is None else [*consumers, watcher]
+        self._watcher = watcher
         self._kept = kept
         self._keep_bodies = keep_bodies
         self.index = index
@@ -108,7 +126,10 @@ class Follower:
             self._take(found)
         more = count == BATCH
         self.lag_seconds = max(0.0, time.time() - _seconds(at)) if more else 0.0
-        self._give_out(self._joiner.read_until if more else timestamp(time.time_ns()))
+        watermark = self._joiner.read_until if more else timestamp(time.time_ns())
+        self._give_out(watermark)
+        if self._watcher is not None:
+            self._watcher.step(_seconds(watermark), self._joiner, is_caught_up=not more)
         if self._kept is not None:
             self._save_now_and_then()
         return self._keep_index() or more
@@ -118,6 +139,8 @@ class Follower:
         if not self._keep_bodies:  # what they say is read once, whoever asks for it
             found = found._replace(record=without_body(whole))
         self._joiner.add(found)
+        if self._watcher is not None:
+            self._watcher.taken(found.record)
         if self.index is not None:
             self.index.take(found, whole)
 
@@ -143,6 +166,8 @@ class Follower:
         """Wait until the consumers are done, and keep a checkpoint. After a timeout the last sure one stays."""
         if self.index is not None:
             self.index.close()
+        if self._watcher is not None:
+            self._watcher.close(timeout / 2)
         if self._kept is None:
             return
         self._unsaved = self._snapshot()

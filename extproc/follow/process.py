@@ -29,10 +29,16 @@ from extproc.config import Config
 from extproc.errors import ExtprocError
 from extproc.follow import checkpoint
 from extproc.follow.follower import Consumer, Follower
+from extproc.follow.incidents import Incidents
+from extproc.follow.reports import Reports
 from extproc.history.index.indexer import Indexer
+from extproc.incidents import webhook
 from extproc.incidents.indexed import Bodies
+from extproc.incidents.kept import FILE_NAME, Kept
+from extproc.incidents.reporter import Reporter
 from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
+from extproc.quarantine.entries import Mode
 from extproc.telemetry import otlp
 from extproc.telemetry.metrics import Metrics
 
@@ -44,6 +50,8 @@ STATE_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 5.0
 OVERLOAD_SECONDS: Final = 5.0
 """So far behind, spans are sampled down: they cost the most, and are missed the least."""
+CATCH_UP_SECONDS: Final = 120.0
+"""What befell a backend so long before the follower was ended may not be reported yet."""
 NICENESS: Final = 10
 _STEPS_DOWN: Final = 0.5
 
@@ -90,7 +98,22 @@ def made(config: Config, tracing: Tracing | None, kept: Path) -> tuple[Follower,
     consumers: list[Consumer] = [metrics] if tracing is None else [metrics, tracing]
     keep_bodies = tracing is not None and tracing.captures_content
     index = Indexer(config.data_dir, reader=Bodies()) if config.index else None
-    return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies, index=index), metrics
+    watcher = watching(config, metrics, tracing, kept)
+    return Follower(config.data_dir, consumers, kept, keep_bodies=keep_bodies, index=index, watcher=watcher), metrics
+
+
+def watching(config: Config, metrics: Metrics, tracing: Tracing | None, position: Path) -> Incidents:
+    """The consumer that finds incidents, and who hears of them. `position`: the follower's checkpoint."""
+    kept = Kept(position.with_name(FILE_NAME), time.time())
+    secret = webhook.secret(config.webhook_secret_file, os.environ)
+    hook = None if config.webhook_url is None else webhook.Webhook(config.webhook_url, secret)
+    mode = None if config.quarantine_repeats == "off" else Mode(config.quarantine_repeats)
+    reports = Reports(config.data_dir, kept, metrics, tracing, hook, redacts=config.webhook_redact, mode=mode)
+    try:
+        left_at = position.stat().st_mtime - CATCH_UP_SECONDS
+    except FileNotFoundError:
+        left_at = time.time()
+    return Incidents(config.data_dir, Reporter(config.data_dir, kept, reports, left_at), reports)
 
 
 def follow(

@@ -230,6 +230,10 @@ class Joiner:
         found = (parts for parts in self._pending.values() if not parts.over)
         return sorted((parts for parts in found if self._began_in_time(parts)), key=lambda parts: parts.started_at)
 
+    def ended_not_final(self) -> list[Parts]:
+        """What there is of those that have ended, and of which more may come."""
+        return [self._pending[id] for id in self._deadlines]
+
     def has_in_flight(self) -> bool:
         """Whether an exchange that is asked for has not ended."""
         return len(self._pending) > len(self._deadlines)

@@ -128,12 +128,14 @@ class _Afterwards:
     failing: Sequence[Flight]
 
 
-def sightings(flights: Iterable[Flight]) -> list[Sighting]:
-    """Everything that befell the backends, in the order of time."""
+def sightings(flights: Iterable[Flight], now: float | None = None) -> list[Sighting]:
+    """Everything that befell the backends, in the order of time. `now`: up to when is known what happened, where
+    exchanges are in flight still; None: up to the last beginning or end."""
     by_upstream: dict[str, list[Flight]] = defaultdict(list)
     for each in flights:
         by_upstream[each.upstream].append(each)
     until = max((each.ended or each.started for group in by_upstream.values() for each in group), default=0.0)
+    until = max(until, now or 0.0)
     found = [sighting for each in by_upstream.values() for sighting in _Upstream(each, until).sightings()]
     return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
 

@@ -133,7 +133,7 @@ def flights(exchange: Mapping[str, Any], body: Body, known: Known | None = None)
     found: list[Flight] = []
     reached = last.started
     for attempt in exchange.get("failed_attempts") or ():
-        started = _moment(attempt.get("started_at")) or reached
+        started = moment(attempt.get("started_at")) or reached
         ended = started + (attempt.get("duration_ms") or 0) / 1000
         reached = max(reached, ended)
         outcome = _outcome_of(attempt)
@@ -172,7 +172,7 @@ def _outcome_of(attempt: Mapping[str, Any]) -> Outcome | None:
 
 def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Flight | None:
     upstream = exchange.get("upstream")
-    started = _moment(exchange.get("started_at"))
+    started = moment(exchange.get("started_at"))
     if not upstream or started is None:
         return None
     answer, request, llm = exchange.get("response") or {}, exchange.get("request") or {}, exchange.get("llm") or {}
@@ -200,12 +200,12 @@ def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Fligh
         cluster=exchange.get("cluster"),
         model=str(llm.get("model") or ""),
         started=started,
-        ended=_moment(exchange.get("ended_at")),
+        ended=moment(exchange.get("ended_at")),
         end=end,
         outcome=str(exchange.get("outcome") or ""),
         status=status if isinstance(status, int) else None,
         first_byte=first if first is not None else _after(started, progress.get("first_token_ms")),
-        last_byte=last if last is not None else _moment(progress.get("last_chunk_at")),
+        last_byte=last if last is not None else moment(progress.get("last_chunk_at")),
         token=token if token is not None else _after(started, progress.get("first_token_ms")),
         silence=_silence(started, answer),
         streamed=events or bool(llm.get("stream")),
@@ -273,7 +273,8 @@ def _after(started: float, milliseconds: Any) -> float | None:
     return started + milliseconds / 1000 if isinstance(milliseconds, int | float) else None
 
 
-def _moment(text: Any) -> float | None:
+def moment(text: Any) -> float | None:
+    """RFC 3339 as seconds since 1970; None for anything else."""
     try:
         return datetime.fromisoformat(text).timestamp() if text else None
     except (TypeError, ValueError):

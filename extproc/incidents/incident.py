@@ -113,10 +113,10 @@ class Incident:
         }
 
 
-def incidents(flights: Iterable[Flight]) -> list[Incident]:
-    """Every incident in a journal, in the order of time."""
+def incidents(flights: Iterable[Flight], now: float | None = None) -> list[Incident]:
+    """Every incident in a journal, in the order of time. `now`: see `detect.sightings`."""
     everything = list(flights)
-    seen = detect.sightings(everything)
+    seen = detect.sightings(everything, now)
     if not seen:
         return []
     past = rank.past(everything, seen)

@@ -2,9 +2,9 @@
 
     {"version": 1, "mode": "shadow", "entries": [{"id": "q-3f1c", "fingerprint": "...", ...}, ...]}
 
-An entry names requests by the fingerprint of their parameters, or by one of their atoms (`incidents.atoms`: a place and
-the kind of what stands there). It may be limited to models and to Envoy's clusters, and has an end. What happens to a
-request is the mode's matter: its own, or that of all.
+An entry names requests by the fingerprint of their parameters, by one of their atoms (`incidents.atoms`: a place and
+the kind of what stands there), or one request by the SHA-256 of its body. It may be limited to models and to Envoy's
+clusters, and has an end. What happens to a request is the mode's matter: its own, or that of all.
 
     off       nothing
     shadow    it passes, and is counted
@@ -41,13 +41,15 @@ class Mode(Enum):
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One kind of request. Exactly one of `fingerprint` and `atom` is there."""
+    """One kind of request. Exactly one of `fingerprint`, `atom` and `body` is there."""
 
     id: str
     created_at: str
     fingerprint: str | None = None
     atom: tuple[str, str] | None = None
     """A place and the kind of its value: `("response_format.type", '"text"')`."""
+    body: str | None = None
+    """A SHA-256, in hex."""
     models: tuple[str, ...] = ()
     """Globs; none: all."""
     upstreams: tuple[str, ...] = ()
@@ -67,8 +69,10 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         """Whether its end has come."""
         return self.expires_at is not None and datetime.fromisoformat(self.expires_at) <= at
 
-    def names(self, fingerprint: str | None, atoms: Mapping[str, str]) -> bool:
+    def names(self, fingerprint: str | None, atoms: Mapping[str, str], body: str | None = None) -> bool:
         """Whether it names a request with these."""
+        if self.body is not None:
+            return body == self.body
         if self.atom is not None:
             return atoms.get(self.atom[0]) == self.atom[1]
         return fingerprint is not None and fingerprint == self.fingerprint
@@ -76,6 +80,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def what(self) -> str:
         """For a person."""
+        if self.body is not None:
+            return f"body {self.body}"
         return f"fingerprint {self.fingerprint}" if self.atom is None else f"{self.atom[0]} {self.atom[1]}"
 
 
@@ -145,6 +151,7 @@ def fields(entry: Entry) -> dict[str, Any]:
         "id": entry.id,
         "fingerprint": entry.fingerprint,
         "atom": None if atom is None else {"place": atom[0], "value": atom[1]},
+        "body": entry.body,
         "models": list(entry.models),
         "upstreams": list(entry.upstreams),
         "mode": entry.mode.value if entry.mode else None,

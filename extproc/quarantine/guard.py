@@ -9,6 +9,7 @@ The file is read by the thread, and the view replaced as a whole: whoever looks 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 from collections import Counter
@@ -53,6 +54,7 @@ class Guard:
         self._found = Quarantine()
         self._by_fingerprint: dict[str, list[Entry]] = {}
         self._by_atom: list[tuple[bytes, Entry]] = []
+        self._by_body: dict[str, Entry] = {}
 
     def watch(self) -> None:
         """Follow the file from now on."""
@@ -73,6 +75,10 @@ class Guard:
 
     def look_up(self, head: Head, body: bytes, cluster: str | None) -> Match | None:
         """The entry that names a request, by its whole body. Counts it."""
+        if self._by_body and (entry := self._by_body.get(hashlib.sha256(body).hexdigest())) is not None:
+            return self._matched(entry)
+        if not (self._by_fingerprint or self._by_atom):
+            return None
         llm = _read(head, body)
         if llm is None:
             return None
@@ -101,18 +107,21 @@ class Guard:
         now = datetime.now(UTC)
         by_fingerprint: dict[str, list[Entry]] = {}
         by_atom: list[tuple[bytes, Entry]] = []
+        by_body: dict[str, Entry] = {}
         for each in self._found.entries:
             mode = each.mode or self._found.mode or self._default
             if mode is Mode.OFF or each.is_over(now):
                 continue
-            if each.atom is not None:
+            if each.body is not None:
+                by_body[each.body] = each
+            elif each.atom is not None:
                 # Every place but those about all of a request begins with the name of one of its members.
                 name = each.atom[0].partition(" ")[0].partition(".")[0].partition("[")[0]
                 by_atom.append((b"" if name in ("size", "path", "nesting", "body") else name.encode(), each))
             elif each.fingerprint is not None:
                 by_fingerprint.setdefault(each.fingerprint, []).append(each)
-        self._by_fingerprint, self._by_atom = by_fingerprint, by_atom
-        self.active = bool(by_fingerprint or by_atom)
+        self._by_fingerprint, self._by_atom, self._by_body = by_fingerprint, by_atom, by_body
+        self.active = bool(by_fingerprint or by_atom or by_body)
 
     def _follow(self) -> None:
         pause = threading.Event()

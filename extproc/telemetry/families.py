@@ -94,6 +94,16 @@ UNMATCHED: Final = Family(
     ),
     ("reason",),
 )
+INCIDENTS: Final = Family(
+    "extproc_incidents",
+    "Deaths, hangs and freezes of backends, by their class and the backend.",
+    ("class", "upstream"),
+)
+REPEATS: Final = Family(
+    "extproc_incident_repeats",
+    "Requests like one that may have killed this backend just before.",
+    ("upstream",),
+)
 GAPS: Final = Family("extproc_gaps", "Requests and answers that passed or were refused unrecorded.", ("direction",))
 
 OWN: Final = (
@@ -119,4 +129,6 @@ OWN: Final = (
     ACCESS_LAG,
     UNMATCHED,
     GAPS,
+    INCIDENTS,
+    REPEATS,
 )

@@ -160,6 +160,14 @@ class Metrics:
         else:
             self._counters[families.UNMATCHED].labels(unmatched(record)).inc()
 
+    def incident(self, kind: str, upstream: str) -> None:
+        """Count an incident. For any thread."""
+        self._counters[families.INCIDENTS].labels(kind, self._upstreams.label(upstream)).inc()
+
+    def repeat(self, upstream: str) -> None:
+        """Count a request like one that may have killed a backend. For any thread."""
+        self._counters[families.REPEATS].labels(self._upstreams.label(upstream)).inc()
+
     def sequence(self) -> int:
         return 0
 

@@ -10,8 +10,10 @@ What a person has written or a model has answered is never in it, unless
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -35,6 +37,7 @@ from extproc.telemetry.export import Exporter
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MAX_CONTENT: Final = 64 * 1024
 MAX_TEXT: Final = 256
+_HEX_TRACE: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
 SCOPE: Final = InstrumentationScope("extproc", __version__)
 
 _LONGEST_MS: Final = 1e12
@@ -102,6 +105,10 @@ class Tracing:
     def record(self, record: Mapping[str, Any]) -> None:
         """There is no span without an exchange."""
 
+    def incident(self, fields: Mapping[str, Any], at: float, trace_id: str) -> None:
+        """A span for an incident, in the trace of its first suspect where there is one. For any thread."""
+        self._exporter.add(span_of_incident(fields, at, trace_id, self._resource))
+
     def sequence(self) -> int:
         return self._exporter.added
 
@@ -153,6 +160,35 @@ def span_of(exchange: Exchange, resource: Resource, *, latest: bool = False, con
         status=_status(exchange),
         start_time=began,
         end_time=ended,
+        instrumentation_scope=SCOPE,
+    )
+
+
+def span_of_incident(fields: Mapping[str, Any], at: float, trace_id: str, resource: Resource) -> ReadableSpan:
+    """A span of no length with one event, which says what befell a backend. `fields`: as `incidents --json` has it."""
+    digest = hashlib.sha256(str(fields["id"]).encode()).digest()
+    trace = int(trace_id, 16) if _HEX_TRACE.fullmatch(trace_id) else int.from_bytes(digest[:16])
+    span = int.from_bytes(digest[16:24])
+    suspects = fields["suspects"]
+    attributes = {
+        "extproc.incident.id": fields["id"],
+        "extproc.incident.class": fields["class"],
+        "extproc.incident.confidence": fields["confidence"],
+        "extproc.incident.evidence": [str(line)[:MAX_TEXT] for line in fields["evidence"]],
+        "extproc.incident.suspect": suspects[0]["exchange"] if suspects else "",
+        "extproc.upstream.address": fields["upstream"],
+        "extproc.upstream.cluster": fields["cluster"] or "",
+    }
+    moment = int(at * 1e9)
+    return ReadableSpan(
+        f"incident {fields['class']}",
+        context=SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        resource=resource,
+        events=[Event("extproc.incident", attributes, timestamp=moment)],
+        kind=SpanKind.INTERNAL,
+        status=Status(StatusCode.ERROR),
+        start_time=moment,
+        end_time=moment,
         instrumentation_scope=SCOPE,
     )
 

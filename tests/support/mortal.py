@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -31,12 +32,14 @@ def free_port() -> int:
 class Mortal:
     """`extproc mock-llm --die-on RULE --die-how HOW --restart-after S` on a port of its own."""
 
-    def __init__(self, *rules: str, how: str = "kill", restart_after: float | None = 0.1) -> None:
+    def __init__(
+        self, *rules: str, how: str = "kill", restart_after: float | None = 0.1, pace: Sequence[str] = QUICK
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         again = () if restart_after is None else ("--restart-after", str(restart_after))
         die = [word for rule in rules for word in ("--die-on", rule)]
-        self._command = [*PROGRAM, "mock-llm", "--port", str(self.port), *die, "--die-how", how, *again, *QUICK]
+        self._command = [*PROGRAM, "mock-llm", "--port", str(self.port), *die, "--die-how", how, *again, *pace]
 
     @property
     def command(self) -> str:

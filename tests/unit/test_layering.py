@@ -28,7 +28,7 @@ CHAINS = [
     "core <- journal <- history <- reconcile <- cli",
     "core <- journal <- history <- incidents <- replay <- cli",
     "core <- journal <- history <- export <- fleet <- cli",
-    "core <- journal <- history <- incidents <- quarantine <- service <- cli",
+    "core <- journal <- history <- incidents <- quarantine <- follow <- service <- cli",
     "core <- load <- cli",
     "mock <- cli",
 ]

@@ -1,0 +1,126 @@
+"""The consumer that finds deaths, hangs and freezes of backends as they happen.
+
+    incidents = Incidents(directory, reporter, reports)
+    follower = Follower(..., watcher=incidents)
+
+It keeps of each exchange when it gave bytes and how it ended, and looks at the workers' tables of what is in flight
+every `TABLES_SECONDS`. What it sees is for the reporter, in a thread of its own: nothing here waits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from extproc.core.record import timestamp
+from extproc.follow.reports import Reports
+from extproc.history import now as history_now
+from extproc.history.join import Exchange
+from extproc.history.joiner import Joiner
+from extproc.incidents import evidence
+from extproc.incidents.evidence import End, Flight, Known
+from extproc.incidents.live import Watch
+from extproc.incidents.reporter import Reporter
+from extproc.journal import live as tables
+from extproc.journal.live import LiveExchange
+
+TABLES_SECONDS: Final = 2.0
+_NEVER: Final = float("inf")
+
+
+class Incidents:
+    """One data directory."""
+
+    def __init__(self, directory: Path, reporter: Reporter, reports: Reports) -> None:
+        self._directory = directory
+        self._reporter = reporter
+        self._reports = reports
+        self._watch = Watch()
+        self._tables_at = 0.0
+
+    # A consumer --------------------------------------------------------------------------------------------------
+
+    def exchange(self, exchange: Exchange) -> None:
+        """One that is final."""
+        for flight in _without_bodies(exchange):
+            self._watch.add(flight)
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Of no exchange: nothing that a backend did."""
+
+    def sequence(self) -> int:
+        return 0
+
+    def flushed_to(self, sequence: int) -> bool:
+        """What was not reported is found again at the next start, whatever the position."""
+        return True
+
+    # And more ----------------------------------------------------------------------------------------------------
+
+    def taken(self, record: Mapping[str, Any]) -> None:
+        """A record, as it is read: a suspect who comes again is told at once."""
+        if (repeat := self._reports.repeats.of(record)) is not None:
+            self._reports.repeat(repeat)
+
+    def step(self, now: float, joiner: Joiner, *, is_caught_up: bool) -> None:
+        """Look for what has befallen the backends until now, the time up to which everything was read."""
+        if is_caught_up and (since := time.monotonic()) >= self._tables_at:
+            self._tables_at = since + TABLES_SECONDS
+            self._watch.silences(now, map(_in_flight, self._rows().values()))
+        if self._watch.is_due:
+            for sighting in self._watch.look(now, lambda: self._others(joiner, now)):
+                self._reporter.report(sighting)
+
+    def close(self, timeout: float) -> None:
+        """Report what was seen, and deliver that."""
+        self._reporter.close(timeout / 2)
+        self._reports.close(timeout / 2)
+
+    def _rows(self) -> dict[str, LiveExchange]:
+        """What is in flight, at workers that live: what others left behind will not go on."""
+        rows = {each.id: each for each in tables.read(self._directory)}
+        if not rows:
+            return rows
+        alive = {(worker, boot) for _, worker, boot in history_now.live_series([self._directory])}
+        return {id: each for id, each in rows.items() if (each.worker, each.boot_id) in alive}
+
+    def _others(self, joiner: Joiner, now: float) -> tuple[Iterable[Flight], float]:
+        """For `Watch.look`: what has ended and is not final, what is in flight, and since when there is any of which
+        nothing is known."""
+        rows = self._rows()
+        text = timestamp(int(now * 1e9))
+        found = [flight for parts in joiner.ended_not_final() for flight in _without_bodies(parts.exchange(text))]
+        over = {each.id for each in found}
+        running = {parts.id: parts.started_at for parts in joiner.in_flight()}
+        found += [_in_flight(each) for id, each in rows.items() if id not in over and each.started_ns < now * 1e9]
+        unknown = [evidence.moment(at) or _NEVER for id, at in running.items() if id not in rows]
+        return found, min(unknown, default=_NEVER)
+
+
+def _without_bodies(exchange: Exchange) -> list[Flight]:
+    """What an exchange says without what its request asked for, which is most of the work: deaths are found so."""
+    answer, llm = exchange.get("response") or {}, exchange.get("llm") or {}
+    message = str((llm.get("error") or {}).get("message") or "")
+    streamed = "event-stream" in str(answer.get("content_type") or "")
+    return evidence.flights(exchange, lambda *_: None, Known(None, message, streamed))
+
+
+def _in_flight(row: LiveExchange) -> Flight:
+    return Flight(
+        id=row.id,
+        upstream=row.upstream or "",
+        started=row.started_ns / 1e9,
+        end=End.RUNNING,
+        cluster=row.cluster,
+        status=row.status,
+        first_byte=_seconds(row.first_byte_ns),
+        last_byte=_seconds(row.last_chunk_ns) if row.response_began else None,
+        token=_seconds(row.first_token_ns),
+        streamed=row.first_token_ns is not None,
+    )
+
+
+def _seconds(ns: int | None) -> float | None:
+    return None if ns is None else ns / 1e9

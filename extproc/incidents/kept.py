@@ -1,0 +1,110 @@
+"""What the follower has reported: a small file, so that a restart reports nothing twice and loses nothing.
+
+The file is `<data>/follow/incidents.json`, replaced as a whole. All in it can be made again from the journal, but for
+what was reported, and whether it was delivered. One that is damaged is begun anew: what lies before that moment is then
+not reported again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from extproc import fs
+from extproc.incidents import live
+
+FILE_NAME: Final = "incidents.json"
+VERSION: Final = 1
+MOST: Final = 200
+_log = logging.getLogger("extproc.incidents")
+
+
+class Report(msgspec.Struct, frozen=True):
+    """An incident as it was reported last."""
+
+    id: str
+    upstream: str
+    at: float
+    until: float
+    fields: dict[str, Any]
+    """As `extproc incidents --json` prints it."""
+    redacted: dict[str, Any]
+    delivered: bool = True
+    """Nothing of it waits for the webhook."""
+
+    @property
+    def gist(self) -> tuple[str, str | None]:
+        """What is worth a word when it changes: the class, and the first suspect."""
+        suspects = self.fields["suspects"]
+        return str(self.fields["class"]), suspects[0]["exchange"] if suspects else None
+
+    @property
+    def gist_mark(self) -> str:
+        """The same for the same gist."""
+        return hashlib.sha256(repr(self.gist).encode()).hexdigest()[:8]
+
+
+class _File(msgspec.Struct):
+    since: float
+    reports: list[Report]
+    version: int = VERSION
+
+
+class Kept:
+    """`now`: from when on there is something to report, where there is no file yet."""
+
+    def __init__(self, path: Path, now: float) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        found = _load(path)
+        self.since = now if found is None else found.since
+        """What befell a backend before is not reported."""
+        self._reports = {} if found is None else {each.id: each for each in found.reports}
+        if found is None:
+            self._save()
+
+    def __iter__(self) -> Iterator[Report]:
+        return iter(list(self._reports.values()))
+
+    def delivered(self, id: str) -> None:
+        """Nothing of the report of this id waits any more. For any thread."""
+        with self._lock:
+            if id in self._reports:
+                self.put(msgspec.structs.replace(self._reports[id], delivered=True))
+
+    def of(self, upstream: str, at: float) -> Report | None:
+        """The report of what befell a backend at a moment."""
+        those = (each for each in self._reports.values() if each.upstream == upstream)
+        return next((each for each in those if live.is_same(at, each.at, each.until)), None)
+
+    def put(self, report: Report) -> None:
+        """Keep a report, in the place of what has its id."""
+        with self._lock:
+            self._reports[report.id] = report
+            for id in list(self._reports)[:-MOST]:
+                del self._reports[id]
+            self._save()
+
+    def _save(self) -> None:
+        try:
+            with fs.directory(self._path.parent) as directory:
+                fs.put(directory, self._path.name, msgspec.json.encode(_File(self.since, list(self._reports.values()))))
+        except OSError as error:
+            _log.warning("what was reported cannot be kept: %s: %s", self._path, error.strerror)
+
+
+def _load(path: Path) -> _File | None:
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=_File)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        _log.warning("%s cannot be used, and is begun anew: %s", path, error)
+        return None
+    return found if found.version == VERSION else None

@@ -1,0 +1,161 @@
+"""Deaths, hangs and freezes while they happen: the same search as `detect`, asked again as exchanges end.
+
+    watch = Watch()
+    watch.add(flight)                    # of each exchange that has ended
+    for sighting in watch.look(now, others): ...
+
+`others` gives what is not over, or not final, at that moment; it is asked for only when there is something to look at.
+Of some exchanges nobody can say where they are and how far they have come; while they run, nothing is told for some
+seconds more.
+
+A sighting comes once, as soon as nothing that may still be on its way can take it back: a break after which another
+stream went on was none, and a backend that served again at once was not away. That is `SURE_SECONDS` after the first
+bad end, and less where streams were cut in the middle.
+
+The search is the dearer part, so it is made only of a backend at which something was seen (a bad end, a connection that
+was refused, a silence), at most once in `PAUSE_SECONDS`, over what ended there lately.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from extproc.incidents import detect
+from extproc.incidents.detect import Kind, Sighting
+from extproc.incidents.evidence import End, Flight
+
+PAUSE_SECONDS: Final = 1.0
+SETTLE_SECONDS: Final = 1.5
+"""So long after the last bad end nothing more of the same comes, and what went on has shown it."""
+SURE_SECONDS: Final = 5.5
+"""So long after a break a backend that was never away has shown it."""
+BROKEN_SECONDS: Final = 10.0
+PATIENCE_SECONDS: Final = 3.0
+"""So much longer is waited for what is not known of some exchange."""
+KEPT_SECONDS: Final = 900.0
+MOST_KEPT: Final = 3000
+"""Of what has ended at a backend, so much is looked at."""
+MOST_TOLD: Final = 20
+SAME_SECONDS: Final = 2.0
+"""Two moments of one backend that lie so close are one."""
+_MANY: Final = 3
+
+Others = Callable[[], tuple[Iterable[Flight], float]]
+"""What has not ended, or is not final; and the beginning of the oldest exchange of which is not known how far it has
+come, and where: what came before that can be told."""
+
+
+class Watch:
+    """All backends. Times are those of the exchanges, so that a journal can be played at any speed."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, deque[Flight]] = defaultdict(lambda: deque(maxlen=MOST_KEPT))
+        self._due: dict[str, float] = {}
+        """When to look at a backend, of those with something to see."""
+        self._looked: dict[str, float] = {}
+        self._told: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        """The moments of which a sighting was given."""
+
+    def add(self, flight: Flight) -> None:
+        """One that has ended."""
+        self._ended[flight.upstream].append(flight)
+        if flight.ended is None:
+            return
+        silent = flight.silence is not None and flight.silence[1] - flight.silence[0] >= detect.FREEZE_SECONDS
+        if silent or flight.end in (End.BAD, End.REFUSED):
+            self._look_at(flight.upstream, flight.ended + SETTLE_SECONDS)
+
+    def silences(self, now: float, running: Iterable[Flight]) -> None:
+        """Take note of the backends all of whose streams are silent, and forget those that are gone."""
+        streams: dict[str, list[float]] = defaultdict(list)
+        for each in running:
+            if each.token is not None and each.last_byte is not None:
+                streams[each.upstream].append(each.last_byte)
+        for upstream, last in streams.items():
+            if len(last) >= _MANY and now - max(last) >= detect.FREEZE_SECONDS:
+                self._look_at(upstream, now)
+        for upstream in [each for each, kept in self._ended.items() if _last_end(kept) < now - KEPT_SECONDS]:
+            for table in (self._ended, self._due, self._looked, self._told):
+                table.pop(upstream, None)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something to look at, now or soon."""
+        return bool(self._due)
+
+    def look(self, now: float, others: Others) -> list[Sighting]:
+        """What has befallen the backends, of which nothing was told before."""
+        due = [
+            upstream
+            for upstream, at in self._due.items()
+            if at <= now and now - self._looked.get(upstream, 0.0) >= PAUSE_SECONDS
+        ]
+        if not due:
+            return []
+        by_upstream: dict[str, list[Flight]] = defaultdict(list)
+        there, unknown_from = others()
+        for each in there:
+            by_upstream[each.upstream].append(each)
+        found = [sighting for each in due for sighting in self._look(each, now, by_upstream[each], unknown_from)]
+        return sorted(found, key=lambda each: (each.at, each.upstream))
+
+    def _look(self, upstream: str, now: float, others: Sequence[Flight], unknown_from: float) -> list[Sighting]:
+        del self._due[upstream]
+        self._looked[upstream] = now
+        kept = self._ended[upstream]
+        while kept and (kept[0].ended or kept[0].started) < now - KEPT_SECONDS:
+            kept.popleft()
+        ready = []
+        final = {each.id for each in kept}
+        for sighting in detect.sightings([*kept, *(each for each in others if each.id not in final)], now):
+            if self._was_told(sighting):
+                continue
+            at = sure_at(sighting)
+            if at <= now and (sighting.at < unknown_from or at + PATIENCE_SECONDS <= now):
+                self._told[upstream] = [*self._told[upstream][-MOST_TOLD:], (sighting.at, sighting.until)]
+                ready.append(sighting)
+            else:
+                self._look_at(upstream, max(at, now + PAUSE_SECONDS))
+        if any(now - SURE_SECONDS <= each.ended <= now for each in kept if each.ended and each.end is End.BAD):
+            self._look_at(upstream, now + PAUSE_SECONDS)
+        return ready
+
+    def _look_at(self, upstream: str, at: float) -> None:
+        self._due[upstream] = min(at, self._due.get(upstream, at))
+
+    def _was_told(self, sighting: Sighting) -> bool:
+        return any(is_same(sighting.at, at, until) for at, until in self._told[sighting.upstream])
+
+
+def is_same(moment: float, at: float, until: float) -> bool:
+    """Whether a moment belongs to what befell the same backend from one moment until another."""
+    return at - SAME_SECONDS <= moment <= max(until, at) + SAME_SECONDS
+
+
+def sure_at(sighting: Sighting) -> float:
+    """From when on nothing that is still to come takes a sighting back."""
+    match sighting.kind:
+        case Kind.FREEZE:
+            return sighting.until + SETTLE_SECONDS
+        case Kind.BROKEN:
+            return sighting.at + BROKEN_SECONDS
+        case Kind.HANG if not sighting.broken:
+            return sighting.at + detect.HANG_SECONDS
+        case _:
+            ends = [each.ended for each in sighting.in_flight if each.ended is not None and each.end is End.BAD]
+            first = min(ends, default=sighting.at)
+            settled = sighting.until + SETTLE_SECONDS
+            if sum(_was_cut(each, first) for each in sighting.in_flight) >= _MANY:
+                return settled
+            return max(settled, first + SURE_SECONDS)
+
+
+def _last_end(kept: Sequence[Flight]) -> float:
+    return max(((each.ended or each.started) for each in list(kept)[-_MANY:]), default=0.0)
+
+
+def _was_cut(each: Flight, at: float) -> bool:
+    """A stream that was giving tokens, and ended badly."""
+    return each.end is End.BAD and each.token is not None and each.token < at and (each.status or 500) < 500
