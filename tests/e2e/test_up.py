@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import itertools
 import json
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,27 @@ FREE_PORTS = ("--port", "0", "--admin-port", "0", "--envoy-admin-port", "0")
 def everything(stack: RunningStack) -> list[int]:
     """All processes of a stack."""
     return [stack.process.pid, *stack.children()]
+
+
+@dataclasses.dataclass
+class Shared:
+    """A stack that several tests use, each of which leaves it serving, and what it said when it was ready."""
+
+    stack: RunningStack
+    curl: str
+    log: str
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """In a directory whose name a shell takes for two words."""
+    with RunningStack(tmp_path_factory.mktemp("up") / "my stack", *FAST) as stack:
+        assert stack.process.stdout is not None
+        curl, log = (stack.process.stdout.readline() for _ in range(2))
+        yield Shared(stack, curl.removeprefix("try "), log.removeprefix("then "))
+        assert get(f"{stack.url}/v1/models")[0] == 200
+        assert stack.stop() == 0
+        assert stack.findings() == []
 
 
 def get(url: str) -> tuple[int, bytes]:
@@ -60,16 +83,14 @@ def test_a_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> Non
     assert stack.findings() == []
 
 
-def test_the_curl_line_works(tmp_path: Path) -> None:
+def test_the_curl_line_works(shared: Shared) -> None:
     """What it says to try, works, and can be read back with the next line."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        assert stack.process.stdout is not None
-        curl, log = (stack.process.stdout.readline().split(None, 1)[1].strip() for _ in range(2))
-        answer = subprocess.run(curl, shell=True, capture_output=True, check=True, timeout=50)
-        assert answer.stdout.endswith(b"data: [DONE]\n\n")
-        shown = subprocess.run(f"{log} --json", shell=True, cwd=tmp_path, capture_output=True, check=True, timeout=50)
-        (exchange,) = (json.loads(line) for line in shown.stdout.splitlines())
-        assert (exchange["outcome"], exchange["llm"]["stream"]) == ("ok", True)
+    answer = subprocess.run(shared.curl, shell=True, capture_output=True, check=True)
+    assert answer.stdout.endswith(b"data: [DONE]\n\n")
+    log = f"{shared.log.strip()} --json --path /v1/chat/completions"
+    shown = subprocess.run(log, shell=True, cwd=shared.stack.directory, capture_output=True, check=True)
+    (exchange,) = (json.loads(line) for line in shown.stdout.splitlines())
+    assert (exchange["outcome"], exchange["llm"]["stream"]) == ("ok", True)
 
 
 @pytest.mark.parametrize(
@@ -103,32 +124,26 @@ def test_what_it_prints_works(tmp_path: Path, listens: str, reached: str, is_ope
     assert ("open  to other machines too, on " in said) == is_open
 
 
-def test_the_log_line_works(tmp_path: Path) -> None:
+def test_the_log_line_works(shared: Shared) -> None:
     """It names the command as it was started, and the directory so that a shell takes it for one word."""
-    with RunningStack(tmp_path / "my stack", *FAST) as stack:
-        urllib.request.urlopen(f"{stack.url}/v1/models").read()
-        eventually(stack.exchanges, "the exchange")
-        assert stack.process.stdout is not None
-        line = next(line for line in stack.process.stdout if line.startswith("then "))
-        shown = subprocess.run(
-            ["/bin/sh", "-e"], input=line.removeprefix("then "), cwd="/", capture_output=True, text=True, check=True
-        )
+    urllib.request.urlopen(f"{shared.stack.url}/v1/models").read()
+    eventually(lambda: any(each["path"] == "/v1/models" for each in shared.stack.exchanges()), "the exchange")
+    shown = subprocess.run(["/bin/sh", "-e"], input=shared.log, cwd="/", capture_output=True, text=True, check=True)
     assert "/v1/models" in shown.stdout
 
 
-def test_a_web_page_cannot_stop_envoy(tmp_path: Path) -> None:
+def test_a_web_page_cannot_stop_envoy(shared: Shared) -> None:
     """What it sends to the admin port from a browser on this machine changes nothing; what is only read is answered."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        for path in ("quitquitquit", "drain_listeners", "healthcheck/fail", "drain_listeners?x", "logging?level=trace"):
-            request = urllib.request.Request(f"{stack.envoy_admin}/{path}", b"", {"origin": "https://evil.example"})
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(request)
-            with refused.value:
-                assert refused.value.code == 403
-        for path in ("ready", "stats?filter=x", "stats/prometheus", "clusters?format=json", "config_dump", ""):
-            assert get(f"{stack.envoy_admin}/{path}")[0] == 200
-        assert get(f"{stack.url}/v1/models")[0] == 200
-        assert stack.stop() == 0
+    stack = shared.stack
+    for path in ("quitquitquit", "drain_listeners", "healthcheck/fail", "drain_listeners?x", "logging?level=trace"):
+        request = urllib.request.Request(f"{stack.envoy_admin}/{path}", b"", {"origin": "https://evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request)
+        with refused.value:
+            assert refused.value.code == 403
+    for path in ("ready", "stats?filter=x", "stats/prometheus", "clusters?format=json", "config_dump", ""):
+        assert get(f"{stack.envoy_admin}/{path}")[0] == 200
+    assert get(f"{stack.url}/v1/models")[0] == 200
 
 
 def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:
@@ -194,14 +209,14 @@ def test_envoys_death_takes_all_down(tmp_path: Path) -> None:
     assert [pid for pid in processes if is_running(pid)] == []
 
 
-def test_a_worker_that_dies_is_restarted(tmp_path: Path) -> None:
-    """With a line that says so; requests pass again."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        pid = stack.workers()[0]
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
-        assert stack.workers()[0] != pid
-        assert f"worker 0 (pid {pid}) was killed by SIGKILL; starting it again" in stack.stderr()
+def test_a_worker_that_dies_is_restarted(shared: Shared) -> None:
+    """With a line that says so. While it is away requests wait or are refused; then they pass."""
+    stack = shared.stack
+    pid = stack.workers()[0]
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
+    assert stack.workers()[0] != pid
+    assert f"worker 0 (pid {pid}) was killed by SIGKILL; starting it again" in stack.stderr()
 
 
 def test_a_worker_that_dies_costs_only_what_runs_on_it(tmp_path: Path) -> None:
@@ -210,15 +225,6 @@ def test_a_worker_that_dies_costs_only_what_runs_on_it(tmp_path: Path) -> None:
         os.kill(stack.workers()[0], signal.SIGKILL)
         statuses = [get(f"{stack.url}/v1/models")[0] for _ in range(50)]
         assert statuses.count(200) >= 48, statuses
-
-
-def test_the_only_worker_that_dies_is_waited_for(tmp_path: Path) -> None:
-    """While it is away requests wait or are refused, none passes unrecorded, and it comes back by itself."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        pid = stack.workers()[0]
-        os.kill(pid, signal.SIGKILL)
-        eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "an answer")
-        assert stack.workers()[0] != pid
 
 
 def test_workers_that_die_all_the_time_take_all_down(tmp_path: Path) -> None:
@@ -248,14 +254,14 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
         assert stack.findings() == []
 
 
-def test_a_demo_backend_that_dies_is_restarted(tmp_path: Path) -> None:
+def test_a_demo_backend_that_dies_is_restarted(shared: Shared) -> None:
     """On the same port, so that Envoy finds it again."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        for pid, line in stack.children().items():
-            if "mock-llm" in line:
-                os.kill(pid, signal.SIGKILL)
-        eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
-        assert stack.stderr().count("demo backend 127.0.0.1:") == 2
+    stack = shared.stack
+    for pid, line in stack.children().items():
+        if "mock-llm" in line:
+            os.kill(pid, signal.SIGKILL)
+    eventually(lambda: get(f"{stack.url}/v1/models")[0] == 200, "a request that passes")
+    eventually(lambda: stack.stderr().count("demo backend 127.0.0.1:") == 2, "a line for each of the two")
 
 
 # What is in the way ----------------------------------------------------------------------------------------
@@ -274,27 +280,27 @@ def test_ports_in_use(tmp_path: Path) -> None:
         assert line.endswith(flag)
 
 
-def test_a_directory_in_use(tmp_path: Path) -> None:
+def test_a_directory_in_use(shared: Shared, tmp_path: Path) -> None:
     """A second stack on the same directory is refused, whatever ports it asks for, and the first one goes on."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        ports = ("--port", str(stack.port), *FREE_PORTS[2:])
-        ended = run("up", *ports, "--data-dir", stack.data_dir, cwd=tmp_path)
-        assert ended.returncode == 1
-        (line,) = ended.stderr.decode().splitlines()
-        assert f"another sidecar (process {stack.process.pid})" in line
-        assert get(f"{stack.url}/v1/models")[0] == 200
+    stack = shared.stack
+    ports = ("--port", str(stack.port), *FREE_PORTS[2:])
+    ended = run("up", *ports, "--data-dir", stack.data_dir, cwd=tmp_path)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.decode().splitlines()
+    assert f"another sidecar (process {stack.process.pid})" in line
+    assert get(f"{stack.url}/v1/models")[0] == 200
 
 
 @pytest.mark.parametrize("watch", [(), ("--watch",)])
-def test_publishing_where_a_stack_serves(tmp_path: Path, watch: tuple[str, ...]) -> None:
+def test_publishing_where_a_stack_serves(shared: Shared, tmp_path: Path, watch: tuple[str, ...]) -> None:
     """It is refused with a line that names the process, and the stack's backends stay live."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        before = {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()}
-        ended = run("publish", "--data-dir", stack.data_dir, "--backend", "http://127.0.0.1:9", *watch, cwd=tmp_path)
-        assert (ended.returncode, ended.stdout) == (1, b"")
-        assert f"`extproc up` (process {stack.process.pid}) publishes here" in ended.stderr.decode()
-        assert {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()} == before
-        assert get(f"{stack.url}/v1/models")[0] == 200
+    stack = shared.stack
+    before = {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()}
+    ended = run("publish", "--data-dir", stack.data_dir, "--backend", "http://127.0.0.1:9", *watch, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert f"`extproc up` (process {stack.process.pid}) publishes here" in ended.stderr.decode()
+    assert {path.name: path.read_bytes() for path in (stack.data_dir / "run" / "envoy").iterdir()} == before
+    assert get(f"{stack.url}/v1/models")[0] == 200
 
 
 def envoy_directory(directory: Path, name: str, old: str, new: str) -> Path:
@@ -456,15 +462,15 @@ def make_certificate(directory: Path) -> Path:
     return path
 
 
-def test_the_admin_port_says_when_the_sidecar_is_not_ready(tmp_path: Path) -> None:
+def test_the_admin_port_says_when_the_sidecar_is_not_ready(shared: Shared) -> None:
     """/readyz goes red while a worker is down; /healthz stays."""
-    with RunningStack(tmp_path, *FAST) as stack:
-        os.kill(stack.workers()[0], signal.SIGSTOP)
-        os.kill(stack.workers()[0], signal.SIGKILL)
-        eventually(lambda: get(f"{stack.admin}/readyz")[0] == 503, "not ready")
-        assert get(f"{stack.admin}/healthz")[0] == 200
-        eventually(lambda: get(f"{stack.admin}/readyz")[0] == 200, "ready again")
-        connection = http.client.HTTPConnection("127.0.0.1", int(stack.admin.rpartition(":")[2]), timeout=30)
-        connection.request("POST", "/readyz")
-        assert connection.getresponse().status == 405
-        connection.close()
+    stack = shared.stack
+    os.kill(stack.workers()[0], signal.SIGSTOP)
+    os.kill(stack.workers()[0], signal.SIGKILL)
+    eventually(lambda: get(f"{stack.admin}/readyz")[0] == 503, "not ready")
+    assert get(f"{stack.admin}/healthz")[0] == 200
+    eventually(lambda: get(f"{stack.admin}/readyz")[0] == 200, "ready again")
+    connection = http.client.HTTPConnection("127.0.0.1", int(stack.admin.rpartition(":")[2]), timeout=30)
+    connection.request("POST", "/readyz")
+    assert connection.getresponse().status == 405
+    connection.close()
