@@ -9,7 +9,7 @@ import msgspec
 
 from extproc.core.events import HeaderList
 from extproc.core.records import Headers
-from extproc.core.redact import Redactor
+from extproc.core.redact import FinishedHeader, Redactor
 
 KEPT_CONTENT_LENGTH = "x-extproc-content-length"
 """The private header in which the shipped Envoy configuration carries `content-length` past ext_proc."""
@@ -54,28 +54,49 @@ def read(headers: HeaderList, redactor: Redactor) -> Head:
     """Read a header list, or trailers. Any bytes are accepted: what is not UTF-8 is kept as marked base64."""
     fields: Headers = []
     head = Head(fields)
-    for name, raw in headers:
-        attribute = _BY_NAME.get(name)
+    harmless, add = redactor.harmless, fields.append
+    for header in headers:
+        attribute, value, field = harmless.get(header) or _finished(header, redactor)
+        if field is not None:
+            add(field)
         if attribute is not None:
-            _read_by_name(head, name, attribute, raw, redactor)
-        elif name != KEPT_CONTENT_LENGTH and not name.startswith(":"):
-            fields.append((name, redactor.field(name, raw)))
+            if attribute == "content_encoding" and head.content_encoding:
+                value = f"{head.content_encoding}, {value}"  # as one header, in the order of the wire
+            setattr(head, attribute, value)
     return head
 
 
-def _read_by_name(head: Head, name: str, attribute: str, raw: bytes, redactor: Redactor) -> None:
-    if name[0] == ":":
-        value: Any = _pseudo(attribute, raw.decode("utf-8", "backslashreplace"), redactor)
+def _finished(header: tuple[str, bytes], redactor: Redactor) -> FinishedHeader:
+    """What a header sets in the head, and its field in the record. Kept where there was nothing to redact in it."""
+    name, raw = header
+    attribute = _BY_NAME.get(name)
+    if name.startswith(":"):
+        if attribute is None:
+            return _NOTHING
+        text: Any = raw.decode("utf-8", "backslashreplace")
+        value: Any = _pseudo(attribute, text, redactor)
+        finished: FinishedHeader = (*_set(attribute, value, raw), None)
+    elif name == KEPT_CONTENT_LENGTH:
+        return _NOTHING
+    elif attribute is not None and _ID.fullmatch(raw):
+        # Ids and lengths are new in each request: nothing of this form is a credential, and none is worth keeping.
+        text = raw.decode()
+        return (*_set(attribute, text, raw), (name, text))
     else:
-        # Ids and lengths are new in each request: nothing of this form is a credential, and none is worth a cache.
-        value = raw.decode() if _ID.fullmatch(raw) else redactor.field(name, raw)
-        head.fields.append((name, value))
-    if attribute == "content_encoding" and head.content_encoding and isinstance(value, str):
-        head.content_encoding += f", {value}"  # as one header, in the order of the wire
-    elif attribute in _NUMBERS:
-        setattr(head, attribute, _number(raw))
-    elif isinstance(value, str):
-        setattr(head, attribute, value)
+        text, value = raw.decode("utf-8", "replace"), redactor.field(name, raw)
+        finished = (*_set(attribute, value, raw), (name, value))
+    if value == text:
+        redactor.keep(header, finished)
+    return finished
+
+
+_NOTHING: FinishedHeader = (None, None, None)
+
+
+def _set(attribute: str | None, value: Any, raw: bytes) -> tuple[str | None, str | int | None]:
+    if attribute in _NUMBERS:
+        return attribute, _number(raw)
+    return (attribute, value) if isinstance(value, str) else (None, None)
 
 
 def _pseudo(attribute: str, text: str, redactor: Redactor) -> str:

@@ -43,6 +43,9 @@ _INDEX: Final = re.compile(r"(?:\[[0-9]*\])+$")
 _SUBPROTOCOL: Final = re.compile(r"(?i)(.*?(?:key|token|bearer|auth\w*|secret|jwt)\.)(\S+)")
 _SUBPROTOCOLS: Final = "sec-websocket-protocol"
 
+FinishedHeader = tuple[str | None, str | int | None, tuple[str, str | dict[str, str]] | None]
+"""What `head` makes of a header."""
+
 
 class Redactor:
     """Replaces credentials. `key` keys the hash (16 to 64 bytes); `headers` and `query` are names beyond the known."""
@@ -56,10 +59,19 @@ class Redactor:
         self._is_parameter = lru_cache(maxsize=_CACHED)(self._is_secret_parameter)
         self._known_field = lru_cache(maxsize=_CACHED)(self._field)
         self._known_url = lru_cache(maxsize=_CACHED)(self._url)
+        self.harmless: dict[tuple[str, bytes], FinishedHeader] = {}
+        """What was made of headers in which there was nothing to redact, for `head`. No credential is among them."""
 
     def field(self, name: str, raw: bytes) -> str | dict[str, str]:
         """The value of a header or trailer (its name in lower case) as it stands in a record."""
         return (self._known_field if len(raw) <= _CACHED_BYTES else self._field)(name, raw)
+
+    def keep(self, header: tuple[str, bytes], finished: FinishedHeader) -> None:
+        """Keep what was made of a header in which there was nothing to redact."""
+        if len(header[1]) <= _CACHED_BYTES:
+            if len(self.harmless) >= _CACHED:
+                self.harmless.clear()
+            self.harmless[header] = finished
 
     def url(self, url: str) -> str:
         """A path or a URL with its credentials replaced; otherwise unchanged to the byte."""

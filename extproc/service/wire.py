@@ -1,7 +1,8 @@
 """Envoy's messages as the core's events, and the replies that Envoy expects.
 
-`read` turns one serialised ProcessingRequest into a `Message`; it parses, and decides nothing. The replies that
-are the same for every stream are serialised once, here.
+`read` turns one serialised ProcessingRequest into a `Message`; it parses, and decides nothing. The usual ones it reads
+from their bytes (`usual.py`), the others, and those that are wrong, as protobuf does. The replies that are the same for
+every stream are serialised once, here.
 
 What is a legal reply depends on the body mode. In STREAMED, BUFFERED and BUFFERED_PARTIAL each message gets one
 reply of its own kind, and an empty one means "go on". In FULL_DUPLEX_STREAMED Envoy keeps no copy, so a chunk has
@@ -15,12 +16,11 @@ import json
 from collections.abc import Mapping
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from extproc._proto.ext_proc_pb2 import (
     HeaderMap,
     HeaderMutation,
-    HttpBody,
-    HttpHeaders,
     ImmediateResponse,
     ProcessingMode,
     ProcessingRequest,
@@ -29,6 +29,7 @@ from extproc._proto.ext_proc_pb2 import (
 from extproc.core import routing
 from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
 from extproc.core.outcome import QUARANTINED_DETAILS, REFUSED_DETAILS
+from extproc.service import usual
 
 FILTER = "envoy.filters.http.ext_proc"
 """The key under which Envoy puts the attributes, and the namespace of nothing else."""
@@ -99,6 +100,11 @@ def read(data: bytes, modes: Modes | None, at: int) -> Message | None:
     Returns None for a message of a kind that this sidecar does not know. Raises google.protobuf's DecodeError
     for bytes that are no ProcessingRequest.
     """
+    return _read_usual(data, modes, at) or parse(data, modes, at)
+
+
+def parse(data: bytes, modes: Modes | None, at: int) -> Message | None:
+    """As `read`, for any message: what protobuf makes of it."""
     request = _parse(data)
     which = request.WhichOneof("request")
     if which is None:
@@ -107,10 +113,101 @@ def read(data: bytes, modes: Modes | None, at: int) -> Message | None:
     first = _modes(request) if modes is None else None
     part = getattr(request, which)
     if kind is Kind.RESPONSE_BODY or kind is Kind.REQUEST_BODY:
-        return Message(kind, _body(part, direction, modes or first or SHIPPED, at), first)
+        end = part.end_of_stream or part.end_of_stream_without_message
+        return Message(kind, _body(direction, part.body, end, modes or first or SHIPPED, at), first)
     if kind is Kind.REQUEST_HEADERS or kind is Kind.RESPONSE_HEADERS:
-        return Message(kind, _headers(request, part, direction, at), first)
+        event = _headers(direction, _header_list(part.headers), part.end_of_stream, at, _attributes(request))
+        return Message(kind, event, first)
     return Message(kind, Trailers(direction, _header_list(part.trailers), at), first)
+
+
+# -- the usual messages ---------------------------------------------------------------------------------------------
+
+_BODIES = {0x22: (Kind.REQUEST_BODY, Direction.REQUEST), 0x2A: (Kind.RESPONSE_BODY, Direction.RESPONSE)}
+_HEADERS = {0x12: (Kind.REQUEST_HEADERS, Direction.REQUEST), 0x1A: (Kind.RESPONSE_HEADERS, Direction.RESPONSE)}
+"""By the tag of the message in a ProcessingRequest."""
+
+
+class _About(msgspec.Struct, frozen=True):
+    """What stands behind the message itself in a ProcessingRequest."""
+
+    modes: Modes
+    attributes: Mapping[str, str | int] | None = None
+
+
+_KEPT = 1024
+_KEPT_BYTES = 1024
+_KEPT_ATTRIBUTES = frozenset(
+    {
+        "source.address",
+        "upstream.address",
+        "xds.route_name",
+        "xds.cluster_name",
+        "response.flags",
+        "response.code",
+        "response.code_details",
+    }
+)
+"""Envoy's own words. Others, as `request.path`, may hold a credential, and are read anew each time."""
+_known: dict[bytes, _About] = {b"": _About(Modes())}
+
+
+def _read_usual(data: bytes, modes: Modes | None, at: int) -> Message | None:
+    """None: it has not the usual form, and says nothing of what it is."""
+    tag = data[0] if data else 0
+    if tag in _BODIES:
+        body = usual.body(data)
+        if body is None:
+            return None
+        content, ends, rest = body
+        kind, direction = _BODIES[tag]
+        if modes is not None and rest in _NOTHING:
+            return Message(kind, _body(direction, content, ends, modes, at), None)
+        about = _known.get(rest) or _about(rest)
+        if about is None:
+            return None
+        first = about.modes if modes is None else None
+        return Message(kind, _body(direction, content, ends, modes or about.modes, at), first)
+    if tag in _HEADERS:
+        head = usual.headers(data)
+        if head is None:
+            return None
+        headers, ends, rest = head
+        about = _known.get(rest) or _about(rest)
+        if about is None:
+            return None
+        kind, direction = _HEADERS[tag]
+        event = _headers(direction, headers, ends, at, about.attributes)
+        return Message(kind, event, about.modes if modes is None else None)
+    return None
+
+
+_NOTHING = frozenset({b"", b"\x42\x00"})
+"""No metadata, or, as Envoy says it, empty metadata."""
+
+
+def _about(rest: bytes) -> _About | None:
+    """Read what is behind a message; None where there is another message in it, or something is wrong."""
+    try:
+        request = _parse(rest)
+    except DecodeError:
+        return None
+    if request.WhichOneof("request") is not None:
+        return None
+    about = _About(_modes(request), _attributes(request))
+    if (
+        len(rest) <= _KEPT_BYTES
+        and not request.metadata_context.ByteSize()
+        and request.attributes.keys() <= {FILTER}
+        and (about.attributes or {}).keys() <= _KEPT_ATTRIBUTES
+    ):
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[rest] = about
+    return about
+
+
+# -- the parts of a message -----------------------------------------------------------------------------------------
 
 
 def _modes(request: ProcessingRequest) -> Modes:
@@ -127,23 +224,28 @@ def _modes(request: ProcessingRequest) -> Modes:
     return Modes(request_mode, response_mode, may_hold, request.observability_mode)
 
 
-def _body(part: HttpBody, direction: Direction, modes: Modes, at: int) -> Body:
+def _body(direction: Direction, content: bytes, end: bool, modes: Modes, at: int) -> Body:
     mode = modes.request if direction is Direction.REQUEST else modes.response
-    end = part.end_of_stream or part.end_of_stream_without_message
     if mode in _ONE_MESSAGE:
-        return Body(direction, part.body, end, at, True, mode == BodyMode.BUFFERED_PARTIAL and not end)
-    return Body(direction, part.body, end, at)
+        return Body(direction, content, end, at, True, mode == BodyMode.BUFFERED_PARTIAL and not end)
+    return Body(direction, content, end, at)
 
 
-def _headers(request: ProcessingRequest, part: HttpHeaders, direction: Direction, at: int) -> Headers:
-    headers = _header_list(part.headers)
+def _headers(
+    direction: Direction, headers: HeaderList, end: bool, at: int, attributes: Mapping[str, str | int] | None
+) -> Headers:
+    if attributes is None:
+        return Headers(direction, headers, end, at)
+    return Headers(direction, headers, end, at, attributes)
+
+
+def _attributes(request: ProcessingRequest) -> Mapping[str, str | int] | None:
     if FILTER not in request.attributes:
-        return Headers(direction, headers, part.end_of_stream, at)
-    attributes: dict[str, str | int] = {
+        return None
+    return {
         name: int(value.number_value) if name in _NUMBERS else value.string_value
         for name, value in request.attributes[FILTER].fields.items()
     }
-    return Headers(direction, headers, part.end_of_stream, at, attributes)
 
 
 def _header_list(header_map: HeaderMap) -> HeaderList:

@@ -60,10 +60,10 @@ def faults() -> list[Fault]:
 
 
 def sample(every: Sequence[Fault], count: int, commit: str) -> list[Fault]:
-    """So many or one more, the same ones for the same commit; from commit to commit all have their turn."""
+    """So many, the same ones for the same commit; from commit to commit all have their turn."""
     turn = int(hashlib.sha256(commit.encode()).hexdigest(), 16)
-    parts = max(1, len(every) // count)
-    return list(every[turn % parts :: parts])
+    step = max(1, len(every) // count)
+    return [every[(turn + number * step) % len(every)] for number in range(min(count, len(every)))]
 
 
 class Trees:

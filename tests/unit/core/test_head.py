@@ -54,3 +54,32 @@ def test_lengths_and_statuses_that_are_no_numbers_are_none() -> None:
         head = read([("content-length", value), (":status", value[:20])], REDACTOR)
         assert head.content_length is None
         assert value == b"9" * 400 or head.status is None
+
+
+def test_what_holds_a_credential_is_not_kept() -> None:
+    """What was made of a header is kept for the next request, but not where something in it was replaced."""
+    redactor = Redactor(b"k" * 32)
+    secrets = [
+        (":path", b"/v1?key=canary-7f3a"),
+        (":authority", b"user:canary-7f3a@host"),
+        ("authorization", b"Bearer canary-7f3a"),
+        ("referer", b"https://a/?api_key=canary-7f3a"),
+        ("x-name", b"\xffcanary-7f3a"),
+        ("grpc-status", b"sk-proj-canary7f3acanary7f3acanary7f3acanary7f3a"),
+    ]
+    headers = [*secrets, (":method", b"POST"), ("accept", b"*/*"), ("content-encoding", b"gzip"), (":status", b"200")]
+    first = read(headers, redactor)
+    assert b"canary" not in repr(redactor.harmless).encode()
+    assert len(redactor.harmless) == len(headers) - len(secrets)
+    assert read(headers, redactor) == first
+
+
+def test_what_is_kept_is_bounded() -> None:
+    """A client that makes up headers takes no memory for ever, and each is read as it is."""
+    redactor = Redactor(b"k" * 32)
+    for number in range(5000):
+        assert read([("a", b"v%d" % number)], redactor).fields == [("a", f"v{number}")]
+    assert len(redactor.harmless) <= 2048
+    before = len(redactor.harmless)
+    read([("a", b"v" * 600)], redactor)
+    assert len(redactor.harmless) == before
