@@ -57,7 +57,6 @@ import contextlib
 import math
 import os
 import re
-import socket
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,7 +123,7 @@ def header(at: str, in_flight: dict[str, str]) -> records.Segment:
     return records.Segment(
         version=VERSION,
         at=at,
-        host=socket.gethostname(),
+        host=os.uname().nodename,
         pid=os.getpid(),
         extproc=__version__,
         in_flight=in_flight,

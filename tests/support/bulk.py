@@ -43,10 +43,10 @@ Event = tuple[int, int, "_Series", Fields]
 """A record that comes at a time; the number keeps two of the same time apart."""
 
 
-def write(directory: Path, exchanges: int, *, end_ns: int, seed: int = 1) -> None:
+def write(directory: Path, exchanges: int, *, end_ns: int, seed: int = 1, body_bytes: int = BODY_BYTES) -> None:
     """So many exchanges, the last of which ends at `end_ns`."""
     chance = random.Random(seed)
-    templates = _templates(chance)
+    templates = _templates(chance, body_bytes)
     start_ns = end_ns - exchanges * EVERY_NS - 10 * SECOND
     (directory / "segments").mkdir(mode=0o700, parents=True)
     half = exchanges // 2
@@ -108,7 +108,7 @@ class _Series:
         self._lines.append(line)
 
 
-def _templates(chance: random.Random) -> list[dict[str, Fields]]:
+def _templates(chance: random.Random, body_bytes: int) -> list[dict[str, Fields]]:
     """Exchanges with different bodies, as the core and the journal write them: their records by type."""
     with tempfile.TemporaryDirectory(prefix="extproc-bulk-") as name:
         directory = Path(name) / "data"
@@ -120,7 +120,9 @@ def _templates(chance: random.Random) -> list[dict[str, Fields]]:
                     ("authorization", f"Bearer sk-{number % 20:020d}"),
                     ("user-agent", "OpenAI/Python 2.1.0"),
                 )
-                id = recording.add(_prompt(number, model, chance), _answer(model, chance), headers=headers)
+                id = recording.add(
+                    _prompt(number, model, chance, body_bytes), _answer(model, chance, body_bytes), headers=headers
+                )
                 recording.add_access(
                     id,
                     status=200,
@@ -146,25 +148,26 @@ def _fields(record: Any) -> Fields:
     return {name: value for name, value in record.items() if name not in {"worker", "boot_id", "seq", "crc"}}
 
 
-def _prompt(number: int, model: str, chance: random.Random) -> bytes:
+def _prompt(number: int, model: str, chance: random.Random, body_bytes: int) -> bytes:
     params = f'"temperature":0.{number % 10},"max_tokens":{256 << number % 3}'
     if number % 4 == 0:
         params += ',"response_format":{"type":"json_object"}'
     if number % 8 == 0:
         params += ',"top_p":0.9,"seed":7'
-    return f'{{"model":"{model}",{params},"messages":[{{"role":"user","content":"{_words(chance)}"}}]}}'.encode()
+    words = _words(chance, body_bytes)
+    return f'{{"model":"{model}",{params},"messages":[{{"role":"user","content":"{words}"}}]}}'.encode()
 
 
-def _answer(model: str, chance: random.Random) -> bytes:
+def _answer(model: str, chance: random.Random, body_bytes: int) -> bytes:
     usage = f'{{"prompt_tokens":{chance.randrange(50, 900)},"completion_tokens":{chance.randrange(10, 500)}}}'
-    message = f'{{"role":"assistant","content":"{_words(chance)}"}}'
+    message = f'{{"role":"assistant","content":"{_words(chance, body_bytes)}"}}'
     choice = f'{{"index":0,"message":{message},"finish_reason":"stop"}}'
     return f'{{"id":"{_ANSWER_ID}","model":"{model}","choices":[{choice}],"usage":{usage}}}'.encode()
 
 
-def _words(chance: random.Random) -> str:
+def _words(chance: random.Random, body_bytes: int) -> str:
     text = ""
-    while len(text) < BODY_BYTES - 200:
+    while len(text) < body_bytes - 200:
         text += f"{chance.getrandbits(20):x} "
     return text
 
