@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "incidents": "Say when a backend died, hung or froze, and which request may have done it.",
     "export": "Write exchanges for other programs: JSON lines, Parquet, CSV, HAR, OpenAI's batch input.",
     "ship": "Put closed segments into a bucket, and rows of their exchanges as Parquet beside them.",
+    "erase": "Take a person's exchanges out of the journal, or out of a bucket.",
     "status": "Say how the recorder is: is it recording, what is in flight where, how long the disk lasts.",
     "replay": "Send a recorded request again, or all of an incident, and say what that does to the server.",
     "quarantine": "Keep requests from backends that they may kill.",

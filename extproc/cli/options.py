@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,9 @@ from extproc.errors import ConfigError, ExtprocError
 from extproc.fleet.span import EVERYTHING, Span
 from extproc.history.answers import Answers
 from extproc.history.join import Exchange
+
+if TYPE_CHECKING:
+    from extproc.fleet.bucket import Bucket
 
 Decorated = Callable[..., Any]
 
@@ -83,6 +86,14 @@ def bucket_url() -> str | None:
     """What `--from` says, of the command that runs."""
     context = click.get_current_context(silent=True)
     return None if context is None else context.meta.get(_BUCKET)
+
+
+def opened_bucket() -> Bucket:
+    """The bucket of `--from`, of a command that was given one."""
+    from extproc.fleet.bucket import Bucket
+
+    context = click.get_current_context()
+    return Bucket.open(str(context.meta[_BUCKET]).rstrip("/"), context.meta.get(_ENDPOINT))
 
 
 def shipped(url: str, span: Span, *, bodies: bool = True) -> list[Path]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -59,10 +59,29 @@ def packed(bodies: Iterable[tuple[str, bytes]]) -> tuple[bytes, Table]:
         table[name] = Entry(offset, len(frame), len(body), hashlib.sha256(body).hexdigest())
         pieces.append(frame)
         offset += len(frame)
+    return b"".join(pieces) + _end(table), table
+
+
+def _end(table: Table) -> bytes:
     listed = json.dumps({name: asdict(entry) for name, entry in table.items()}, separators=(",", ":")).encode("ascii")
     end = _END.pack(len(listed), _MAGIC)
-    pieces += [_SKIPPABLE.pack(_SKIPPABLE_MAGIC, len(listed) + len(end)), listed, end]
-    return b"".join(pieces), table
+    return _SKIPPABLE.pack(_SKIPPABLE_MAGIC, len(listed) + len(end)) + listed + end
+
+
+def without(data: bytes, gone: Callable[[str], bool]) -> tuple[bytes, list[str]]:
+    """A pack without the bodies of these names, and which they were. In the place of each is a skippable frame of the
+    same length, so that all others stay where rows say that they are. Raises DamagedPack."""
+    table = table_of(data)
+    names = [name for name in table if gone(name)]
+    if not names:
+        return data, []
+    kept = {name: entry for name, entry in table.items() if name not in names}
+    frames = bytearray(data[: max(entry.offset + entry.length for entry in table.values())])
+    for name in names:
+        entry = table[name]
+        blank = _SKIPPABLE.pack(_SKIPPABLE_MAGIC, entry.length - _SKIPPABLE.size)
+        frames[entry.offset : entry.offset + entry.length] = blank.ljust(entry.length, b"\0")
+    return bytes(frames) + _end(kept), names
 
 
 def table_of(data: bytes) -> Table:
