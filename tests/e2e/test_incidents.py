@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
+import http.client
 import json
 import threading
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from support.stack import RunningStack, eventually
 
 PACE = ("--ttft-ms", "5", "--tokens-per-second", "50")
 SECRET = "a secret of both"
-BENIGN = {"model": "demo", "messages": [{"role": "user", "content": "Tell me about rivers."}], "max_tokens": 4}
-KILLER = {**BENIGN, "stream": True, "response_format": {"type": "text"}}
+RIVERS = [{"role": "user", "content": "Tell me about rivers."}]
+BENIGN = {"model": "demo", "messages": RIVERS, "max_tokens": 4, "ignore_eos": True}
+KILLER = {**BENIGN, "stream": True, "max_tokens": 64, "response_format": {"type": "text"}}
 
 
 def ask(stack: RunningStack, body: dict[str, Any]) -> None:
@@ -27,11 +29,11 @@ def ask(stack: RunningStack, body: dict[str, Any]) -> None:
     request = urllib.request.Request(
         f"{stack.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            answer.read()
-    except (OSError, urllib.error.HTTPError):
-        pass
+    with (
+        contextlib.suppress(OSError, http.client.HTTPException),
+        urllib.request.urlopen(request, timeout=60) as answer,
+    ):
+        answer.read()
 
 
 def flowing(stack: RunningStack) -> int:
