@@ -132,11 +132,17 @@ def journal(directory: Path, *, boot_id: str = "b1", worker: int = 0, **settings
         started.close(WAIT_SECONDS)
 
 
+def at_rest(journal: Journal) -> None:
+    """Wait until the writer has ended what comes after an acknowledgement: a rotation that was due. The next batch has
+    its turn only then."""
+    journal._wait_for([])
+
+
 def abandon(journal: Journal) -> None:
     """Leave the segment as a killed process leaves it: not closed, not locked. The journal is of no use after this."""
     journal._closed = True
     journal._spooler.close(WAIT_SECONDS)
-    journal._wait_for([])  # a rotation that was due is over when the next batch has its turn
+    at_rest(journal)
     series = journal._series
     segment, series._segment = series._segment, None
     if segment is not None:

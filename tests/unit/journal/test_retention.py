@@ -14,6 +14,7 @@ from support.journals import (
     abandon,
     append,
     appended,
+    at_rest,
     id_of,
     journal,
     records,
@@ -280,6 +281,7 @@ def test_what_never_ends_is_ended_when_its_sidecar_does(data: Path) -> None:
         append(
             writer, request(1), *(record for number in range(2, 9) for record in (request(number), response(number)))
         )
+        at_rest(writer)
         retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
         abandon(writer)
     assert recovery.recover(data).orphans == [id_of(1)]
@@ -301,6 +303,7 @@ def test_a_segment_that_was_set_aside_goes_like_a_closed_one(data: Path, monkeyp
         append(writer, response(1))
         for number in range(2, 9):
             append(writer, request(number), response(number))
+        at_rest(writer)
         assert segments(data)[0].endswith(".open")
         retention.apply(data, days=0, segments=2, bytes=0, now_ns=NOW)
         assert id_of(1) not in stored(data)
@@ -314,6 +317,7 @@ def test_no_open_segment_of_any_series_goes(data: Path) -> None:
         abandon(gone)
     with journal(data, worker=0, segment_bytes=600) as writer:
         append(writer, *(record for number in range(2, 9) for record in (request(number), response(number))))
+        at_rest(writer)
         retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2)
         still_open = [name for name in segments(data) if name.endswith(".open")]
         assert {name.partition("-")[0] for name in still_open} == {"w0", "w1"}
@@ -369,6 +373,7 @@ def test_a_body_that_a_client_named_is_not_deleted(data: Path) -> None:
         assert write(writer, Spool(id_of(9), Direction.REQUEST, [b"keep me"])) is None
         forged = f'","body":{{"file":"bodies/{id_of(9)}.request"}},"x":"'.encode()
         append(writer, request(1, forged), response(1, forged))
+        at_rest(writer)
         retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
         assert body_files(data) == [f"{id_of(9)}.request"]
         append(writer, response(9))
