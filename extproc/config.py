@@ -459,6 +459,20 @@ class Config:
         "Models that always have a label of their own in the metrics. Of all others the first 50 seen get one, "
         "the rest are `other`",
     )
+    page: Literal["up", "on", "off"] = _setting(
+        "up",
+        _choice("up", "on", "off"),
+        "Whose page (`extproc page`) is started with it: `up`'s, `serve`'s as well (`on`), or nobody's (`off`)",
+    )
+    page_port: int = _setting(9465, _integer(0, 65535), "Port of the page. 0: any free one")
+    page_host: str = _setting(
+        "127.0.0.1", _address(), "Address of the page. Anything but loopback only with `page_token_file`"
+    )
+    page_token_file: Path | None = _setting(
+        None,
+        _path(optional=True),
+        "Lines of `NAME:TOKEN`: who may read the page. Then each reading of a prompt is noted",
+    )
     log_format: Literal["auto", "json", "text"] = _setting(
         "auto",
         _choice("auto", "json", "text"),
@@ -506,6 +520,7 @@ class Config:
             "tls_private_key",
             "tls_client_ca",
             "webhook_secret_file",
+            "page_token_file",
         ):
             fields[name] = None if fields[name] is None else Path(fields[name])
         for name in ("redact_headers", "redact_query", "backends", "metric_models"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import click
 
 from extproc.cli.options import Interval, Moment, Seconds
 from extproc.core.record import moment_text
+from extproc.errors import ConfigError
 from extproc.fleet.span import Span
 from extproc.history.extents import ALWAYS
 from extproc.history.filters import Bounds, Filters, Param, check_outcome
@@ -140,6 +141,15 @@ def options(command: Callable[..., Any]) -> Callable[..., Any]:
     return filtered
 
 
+def of_words(words: Sequence[str]) -> tuple[Filters, str | None]:
+    """Filters, and the expression of --grep, from the words of a command line. Raises ConfigError, as click says it."""
+    try:
+        found: tuple[Filters, str | None] = _chosen.main(list(words), prog_name="filters", standalone_mode=False)
+    except click.ClickException as error:
+        raise ConfigError(error.format_message()) from None
+    return found
+
+
 def test(filters: Filters, grep: str | None) -> Callable[[Exchange], bool]:
     """What all filters together say of an exchange, --grep last: it reads bodies.
 
@@ -208,3 +218,9 @@ def span(filters: Filters) -> Span:
         return Span.of_ids(filters.ids)
     first, last = filters.between or ("", ALWAYS)
     return Span(max(filters.since or "", first), min(filters.until or ALWAYS, last), running=bool(filters.between))
+
+
+@click.command(add_help_option=False)
+@options
+def _chosen(filters: Filters, grep: str | None) -> tuple[Filters, str | None]:
+    return filters, grep

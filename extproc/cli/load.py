@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extproc.cli import output, tally, view
+from extproc.cli import output, view
 from extproc.errors import ConfigError, StackError
+from extproc.history import tally
 from extproc.processes import signals
 
 if TYPE_CHECKING:

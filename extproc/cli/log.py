@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from extproc.cli import filters as chosen_by
-from extproc.cli import listing, options, output, tally, view
+from extproc.cli import listing, options, output, view
 from extproc.cli.output import Column
-from extproc.cli.tally import KEYS
+from extproc.cli.tally import COLUMNS, print_csv, rows
 from extproc.errors import JournalError
-from extproc.history import bodies
+from extproc.history import bodies, tally
 from extproc.history.answers import Answers
 from extproc.history.filters import IN_FLIGHT, Filters
 from extproc.history.join import Exchange
@@ -57,7 +57,7 @@ def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> No
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N.")
 @click.option("--all", "everything", is_flag=True, help="Exchanges in flight, too.")
 @click.option("--follow", "-f", is_flag=True, help="Go on, and print each exchange as it ends.")
-@click.option("--by", "key", type=click.Choice(list(KEYS)), help="Count them: errors and latency for each value.")
+@click.option("--by", "key", type=click.Choice(list(tally.KEYS)), help="Count them: errors and latency for each value.")
 @listing.options
 @click.option("--format", "layout", type=click.Choice(["openresty"]), help="'[time] | uri | raw body', a line each.")
 @click.option("--schema", is_flag=True, callback=_print_schema, expose_value=False, help="A JSON Schema of --json.")
@@ -160,9 +160,9 @@ def _print_counts(key: str, tallies: Mapping[str, tally.Tally], form: str) -> No
     if form == "json":
         listing.print_lines(map(output.json_line, tally.fields(key, tallies)))
     elif form == "csv":
-        tally.print_csv(key, tallies)
+        print_csv(key, tallies)
     else:
-        output.table((Column(key, 12), *tally.COLUMNS), tally.rows(tallies, local=output.is_terminal()))
+        output.table((Column(key, 12), *COLUMNS), rows(tallies, local=output.is_terminal()))
 
 
 def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:

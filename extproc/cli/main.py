@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "ship": "Put closed segments into a bucket, and rows of their exchanges as Parquet beside them.",
     "erase": "Take a person's exchanges out of the journal, or out of a bucket.",
     "status": "Say how the recorder is: is it recording, what is in flight where, how long the disk lasts.",
+    "page": "Serve a page that shows the journal: what is in flight, exchanges, incidents, the recorder.",
     "replay": "Send a recorded request again, or all of an incident, and say what that does to the server.",
     "quarantine": "Keep requests from backends that they may kill.",
     "verify": "Check every line and every body of the journal.",

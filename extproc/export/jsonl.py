@@ -34,7 +34,7 @@ def with_bodies(exchange: Exchange) -> Iterator[str]:
     """
     mark = secrets.token_hex(16)
     stand_ins = {name: None if exchange.body(name) is None else f"{mark}.{name}" for name in ("request", "response")}
-    text = json_line(_complete(exchange, stand_ins))
+    text = json_line(complete(exchange, stand_ins))
     is_text = {name: _is_text(recorded.pieces(exchange, name)) for name in stand_ins}
     pieces = re.split(rf'"{mark}\.(request|response)"', text)
     for position, piece in enumerate(pieces):
@@ -86,7 +86,7 @@ def _is_text(pieces: Iterator[bytes]) -> bool:
     return True
 
 
-def _complete(exchange: Exchange, bodies: Mapping[str, Any]) -> dict[str, Any]:
+def complete(exchange: Exchange, bodies: Mapping[str, Any]) -> dict[str, Any]:
     """The exchange with these bodies and the assembled answer."""
     whole = dict(exchange)
     for direction in ("request", "response"):

@@ -15,12 +15,13 @@ import contextlib
 import dataclasses
 import heapq
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
+from extproc.core.outcome import class_of
 from extproc.core.record import moment_text
 from extproc.history import feed, lookup, reader
 from extproc.history.feed import Feed
@@ -38,6 +39,9 @@ from extproc.journal import lines
 Tell = Callable[[str], None]
 Test = Callable[[Exchange], bool]
 """What a filter cannot say, of an exchange that is complete."""
+
+
+_RECENTLY: Final = timedelta(minutes=10)
 
 
 class Progress(Protocol):
@@ -159,6 +163,18 @@ class Answers:
     def whole(self, found: Found) -> Exchange | None:
         """All that the journal says of a row; None when it is gone."""
         return found.exchange if found.is_complete else self._of[found.exchange.directory].whole(found)
+
+    def histogram(self, wanted: Filters, width: int) -> dict[tuple[int, str], int]:
+        """How many started in each span of `width` microseconds, by the span's beginning and by outcome class."""
+        found: Counter[tuple[int, str]] = Counter()
+        for each in self._directories if not wanted.ids else ():
+            found.update(each.histogram(Question(wanted, None, complete=False), width))
+        return found
+
+    def last_ended(self, number: int) -> list[Exchange]:
+        """What ended last, in that order; without an index, of what started in the last minutes."""
+        ended = [exchange for each in self._directories for exchange in each.last_ended(number)]
+        return sorted(ended, key=lambda each: str(each["ended_at"]))[-number:]
 
     def in_flight(self) -> Iterator[Exchange]:
         """What has not ended, as far as the journal tells, oldest first."""
@@ -296,6 +312,29 @@ class _Directory:
                 found = self._index.groups(question.wanted, name)
                 return None if found is None else (found, list(filter(question.means, self._tail.ended)))
         return None
+
+    def histogram(self, question: Question, width: int) -> Mapping[tuple[int, str], int]:
+        """How many, by span and class: counted in the index where it can, else one by one."""
+        found: Counter[tuple[int, str]] = Counter()
+        exchanges: Iterable[Exchange] | None = None
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                rows = self._index.histogram(question.wanted, width)
+                if rows is not None:
+                    found.update({(start, kind): count for start, kind, count in rows})
+                    exchanges = filter(question.means, self._tail.ended)
+        for each in self.ended(question, None) if exchanges is None else exchanges:
+            micros = round(_moment(_started(each)).timestamp() * 1e6)
+            found[micros // width * width, str(class_of(each))] += 1
+        return found
+
+    def last_ended(self, number: int) -> list[Exchange]:
+        """What ended last."""
+        if self._index is not None and self._tail is not None:
+            with self._or_by_scanning():
+                return [*self._tail.ended, *self._index.last_ended(number)]
+        since = moment_text(datetime.now(UTC) - _RECENTLY)
+        return [*self.ended(Question(Filters(since=since), None, complete=False), None)]
 
     def _indexed(self, index: Index, tail: Tail, question: Question, limit: int | None) -> Iterator[Exchange]:
         recent = [exchange for exchange in tail.ended if question.means(exchange)]

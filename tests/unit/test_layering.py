@@ -29,6 +29,8 @@ CHAINS = [
     "core <- journal <- history <- incidents <- replay <- cli",
     "core <- journal <- history <- export <- fleet <- cli",
     "core <- journal <- history <- incidents <- quarantine <- follow <- service <- cli",
+    "core <- journal <- history <- export <- page <- cli",
+    "core <- journal <- history <- incidents <- page <- cli",
     "core <- load <- cli",
     "mock <- cli",
 ]

@@ -159,6 +159,29 @@ class Index:
             )
             return self._grouped(rows, groups.shown(name, self.words))
 
+    def histogram(self, wanted: Filters, width: int) -> list[tuple[int, str, int]] | None:
+        """How many of what is meant started in each span of so many microseconds, by outcome class: the span's
+        beginning, the class, the number. None where that takes more than the columns."""
+        asked = conditions.of(wanted, self.words)
+        with _reading():
+            if not asked.exact or self._deleted or self._rows(f"SELECT 1 FROM exchanges WHERE {_NOT_WHOLE} LIMIT 1"):
+                return None
+            terms, parameters = asked.span
+            rows = self._rows(
+                f"SELECT started / ? * ?, class, count(*) FROM exchanges WHERE {terms} AND {asked.sql} AND n <= ?"
+                " GROUP BY 1, 2",
+                *(width, width, *parameters, *asked.parameters, self._last),
+            )
+            return [(start, self.words[kind], count) for start, kind, count in rows]
+
+    def last_ended(self, number: int) -> list[Exchange]:
+        """What became final last, the last one first: rows come in that order."""
+        with _reading():
+            rows = self._rows(
+                f"SELECT {_COLUMNS} FROM exchanges WHERE n <= ? ORDER BY n DESC LIMIT ?", self._last, number
+            )
+            return [found.exchange for values in rows if (found := self._found(values)) is not None]
+
     def _grouped(self, rows: Iterable[Row], shown: Callable[[Any], str | None]) -> list[Group]:
         found: dict[Row, Group] = {}
         for key, outcome, status, grpc_status, duration, first_token, failed_attempts in rows:

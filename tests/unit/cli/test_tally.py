@@ -9,7 +9,7 @@ import pytest
 from support.commands import invoke, on_terminal
 from support.recorded import ESCAPE, Recording
 
-from extproc.cli.tally import KEYS, percentile
+from extproc.history.tally import KEYS, percentile
 
 
 @pytest.fixture

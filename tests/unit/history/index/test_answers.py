@@ -12,8 +12,9 @@ from support.journals import START_NS
 from support.kinds import History
 from support.thorough import THOROUGH
 
-from extproc.cli import tally, view
+from extproc.cli import view
 from extproc.core.record import timestamp
+from extproc.history import tally
 from extproc.history.answers import Answers
 from extproc.history.filters import Bounds, Filters, Param
 from extproc.history.index import store

@@ -8,7 +8,7 @@ import pytest
 from support import bulk
 from support.journals import START_NS
 
-from extproc.cli import tally
+from extproc.history import tally
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
 from extproc.history.index import check

@@ -1,0 +1,172 @@
+"""What `/api/v1` answers, where that is not what a command prints: described by types, from which come its schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from extproc.core.outcome import class_of
+from extproc.history import filters
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An exchange in a list. A field is null where nothing is known of it."""
+
+    id: str
+    started_at: str
+    ended_at: str | None
+    duration_ms: float | None
+    outcome: str | None
+    class_: str | None = msgspec.field(name="class")
+    status: int | None
+    method: str | None
+    path: str | None
+    model: str | None
+    upstream: str | None
+    cluster: str | None
+    client: str | None
+    key: str | None
+    tokens_in: int | None
+    tokens_out: int | None
+    ttft_ms: float | None
+
+
+class Exchanges(msgspec.Struct, frozen=True):
+    """A page of exchanges, the newest first: whole ones, or rows with `view=rows`."""
+
+    exchanges: list[Any]
+    next: str | None
+    """Give it as `before` for the page after this one; null where there is none."""
+
+
+class Bin(msgspec.Struct, frozen=True):
+    """A span of a histogram."""
+
+    at: str
+    classes: dict[str, int]
+    """How many exchanges started in it, by outcome class."""
+
+
+class Histogram(msgspec.Struct, frozen=True):
+    """How many exchanges started when. Spans without any are left out."""
+
+    seconds: int
+    """How long each span is."""
+    bins: list[Bin]
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """In milliseconds; null where there were none."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class Count(msgspec.Struct, frozen=True):
+    """Exchanges with something in common, which stands in a field of that name."""
+
+    exchanges: int
+    errors: int
+    classes: dict[str, int]
+    failed_attempts: int
+    duration_ms: Percentiles
+    ttft_ms: Percentiles
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """A request that may have caused an incident."""
+
+    exchange: str
+    rank: int
+    score: float
+    reasons: list[str]
+    latch: str | None
+    """An earlier request that may have made this one deadly."""
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """What befell a backend."""
+
+    id: str
+    class_: str = msgspec.field(name="class")
+    upstream: str
+    cluster: str | None
+    at: str
+    confidence: float
+    evidence: list[str]
+    verdict: str
+    """`suspects` or `no_request`."""
+    suspects: list[Suspect]
+    in_flight: list[str]
+    backend: dict[str, str | None]
+
+
+class EnvoyFile(msgspec.Struct, frozen=True):
+    """A file of the Envoy configuration that is live."""
+
+    name: str
+    changed_at: str
+    bytes: int
+
+
+class RareParameter(msgspec.Struct, frozen=True):
+    """A parameter of a request, and how many others have it so."""
+
+    name: str
+    """Its place in the request: `response_format.type`."""
+    kind: str
+    """What stands there; values that engines treat alike are one kind."""
+    count: int
+    share: float
+
+
+class Rare(msgspec.Struct, frozen=True):
+    """What is rare in a request, the rarest first, as far as the index has counted."""
+
+    of: int
+    """Requests for the same model."""
+    parameters: list[RareParameter]
+
+
+class About(msgspec.Struct, frozen=True):
+    """This page."""
+
+    version: str
+    directories: list[str]
+    redacted: bool
+    jaeger_url: str
+    who: str
+    """Whose token was used; empty where none is needed."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Why there is no answer."""
+
+    error: str
+
+
+def row(exchange: Mapping[str, Any]) -> Row:
+    """An exchange as a row."""
+    tokens_in, tokens_out = filters.tokens(exchange)
+    return Row(
+        id=str(exchange["id"]),
+        started_at=str(exchange["started_at"]),
+        ended_at=exchange.get("ended_at"),
+        duration_ms=exchange.get("duration_ms"),
+        outcome=exchange.get("outcome"),
+        class_=None if exchange.get("outcome") is None else str(class_of(exchange)),
+        status=exchange.get("status"),
+        method=exchange.get("method"),
+        path=exchange.get("path"),
+        model=filters.model(exchange) or None,
+        upstream=exchange.get("upstream"),
+        cluster=exchange.get("cluster"),
+        client=exchange.get("client"),
+        key=exchange.get("key"),
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        ttft_ms=(exchange.get("llm") or {}).get("ttft_ms"),
+    )
