@@ -342,7 +342,7 @@ def _messages(name: str, value: Sequence[Any], found: Atoms) -> None:
         for part in parts:
             text = part.get("text") if isinstance(part, dict) else part
             if isinstance(text, str):
-                placeholders += len(_PLACEHOLDER.findall(text))
+                placeholders += _placeholders(text)
                 _text(f"{name} text", text, found)
             elif not isinstance(part, dict):
                 found[f"{name} content {_kind(part)}"] = "there"
@@ -371,24 +371,42 @@ def _text(place: str, text: str, found: Atoms) -> None:
     found[f"{place} length"] = max(size, _magnitude(len(text)), key=lambda each: int(each[2:] or -1))
     if not text.strip():
         found[f"{place} emptiness"] = "empty" if not text else "blank"
-    if _PLACEHOLDER.search(text):
+    if _placeholders(text):
         found[f"{place} special token"] = "there"
     for odd in _oddities(text):
         found[f"{place} {odd}"] = "there"
 
 
+def _placeholders(text: str) -> int:
+    return len(_PLACEHOLDER.findall(text)) if "<" in text or "[" in text else 0
+
+
 def _oddities(text: str) -> set[str]:
     """What is unusual in a text's characters."""
     if text.isascii() and text.isprintable():
-        return {"a long word"} if re.search(r"\S{500}", text) else set()
+        return {"a long word"} if has_long_word(text) else set()
     odd = {f"{_ODD[kind]} characters" for kind in {unicodedata.category(each) for each in set(text)} if kind in _ODD}
     if set(text) & {"\n", "\r", "\t"} and not set(text) & _CONTROLS:
         odd.discard("control characters")
     if "\ufffd" in text:
         odd.add("replacement characters")
-    if re.search(r"\S{500}", text):
+    if has_long_word(text):
         odd.add("a long word")
     return odd
 
 
+def has_long_word(text: str) -> bool:
+    """Whether so many characters stand in it without a space between them. It is asked of every text that passes, so it
+    leaps from word to word."""
+    start = 0
+    while len(text) - start >= _LONG_WORD:
+        window = text[start : start + _LONG_WORD]
+        trailing = 0 if window[-1].isspace() else len(window.rsplit(None, 1)[-1])
+        if trailing == _LONG_WORD:
+            return True
+        start += _LONG_WORD - trailing
+    return False
+
+
+_LONG_WORD: Final = 500
 _CONTROLS: Final = {chr(code) for code in (*range(32), *range(127, 160))} - {"\n", "\r", "\t"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from typing import Any
 
@@ -138,3 +139,10 @@ def test_no_request_is_an_error(document: dict[str, Any]) -> None:
 def test_no_body_is_an_error(body: bytes) -> None:
     """JSON or not."""
     assert atoms.of("/", body, None, len(body))["size"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", " ", "\n", "\u2003", "\x1c", "  "]), st.integers(0, 700)), max_size=6))
+def test_a_long_word(words: list[tuple[str, int]]) -> None:
+    """Five hundred characters without a space, wherever they stand."""
+    text = "".join(space + "x" * length for space, length in words)
+    assert atoms.has_long_word(text) == (re.search(r"\S{500}", text) is not None)
