@@ -181,7 +181,8 @@ def command(
     and the verdict to stderr. Then the server has to answer a request that the journal knows to be good.
 
     Exit code 0: the answer is whole and of the class that was recorded, and the server is alive. 1: the request killed
-    the server, hung it or broke the answer, or the answer is of another class. 2: a credential is missing, and nothing
+    the server, hung it or broke the answer, or the answer is of another class: so does a recorded failure of the
+    backend that is answered well here, which says that it was not reproduced. 2: a credential is missing, and nothing
     was sent.
 
     An INCIDENT (see `extproc incidents`) is sent as it was: its requests in their order, with the times between them.

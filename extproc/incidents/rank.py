@@ -8,7 +8,8 @@ was never served weighs as much as new values are rare at its place: a seed is n
 `response_format` among a thousand requests tells much (the estimate of Good and Turing, with a floor for small
 samples). That no request is to blame is one of the answers (`NOBODY`), and has to be beaten.
 
-`WEIGHTS` is the one table of what counts how much. No rule names a request that has killed.
+`FEATURES` is the one table of what counts how much, `WEIGHTS` that of the places. No rule names a request that has
+killed.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ RECENT: Final = (0.7, 2.5)
 """How much of the surprise that it came just then counts, and at most how much."""
 CANCEL: Final = (0.7, 4.0)
 """The same of a cancel, of which most are harmless."""
+CANCEL_COMMON: Final = 1.0
+"""What any cancel has less."""
 
 WEIGHTS: Final = (
     (r"user|metadata|seed|store|request_id|cache_salt|safety_identifier|prompt_cache_key", 0.1, "a label"),
@@ -76,10 +79,30 @@ WEIGHTS: Final = (
     (r".*\.(name|description|title|id)", 0.4, "a name"),
     (r"(messages|prompt|input|system|contents).*(characters|word|token|emptiness)", 0.7, "the text's characters"),
     (r"path|model", 0.8, "the endpoint, the adapter"),
-    (r"combination of parameters", 1.0, "the parameters together, their values apart: see `Past.commonness`"),
+    (r"combination of parameters", 1.0, "the parameters together, their values apart"),
     (r".*", 1.0, "a parameter"),
 )
 """Of each kind of place (the first that fits the whole name): how much a value that is new there counts."""
+
+FEATURES: Final = (
+    ("a value that was never served", "ln(N + 1), less what is usual", "N lived without it; of a seed, little"),
+    ("the same, a second, third ... parameter", "x 0.4, 0.16 ...", "parameters come together"),
+    ("the same, on which engines stumble", f"+{STUMBLE:g}", "empty, null, false, negative, invalid: not on purpose"),
+    ("the same, far beyond all sizes that were served", f"x {_FAR:g}", "an engine's limits are met there"),
+    ("the same, but for some here in the last minute", f"x {LATCHED:g}", "the first of a pair is no precedent"),
+    ("parameters that were never served together", f"up to +{COMBINATION:g}", "each of them was"),
+    ("it came just before", f"up to +{RECENT[1]:g}", "the more, the fewer come"),
+    ("the first of those that waited", f"+{HEAD_OF_QUEUE:g}", "what an engine takes next"),
+    ("the very same request waited at another death", f"+{SAME_BODY_DIED:g}", "a client's retry carries it on"),
+    ("one of the same rare shape was at another death", f"up to +{OTHER_DEATH:g} for each", "less for usual shapes"),
+    ("its client left just before", f"up to +{CANCEL[1] - CANCEL_COMMON:g}", "the more, the fewer leave"),
+    ("it had tokens", f"{TOKEN:g}", "the engine lived with it for a while"),
+    ("it had ended well", f"{TOKEN + ENDED_WELL:g}", "the same, and it was over"),
+    ("nothing unusual, and one of its shape was served", f"{TWIN:g}", "the engine lived with such"),
+    ("the very same request was served at another time", f"{SAME_BODY_SERVED:g}", "the same, more so"),
+    ("an answer in one piece, for longer than others wait", f"{WORKED_ON:g}", "it was worked on"),
+)  # fmt: skip
+"""What counts for or against a request: what, how much in logarithms of likelihood ratios, and why."""
 _WEIGHTS: Final = tuple((re.compile(pattern), weight) for pattern, weight, _ in WEIGHTS)
 _STUMBLES: Final = re.compile(
     r"null|false|0|-1|negative|below.*|empty.*|not finite|blank|.* or more|no valid.*|too deep|deep|twice|none"
@@ -368,7 +391,7 @@ class _Judge:
             assert each.ended is not None
             factor, most = CANCEL
             surprise = -math.log(min(1.0, self._cancels * max(at - each.ended, 0.1)))
-            return min(factor * surprise, most) - 1, [f"its client left {at - each.ended:.2f} s before"]
+            return min(factor * surprise, most) - CANCEL_COMMON, [f"its client left {at - each.ended:.2f} s before"]
         if over:
             assert each.ended is not None
             if each.end is End.GOOD:
@@ -435,6 +458,12 @@ def asked(each: Flight) -> Mapping[str, str]:
     """A request's atoms, with the combination of its parameters, and its model, as two more."""
     extra = {_COMBINATION: each.fingerprint} if each.fingerprint else {}
     return {**(each.atoms or {}), **extra, **({"model": f'"{each.model}"'} if each.model else {})}
+
+
+def tables() -> tuple[list[str], list[str]]:
+    """`FEATURES` and `WEIGHTS` as docs/forensics.md has them."""
+    features = [f"| {what} | {weight} | {why} |" for what, weight, why in FEATURES]
+    return features, [f"| {what} | {weight:g} |" for _, weight, what in WEIGHTS]
 
 
 def is_structured(each: Flight) -> bool:

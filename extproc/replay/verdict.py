@@ -21,6 +21,7 @@ class Kind(Enum):
 
     AS_RECORDED = "as_recorded"
     OTHER_ANSWER = "other_answer"
+    """Of another class; where the recorded one was the backend's failure: it was not met again."""
     BROKE = "broke"
     """The server lives, and its answer did not come to a good end."""
     HUNG = "hung"
@@ -62,6 +63,10 @@ def judge(exchange: Mapping[str, Any], answers: Sequence[Answer], state: State) 
     alive = f"the target is alive ({state.text})"
     if wrong is None:
         return Verdict(Kind.AS_RECORDED, f"{shown}, recorded {was}; {alive}")
+    if wrong.kind == "ok" and expected == "upstream":
+        return Verdict(
+            Kind.OTHER_ANSWER, f"not reproduced: answered well ({shown}), recorded {expected} ({was}); {alive}"
+        )
     if wrong.whole and expected is not None:
         text = f"another class of answer: {wrong.kind} ({shown}), recorded {expected} ({was}); {alive}"
         return Verdict(Kind.OTHER_ANSWER, text)

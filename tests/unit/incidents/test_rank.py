@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -264,3 +265,9 @@ def test_scores_are_shares_of_one() -> None:
 def test_every_place_has_a_weight() -> None:
     """The table ends with what fits all."""
     assert rank.WEIGHTS[-1][0] == ".*"
+
+
+def test_the_weights_in_the_document_are_those_of_the_code(checkout: Path) -> None:
+    """Line by line, as `rank.tables` gives them."""
+    lines = (checkout / "docs" / "forensics.md").read_text().splitlines()
+    assert [line for table in rank.tables() for line in table if line not in lines] == []

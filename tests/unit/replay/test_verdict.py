@@ -61,3 +61,10 @@ def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kin
     assert verdict.kind is kind
     assert verdict.fine is (kind is Kind.AS_RECORDED)
     assert "why" in verdict.text
+
+
+@pytest.mark.parametrize("recorded", ["frame", "500"])
+def test_a_failure_that_is_not_met_again_is_told_as_such(recorded: str) -> None:
+    """One that was only near when the backend died is answered well elsewhere: no fault of the server's there."""
+    verdict = judge(RECORDED[recorded], [OK], State(Life.ALIVE, "why"))
+    assert verdict.text.startswith("not reproduced: answered well (ok 200), recorded upstream")
