@@ -27,8 +27,9 @@ from extproc.incidents.evidence import End, Flight
 NOBODY: Final = 0.35
 """How likely it is beforehand that no request is to blame: processes are stopped, killed and moved."""
 MOST: Final = 20
-_ACCUSED: Final = 2.9
-"""A suspect needs at least so much of its own."""
+_ACCUSED: Final = (2.2, 2.9)
+"""A suspect needs at least so much of its own: the second where thousands were served, since rare coincidences are many
+there, the first where a hundred or fewer were."""
 _BEFORE_SECONDS: Final = 3.0
 """What ended within this time before may have left something behind."""
 _FLOOR: Final = 0.5
@@ -134,13 +135,15 @@ class Ranking:
 
     suspects: tuple[Suspect, ...]
     nobody: float
+    needed: float = _ACCUSED[1]
+    """What a suspect's weight must be at least."""
 
     @property
     def accused(self) -> bool:
         """Whether there is somebody to suspect."""
         if not self.suspects:
             return False
-        return self.nobody < 0.5 and any(suspect.weight >= _ACCUSED for suspect in self.suspects[:3])
+        return self.nobody < 0.5 and any(suspect.weight >= self.needed for suspect in self.suspects[:3])
 
 
 class Base:
@@ -275,7 +278,9 @@ def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Seq
         for flight, weight, reasons, latch in judged
     ]
     suspects.sort(key=lambda each: (-each.weight, each.flight.started, each.flight.id))
-    return Ranking(tuple(suspects[:MOST]), round(NOBODY / total, 3))
+    few, many = _ACCUSED
+    needed = few + (many - few) * min(max(math.log10(past.everything.total + 1) - 2, 0.0), 1.0)
+    return Ranking(tuple(suspects[:MOST]), round(NOBODY / total, 3), needed)
 
 
 def _just_before(each: Flight, at: float) -> bool:
