@@ -130,7 +130,7 @@ power-cuts: $(DEVELOPMENT) $(PACKAGE)
 
 thorough: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_THOROUGH=1 $(TEST_LONG) -n 2 tests/unit/history/index tests/unit/journal/test_recovery.py \
-		tests/unit/cli/test_follow.py tests/e2e/test_live_edits.py
+		tests/unit/cli/test_follow.py tests/unit/envoy/check tests/e2e/test_live_edits.py
 
 fuzz: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PROFILE=fuzz $(TEST_LONG) tests/unit/core tests/unit/cli/test_output.py
