@@ -250,7 +250,7 @@ def _pods(manifest: Manifest) -> Iterator[Manifest]:
     if manifest["kind"] == "StatefulSet":
         yield manifest["spec"]["template"]["spec"]
     elif manifest["kind"] == "EnvoyProxy":
-        yield manifest["spec"]["provider"]["kubernetes"]
+        yield manifest["spec"]["provider"]["kubernetes"]["envoyDeployment"]
 
 
 def _containers(manifests: list[Manifest]) -> Iterator[Manifest]:
