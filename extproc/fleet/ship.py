@@ -87,8 +87,9 @@ class Shipper:
         self._left: list[_Waiting] = []
         table.require()
 
-    def round(self) -> Done:
-        """Ship what is closed, oldest first. Raises JournalError where another process is at it."""
+    def round(self, *, last: bool = False) -> Done:
+        """Ship what is closed, oldest first. `last`: nothing more will come to it. Raises JournalError where another
+        process is at it."""
         done = Done()
         with Ledger.held(self._directory, _LOCK_SECONDS) as ledger:
             self._compress(done)
@@ -96,10 +97,10 @@ class Shipper:
             ledger.forget({name.stem for name in self._names()})
             try:
                 machine = host.name_of(self._directory)
-                for batch in _batches(self._settled(waiting), TOGETHER):
+                for batch in _batches(self._settled(waiting, last=last), TOGETHER):
                     self._ship(batch, machine, ledger, done)
                     self._left = self._waiting(ledger)
-                    if self._stopping():
+                    if self._stopping() and not last:
                         break
             except (BucketError, OSError) as error:
                 done.failures += 1
@@ -142,8 +143,8 @@ class Shipper:
                 found.append(_Waiting(name, status.st_size, status.st_mtime))
         return sorted(found, key=lambda each: (each.changed_at, each.name))
 
-    def _settled(self, waiting: Sequence[_Waiting]) -> list[Name]:
-        running = lock.is_locked(self._directory)
+    def _settled(self, waiting: Sequence[_Waiting], *, last: bool) -> list[Name]:
+        running = not last and lock.is_locked(self._directory)
         before = self._clock() - SETTLED_SECONDS
         return [
             each.name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,13 @@ import pytest
 from support import buckets, bulk
 from support.buckets import S3, Proxy
 from support.commands import PROGRAM
+from support.stack import RunningStack, eventually
 
+from extproc.fleet import view
 from extproc.fleet.bucket import Bucket
 from extproc.fleet.ship import Shipper
-from extproc.history import reader
+from extproc.fleet.span import EVERYTHING
+from extproc.history import bodies, reader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -113,6 +118,33 @@ def test_a_store_that_is_away_is_lag_and_one_line(s3: S3, data: Path) -> None:
             process.terminate()
             process.communicate()
     assert shipped(bucket) == local(data) != {}
+
+
+def test_a_stack_ships_its_last_segment_as_it_ends(s3: S3, tmp_path: Path) -> None:
+    """`ship_to` is enough: what passed the real Envoy is in the bucket, large bodies too, when the stack has ended."""
+    bucket = s3.bucket()
+    small = {"model": "demo", "messages": [{"role": "user", "content": "short"}]}
+    large = {"model": "demo", "messages": [{"role": "user", "content": "long " * 20_000}]}
+    settings = {**buckets.ENVIRONMENT, "AWS_ENDPOINT_URL": s3.endpoint, "ship_to": bucket.url}
+    with RunningStack(tmp_path / "stack", **settings) as stack:
+        for body in (small, large):
+            content = json.dumps(body).encode()
+            headers = {"content-type": "application/json"}
+            asked = urllib.request.Request(f"{stack.url}/v1/chat/completions", content, headers)
+            with urllib.request.urlopen(asked) as answer:
+                answer.read()
+        scraped = f"{stack.admin}/metrics"
+        eventually(lambda: "extproc_ship_up 1.0" in urllib.request.urlopen(scraped).read().decode(), "the shipper")
+        assert stack.stop() == 0
+    here = list(reader.exchanges([stack.data_dir]))
+    assert len(here) == 2
+    with view.opened(bucket, EVERYTHING, bodies=True, cache=tmp_path / "cache") as directories:
+        there = list(reader.exchanges(directories))
+        assert [dict(each) for each in there] == [dict(each) for each in here]
+        for direction in ("request", "response"):
+            assert [bodies.whole(each, direction) for each in there] == [bodies.whole(each, direction) for each in here]
+    assert json.dumps(large).encode() in [bodies.whole(each, "request") for each in here]
+    assert len(list(bucket.objects("v1/bodies"))) == 1
 
 
 def test_an_engine_counts_what_the_hosts_count(s3: S3, data: Path, tmp_path: Path) -> None:

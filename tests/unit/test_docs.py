@@ -23,7 +23,8 @@ from extproc.telemetry.metrics import Metrics
 @pytest.fixture
 def families(tmp_path: Path) -> set[tuple[str, str]]:
     """Every metric that there is, as it is written down: its name and its type."""
-    live = Exposition(tmp_path, None, Workers(Config(data_dir=tmp_path)), FollowerProcess(Config()))
+    follower, shipper = FollowerProcess(Config()), FollowerProcess(Config(), name="shipper")
+    live = Exposition(tmp_path, None, Workers(Config(data_dir=tmp_path)), follower, shipper)
     text = Metrics((), {}).text() + asyncio.run(live.text())
     found = [each for each in text_string_to_metric_families(text.decode()) if not each.name.endswith("_created")]
     return {(f"{each.name}_total" if each.type == "counter" else each.name, each.type) for each in found}

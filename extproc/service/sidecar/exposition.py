@@ -27,11 +27,19 @@ _STATES = {OPEN: "open", CLOSED: "closed", COMPRESSED: "compressed"}
 class Exposition:
     """All workers as one, the follower, and the journal's directory, asked when somebody scrapes."""
 
-    def __init__(self, data_dir: Path, floor_bytes: int | None, workers: Workers, follower: FollowerProcess) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        floor_bytes: int | None,
+        workers: Workers,
+        follower: FollowerProcess,
+        shipper: FollowerProcess | None = None,
+    ) -> None:
         self._data_dir = data_dir
         self._floor_bytes = floor_bytes
         self._workers = workers
         self._follower = follower
+        self._shipper = shipper
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._listing = Listing(data_dir)
@@ -66,6 +74,8 @@ class Exposition:
         yield from self._of_workers(self._workers.figures())
         yield from self._of_processes()
         yield from self._of_the_journal()
+        if self._shipper is not None:
+            yield from _of_shipping(self._shipper)
 
     def _of_workers(self, figures: Figures) -> Iterator[Metric]:
         yield _gauge("extproc_exchanges_in_flight", "Exchanges that have begun and not ended.", figures.in_flight)
@@ -135,6 +145,16 @@ class Exposition:
         free, floor = directory.space(self._data_dir, self._floor_bytes)
         yield _gauge("extproc_journal_free_bytes", "Free bytes of the journal's file system.", free)
         yield _gauge("extproc_journal_free_floor_bytes", "With fewer the journal counts as full.", floor)
+
+
+def _of_shipping(shipper: FollowerProcess) -> Iterator[Metric]:
+    state = shipper.state
+    yield _gauge("extproc_ship_up", "1 while the process that ships to the bucket runs.", int(shipper.up))
+    lag = shipper.lag_seconds or 0.0
+    yield _gauge("extproc_ship_lag_seconds", "Age of the oldest closed segment that is not in the bucket.", lag)
+    yield _gauge("extproc_ship_behind_bytes", "Size of all such segments.", state.get("behind_bytes", 0))
+    yield _counter("extproc_ship_objects", "Objects that were made in the bucket.", state.get("objects", 0))
+    yield _counter("extproc_ship_failures", "Rounds that a bucket cut short, and conflicts.", state.get("failures", 0))
 
 
 def _size(path: Path) -> int:

@@ -1,11 +1,11 @@
-"""The follower's process, kept going by the supervisor. Traffic never depends on it.
+"""The follower's process, or the shipper's, kept going by the supervisor. Traffic never depends on them.
 
     follower = FollowerProcess(config)
     await follower.start()       # returns at once; it is started again whenever it ends
     text = await follower.metrics()
     await follower.stop()        # after the workers, so that it sees their last records
 
-`extproc/follow/process.py` has the protocol.
+`extproc/follow/process.py` has the protocol; `extproc/fleet/process.py` speaks it but for the metrics.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from extproc.processes.child import Child
 log = logging.getLogger("extproc.service")
 
 PROGRAM: Final = (sys.executable, "-m", "extproc.follow.process")
+SHIPPER: Final = (sys.executable, "-m", "extproc.fleet.process")
 STOP_SECONDS: Final = 7.0
 METRICS_SECONDS: Final = 3.0
 BACK_OFF_SECONDS: Final = (0.5, 1.0, 5.0, 15.0)
@@ -33,12 +34,13 @@ SILENT_SECONDS: Final = 5.0
 class FollowerProcess:
     """One process after another."""
 
-    def __init__(self, config: Config, program: tuple[str, ...] = PROGRAM) -> None:
+    def __init__(self, config: Config, program: tuple[str, ...] = PROGRAM, *, name: str = "follower") -> None:
         self.restarts = 0
         self.state: dict[str, Any] = {}
         """What it has said of itself last."""
         self._ready = False
         self._heard_at = 0.0
+        self._name = name
         self._config = config
         self._program = program
         self._child: Child | None = None
@@ -71,7 +73,7 @@ class FollowerProcess:
 
     def readiness(self) -> dict[str, Any]:
         """Its part of /readyz, which informs and does not decide."""
-        return {"follower": {"up": self.up, "lag_seconds": self.lag_seconds}}
+        return {self._name: {"up": self.up, "lag_seconds": self.lag_seconds}}
 
     async def start(self) -> None:
         self._keeper = asyncio.create_task(self._keep())
@@ -110,7 +112,7 @@ class FollowerProcess:
                 return
             failures = 0 if self.state else failures + 1
             pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
-            log.warning("the follower %s; starting it again in %g s", why, pause)
+            log.warning("the %s %s; starting it again in %g s", self._name, why, pause)
             self.restarts += 1
             self.state = {}
             await asyncio.sleep(pause)

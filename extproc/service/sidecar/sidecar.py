@@ -9,7 +9,7 @@ from extproc.config import Config, host_and_port, in_url, near_host
 from extproc.service.sidecar import ports
 from extproc.service.sidecar.admin import Admin
 from extproc.service.sidecar.exposition import Exposition
-from extproc.service.sidecar.follower import FollowerProcess
+from extproc.service.sidecar.follower import SHIPPER, FollowerProcess
 from extproc.service.sidecar.ports import Port
 from extproc.service.sidecar.workers import Say, Workers, to_the_log
 
@@ -21,8 +21,11 @@ class Sidecar:
         self._config = config
         self.workers = Workers(config, say)
         self.follower = FollowerProcess(config)
+        self.shipper = None if config.ship_to is None else FollowerProcess(config, SHIPPER, name="shipper")
         self.admin_port = 0
-        exposition = Exposition(config.data_dir, config.free_space_floor_bytes, self.workers, self.follower)
+        exposition = Exposition(
+            config.data_dir, config.free_space_floor_bytes, self.workers, self.follower, self.shipper
+        )
         self._admin = Admin(config.admin_host, config.admin_port, self._readiness, exposition.text)
 
     def reserve(self, others: Sequence[Port] = ()) -> None:
@@ -46,6 +49,8 @@ class Sidecar:
         self.admin_port = await self._admin.start()
         await self.workers.start()
         await self.follower.start()
+        if self.shipper is not None:
+            await self.shipper.start()
 
     @property
     def admin_url(self) -> str:
@@ -60,6 +65,8 @@ class Sidecar:
         """Stop all parts. `hurry` ends the waiting for exchanges that run."""
         await self.workers.stop()
         await self.follower.stop()
+        if self.shipper is not None:
+            await self.shipper.stop()
         await self._admin.stop()
 
     async def hurry(self) -> None:
@@ -68,4 +75,5 @@ class Sidecar:
 
     def _readiness(self) -> tuple[bool, dict[str, Any]]:
         ready, parts = self.workers.readiness()
-        return ready, parts | self.follower.readiness()
+        shipping = {} if self.shipper is None else self.shipper.readiness()
+        return ready, parts | self.follower.readiness() | shipping

@@ -1,0 +1,52 @@
+"""Shipping as a process beside the sidecar."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from support.journals import START_NS, append, journal, request, response
+
+from extproc.config import Config
+from extproc.fleet.bucket import Bucket, directory_url
+from extproc.journal.lock import lock_directory
+from extproc.service.sidecar.follower import SHIPPER
+
+
+@pytest.mark.parametrize("end", ["signal", "input"])
+def test_a_last_round_ships_what_was_closed_just_now(tmp_path: Path, end: str) -> None:
+    """The supervisor still holds the directory then, and nothing more will come."""
+    data, url = tmp_path / "data", directory_url(tmp_path / "bucket")
+    data.mkdir(mode=0o700)
+    config = Config(data_dir=data, ship_to=url)
+    started = subprocess.Popen([*SHIPPER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with lock_directory(data), started as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(config.to_json() + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "ready\n"
+        with journal(data, clock=lambda: START_NS) as writer:
+            append(writer, request(1), response(1))
+        if end == "signal":
+            process.send_signal(signal.SIGTERM)
+            said = process.stdout.read()
+            process.stdin.close()
+        else:
+            process.stdin.close()
+            said = process.stdout.read()
+        assert process.wait() == 0
+    assert len(list(Bucket.open(url).objects("v1/raw"))) == 1
+    state = json.loads(said.splitlines()[-1].removeprefix("state "))
+    assert state.keys() == {"lag_seconds", "behind_bytes", "objects", "failures"}
+
+
+def test_a_bucket_that_is_none_is_said(tmp_path: Path) -> None:
+    """And ends the process, which is started again, with pauses."""
+    config = Config(data_dir=tmp_path, ship_to="ftp://nowhere")
+    done = subprocess.run([*SHIPPER], input=config.to_json() + "\n", capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("failed ConfigError ftp://nowhere: expected s3://")
