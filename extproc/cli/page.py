@@ -28,12 +28,14 @@ NICENESS: Final = 10
 @click.option("--port", "page_port", metavar="PORT", help="Its port. 0: any free one. [default: 9465]")
 @click.option("--host", "page_host", metavar="HOST", help="Its address. [default: 127.0.0.1]")
 @click.option("--token-file", "page_token_file", metavar="FILE", help="Lines of NAME:TOKEN: who may read.")
+@click.option("--jaeger-url", hidden=True)
 @click.option("--redact", is_flag=True, help="Show shapes and sizes instead of texts.")
 @options.journal_directories
 def command(
     page_port: str | None,
     page_host: str | None,
     page_token_file: str | None,
+    jaeger_url: str | None,
     redact: bool,
     data_dirs: Sequence[Path],
     config_path: Path | None,
@@ -51,6 +53,7 @@ def command(
       extproc page --redact
     """
     given = {"page_port": page_port, "page_host": page_host, "page_token_file": page_token_file}
+    given["jaeger_url"] = jaeger_url
     settings = config.load(config_path, overrides=given)
     directories = options.existing(data_dirs, config_path)
     try:
@@ -68,7 +71,7 @@ def command(
     try:
         asyncio.run(_run(Settings(directories, host, port, known, redact, settings.jaeger_url)))
     except OSError as error:
-        raise StackError(f"page cannot listen on {in_url(host)}:{port}: {error.strerror}") from None
+        raise StackError(f"page cannot listen on {in_url(host)}:{port}: {os.strerror(error.errno or 0)}") from error
 
 
 async def _run(settings: Settings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from extproc import config, logs
 from extproc.cli import options, output
 from extproc.config import Config
-from extproc.processes import notify, signals
+from extproc.processes import notify, page, signals
 from extproc.service.sidecar.sidecar import Sidecar
 
 log = logging.getLogger("extproc.cli")
@@ -31,7 +32,8 @@ async def run(settings: Config) -> None:
             log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
             log.info("times of day without an offset are in %s", time.strftime("%Z (UTC%z)"))
             notify.tell("READY=1")
-            async with notify.watched():
+            beside = page.beside(settings, log.warning, log.info)
+            async with notify.watched(), beside if settings.page == "on" else contextlib.nullcontext():
                 await ending.unless(sidecar.wait())
     finally:
         notify.tell("STOPPING=1")

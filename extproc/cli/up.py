@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import click
 from extproc import config, logs, shell
 from extproc.cli import options, output
 from extproc.config import Config
-from extproc.processes import signals
+from extproc.processes import page, signals
 from extproc.up.stack import Stack
 
 log = logging.getLogger("extproc.cli")
@@ -46,7 +47,9 @@ async def _work(stack: Stack, settings: Config) -> None:
     if stack.open_to:
         keep = "the address of the listener in envoy.yaml can keep it to this one"
         output.announce(f"open  to other machines too, on {stack.open_to}; {keep}")
-    await stack.wait()
+    beside = page.beside(settings, log.warning, output.announce)
+    async with beside if settings.page != "off" else contextlib.nullcontext():
+        await stack.wait()
 
 
 @click.command
@@ -59,6 +62,7 @@ async def _work(stack: Stack, settings: Config) -> None:
 @click.option("--workers", metavar="N", help="Worker processes of the sidecar. [default: 1]")
 @click.option("--otlp", metavar="URL", help="OTLP/gRPC collector for spans. [default: OTEL_EXPORTER_OTLP_ENDPOINT]")
 @options.index_setting
+@click.option("--page-port", metavar="PORT", help="Port of the page, on loopback. [default: 9465]")
 @click.option("--envoy-dir", metavar="DIR", help="Envoy's configuration. [default: envoy, else the shipped one]")
 @click.option("--envoy-concurrency", metavar="N", help="Envoy's threads. [default: one for each core]")
 def command(config_path: Path | None, **overrides: str | tuple[str, ...] | None) -> None:

@@ -108,7 +108,7 @@ def test_what_it_prints_works(tmp_path: Path, listens: str, reached: str, is_ope
         tmp_path / "envoy", files.BOOTSTRAP, "{address: 0.0.0.0, port", f"{{address: {listens}, port"
     )
     command = [*PROGRAM, "up", *FREE_PORTS, *FAST, "--envoy-dir", str(directory)]
-    env = {**os.environ, "EXTPROC_ADMIN_HOST": "::1"}
+    env = {**os.environ, "EXTPROC_ADMIN_HOST": "::1", "EXTPROC_PAGE": "off"}
     with (tmp_path / "stderr").open("wb") as stderr:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True, env=env)
     with process:

@@ -201,7 +201,18 @@ def test_before_the_first_pod(tmp_path: Path, pods: Pods) -> None:
     with NameServer({}) as names:
         directory = copied(case.recipe, tmp_path / "envoy", {}, case.asking(names, pods))
         arguments = ("--envoy-dir", directory, "--data-dir", tmp_path / "data", "--port", str(port))
-        with Part(tmp_path, "up", *PROGRAM, "up", *arguments, "--admin-port", "0", "--envoy-admin-port", "0") as up:
+        with Part(
+            tmp_path,
+            "up",
+            *PROGRAM,
+            "up",
+            *arguments,
+            "--admin-port",
+            "0",
+            "--envoy-admin-port",
+            "0",
+            EXTPROC_PAGE="off",
+        ) as up:
             up.wait_for("still waiting: the backends' names cannot be resolved")
             with Client(port) as client:
                 answer = client.chat()

@@ -66,7 +66,7 @@ class RunningStack:
         self.data_dir = directory / "data"
         self._arguments = [str(argument) for argument in arguments]
         names = {name: name if name.isupper() else f"EXTPROC_{name.upper()}" for name in settings}
-        self._env = {names[name]: str(value) for name, value in settings.items()}
+        self._env = {"EXTPROC_PAGE": "off"} | {names[name]: str(value) for name, value in settings.items()}
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
