@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from extproc.cli import options, output, view
-from extproc.incidents import incident, indexed, recent, report
+from extproc.errors import ConfigError
+from extproc.incidents import html, incident, indexed, recent, report
 from extproc.incidents.incident import Incident
 
 _COLUMNS = (
@@ -28,12 +29,14 @@ _COLUMNS = (
 @click.argument("id", required=False, metavar="[ID|last]")
 @click.option("--since", type=options.Moment(), metavar="TIME", help="Only incidents at or after this time.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--html", "target", type=click.Path(path_type=Path), metavar="FILE", help="One HTML file, to send.")
 @click.option("--redact", is_flag=True, help="Leave out the values that a request alone had, for others to read.")
 @options.journal_or_bucket
 def command(
     id: str | None,
     since: datetime | None,
     as_json: bool,
+    target: Path | None,
     redact: bool,
     data_dirs: Sequence[Path],
     config_path: Path | None,
@@ -48,6 +51,7 @@ def command(
     Examples:
       extproc incidents
       extproc incidents last
+      extproc incidents last --redact --html incident.html
       extproc incidents --since 24h --json | jq -r '.suspects[0].exchange'
     """
     directories = options.existing(data_dirs, config_path)
@@ -60,7 +64,9 @@ def command(
         found = [each.redacted() for each in found]
     if id is not None:
         found = [incident.named(found, id)]
-    if as_json:
+    if target is not None:
+        _write(target, html.document(found, view.local_time, options.jaeger_url(config_path)))
+    elif as_json:
         for each in found:
             sys.stdout.write(output.json_line(each.fields()) + "\n")
     elif id is not None:
@@ -68,6 +74,13 @@ def command(
             sys.stdout.write(output.escape(line) + "\n")
     elif not output.table(_COLUMNS, map(_row, found)):
         click.echo("no incident", err=True)
+
+
+def _write(target: Path, text: str) -> None:
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{target}: {error.strerror}") from error
 
 
 def _row(each: Incident) -> output.Row:

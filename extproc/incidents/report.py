@@ -18,7 +18,7 @@ WORDS: Final = {
 }
 _CHART: Final = 48
 _MOST_BARS: Final = 40
-_MOST_SUSPECTS: Final = 5
+MOST_SUSPECTS: Final = 5
 _LINES: Final = ((0.95, "almost certain"), (0.8, "likely"), (0.6, "probable"), (0.0, "possible"))
 
 
@@ -30,10 +30,8 @@ def sure(confidence: float) -> str:
 def page(incident: Incident, local_time: Callable[[str], str], trace_url: str | None = None) -> Iterator[str]:
     """The page, line by line. `local_time` writes a moment as its reader has it; nothing is escaped."""
     sighting = incident.sighting
-    backend = f"{sighting.upstream} ({sighting.cluster})" if sighting.cluster else sighting.upstream
-    engine = f", {sighting.engine.name} by its message" if sighting.engine else ""
     yield f"{incident.id}   {incident.kind.value}   {sure(sighting.confidence)} ({sighting.confidence:.2f})"
-    yield f"At {local_time(incident.at)} the backend {backend}{engine} {WORDS[incident.kind]}."
+    yield headline(incident, local_time)
     yield ""
     yield "What was seen"
     yield from (f"  {line}" for line in incident.evidence)
@@ -44,24 +42,33 @@ def page(incident: Incident, local_time: Callable[[str], str], trace_url: str | 
     yield from chart(incident)
     yield ""
     yield "Next"
-    yield from _next(incident, trace_url)
+    yield from next_steps(incident, trace_url)
+
+
+def headline(incident: Incident, local_time: Callable[[str], str]) -> str:
+    """What befell which backend, and when, in a sentence."""
+    sighting = incident.sighting
+    backend = f"{sighting.upstream} ({sighting.cluster})" if sighting.cluster else sighting.upstream
+    engine = f", {sighting.engine.name} by its message" if sighting.engine else ""
+    return f"At {local_time(incident.at)} the backend {backend}{engine} {WORDS[incident.kind]}."
 
 
 def _who(incident: Incident) -> Iterator[str]:
     if incident.verdict == "no_request":
         yield "No request is to blame"
-        yield f"  {_why_nobody(incident)}"
+        yield f"  {why_nobody(incident)}"
         return
     yield f"Suspects (that none of them did it: {incident.ranking.nobody:.2f})"
     count = len(incident.in_flight)
-    for rank, suspect in enumerate(incident.suspects[:_MOST_SUSPECTS], 1):
+    for rank, suspect in enumerate(incident.suspects[:MOST_SUSPECTS], 1):
         yield f"  {rank} of {count}  {suspect.score:.2f}  {suspect.flight.id}"
         yield from (f"      {reason}" for reason in suspect.reasons)
         if suspect.latch is not None:
             yield f"      the earlier one: {suspect.latch.id}"
 
 
-def _why_nobody(incident: Incident) -> str:
+def why_nobody(incident: Incident) -> str:
+    """Why no request is accused."""
     if incident.kind is Class.BROKEN_FROM_START:
         return "it broke all that came, whatever that asked for: look at how it is started"
     waiting = sum(each.token is None or each.token > incident.sighting.at for each in incident.in_flight)
@@ -71,22 +78,36 @@ def _why_nobody(incident: Incident) -> str:
     )
 
 
+def window(incident: Incident) -> tuple[float, float] | None:
+    """From when to when a chart shows who was in flight; None: nobody was."""
+    if not incident.in_flight:
+        return None
+    at = incident.sighting.at
+    first = max(min(each.started for each in incident.in_flight), at - 120)
+    return first, max(at + 0.001, min(incident.sighting.until, at + max(at - first, 1)))
+
+
+def bars(incident: Incident) -> tuple[list[Flight], int]:
+    """Whom a chart shows, oldest first, the suspects among them; and how many it leaves out."""
+    named = {each.flight.id for each in incident.suspects[:MOST_SUSPECTS]}
+    shown = sorted(incident.in_flight, key=lambda each: (each.id not in named, each.started))[:_MOST_BARS]
+    return sorted(shown, key=lambda each: each.started), len(incident.in_flight) - len(shown)
+
+
 def chart(incident: Incident) -> Iterator[str]:
     """Who ran when, as bars: `.` waiting, `=` giving tokens, `|` the moment."""
-    flights = incident.in_flight
-    if not flights:
+    found = window(incident)
+    if found is None:
         return
-    at = incident.sighting.at
-    first = max(min(each.started for each in flights), at - 120)
-    last = max(at + 0.001, min(incident.sighting.until, at + max(at - first, 1)))
+    at, (first, last) = incident.sighting.at, found
     step = (last - first) / _CHART
-    named = {each.flight.id: rank for rank, each in enumerate(incident.suspects[:_MOST_SUSPECTS], 1)}
-    shown = sorted(flights, key=lambda each: (each.id not in named, each.started))[:_MOST_BARS]
-    for each in sorted(shown, key=lambda each: each.started):
+    named = {each.flight.id: rank for rank, each in enumerate(incident.suspects[:MOST_SUSPECTS], 1)}
+    shown, hidden = bars(incident)
+    for each in shown:
         mark = f"{named[each.id]}>" if each.id in named else "  "
         yield f"  {mark} {each.id[-12:]} {_bar(each, first, step, at)} {_end(each)}"
-    if len(flights) > len(shown):
-        yield f"     and {len(flights) - len(shown)} more"
+    if hidden:
+        yield f"     and {hidden} more"
     yield f"     {'':12} {-(at - first):+.1f} s before to {last - at:+.1f} s after"
 
 
@@ -107,7 +128,8 @@ def _end(each: Flight) -> str:
     return "in flight" if each.end is End.RUNNING else f"{each.outcome} {each.status or ''}".rstrip()
 
 
-def _next(incident: Incident, trace_url: str | None) -> Iterator[str]:
+def next_steps(incident: Incident, trace_url: str | None) -> Iterator[str]:
+    """What to run next, a line each."""
     suspects: Sequence[Flight] = [each.flight for each in incident.suspects[:1]]
     for each in suspects:
         yield f"  extproc show {each.id}"
