@@ -81,7 +81,7 @@ def test_every_class_has_its_words() -> None:
 
 def test_what_is_redacted_has_no_value_of_a_request() -> None:
     """Kinds and places stay."""
-    found, _ = death(guided_choice=[], user="Rosalind-Franklin")
+    found, _ = death(guided_choice=[], response_format={"type": "Rosalind-Franklin"})
     assert "Rosalind" in text(found)
     assert "Rosalind" not in text(found.redacted())
     assert "guided_choice empty list" in text(found.redacted())
