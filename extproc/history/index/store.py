@@ -37,7 +37,8 @@ Segment = tuple[str, int]
 """A series and the number of one of its segments."""
 
 _SIDE_FILES: Final = ("-wal", "-shm", "-journal")
-_CACHE_KIB: Final = 32 * 1024
+_CACHE_KIB: Final = 8 * 1024
+"""Pages in memory; the follower keeps as many for as long as it runs. The system's own cache has the rest."""
 _REMEMBERED: Final = 20_000
 """Of what whole requests ask for: one like the last ones has its number from here."""
 _BUSY_SECONDS: Final = 5.0
