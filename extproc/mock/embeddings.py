@@ -50,7 +50,7 @@ class EmbeddingAnswer:
         }
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
-        raise NotImplementedError
+        return iter(())
 
     def _encoded(self, text: Json) -> Json:
         vector = self._vector(text)

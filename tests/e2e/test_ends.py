@@ -38,7 +38,7 @@ def test_the_backend_goes_in_mid_stream(raw_stack: RunningStack, raw_backend: Ra
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(STREAM + chunk(EVENT))
-        assert has_it.wait(30)
+        assert has_it.wait(150)
         connection.reset()
 
     has_it = threading.Event()
@@ -73,7 +73,7 @@ def test_fewer_bytes_than_announced(raw_stack: RunningStack, raw_backend: RawBac
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789")
-        assert has_it.wait(30)
+        assert has_it.wait(150)
         connection.close()
 
     has_it = threading.Event()
@@ -124,7 +124,7 @@ def test_the_client_leaves_before_the_first_byte(raw_stack: RunningStack, raw_ba
     path = raw_backend.on(script, CHAT)
     with Connection.to(raw_stack.port) as client:
         client.send(post(path))
-        assert seen.wait(30)
+        assert seen.wait(150)
     exchange = raw_stack.exchange_of(path)
     assert (exchange["status"], exchange["response"]) == (None, None)
     assert exchange["request"]["ended_by"] in ("end_of_stream", "content_length")
@@ -144,7 +144,7 @@ def test_the_client_leaves_in_mid_upload(raw_stack: RunningStack, raw_backend: R
     with Connection.to(raw_stack.port) as client:
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode())
         client.send(chunk(b"x" * 70_000))
-        assert seen.wait(30)
+        assert seen.wait(150)
         client.reset()
     exchange = raw_stack.exchange_of(path)
     assert exchange["request"]["ended_by"] in ("closed", "cancelled")

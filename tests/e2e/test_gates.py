@@ -246,14 +246,14 @@ def test_an_answer_is_delivered_although_it_cannot_be_recorded(tmp_path: Path, b
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         seen.set()
-        assert go_on.wait(30)
+        assert go_on.wait(150)
         connection.send(ANSWER)
 
     path = backend.on(script)
     with RunningStack(tmp_path, "--backend", backend.url, "--envoy-concurrency", "1") as stack:
         with Connection.to(stack.port) as client:
             client.send(post(path))
-            assert seen.wait(30)
+            assert seen.wait(150)
             with unwritable_journal(stack):
                 go_on.set()
                 answer = client.read_message()

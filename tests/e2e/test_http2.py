@@ -31,7 +31,7 @@ def test_a_client_that_speaks_http2(raw_stack: RunningStack, raw_backend: RawBac
 
     path = raw_backend.on(script)
     body = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
-    with httpx2.Client(http1=False, http2=True, timeout=50) as client:
+    with httpx2.Client(http1=False, http2=True, timeout=150) as client:
         answer = client.post(raw_stack.url + path, content=body)
     assert (answer.http_version, answer.status_code, answer.content) == ("HTTP/2", 200, body)
     assert answer.headers["content-length"] == lengths[0] == str(size)
@@ -47,7 +47,7 @@ def test_many_streams_on_one_connection(raw_stack: RunningStack, raw_backend: Ra
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
 
     path = raw_backend.on(script)
-    with httpx2.Client(http1=False, http2=True, timeout=50) as client, ThreadPoolExecutor(20) as pool:
+    with httpx2.Client(http1=False, http2=True, timeout=150) as client, ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda number: client.post(raw_stack.url + path, content=b"%d" % number), range(60)))
     for number, answer in enumerate(answers):
         assert answer.content == b"%d" % number
@@ -112,7 +112,7 @@ def test_a_grpc_stream(grpc_stack: RunningStack) -> None:
 
     to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     with grpc.insecure_channel(f"127.0.0.1:{grpc_stack.port}") as channel:
-        call = channel.stream_stream("/echo/Stream", bytes, bytes)(iter(to_send.get, None), timeout=30)
+        call = channel.stream_stream("/echo/Stream", bytes, bytes)(iter(to_send.get, None), timeout=150)
         replies = iter(call)
         for number in range(5):
             to_send.put(b"%d" % number)
@@ -132,7 +132,7 @@ def test_a_grpc_error(grpc_stack: RunningStack) -> None:
     """A status in the trailers reaches the client and the record, with HTTP status 200."""
     with grpc.insecure_channel(f"127.0.0.1:{grpc_stack.port}") as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/echo/Fail", bytes, bytes)(b"x", timeout=30)
+            channel.unary_unary("/echo/Fail", bytes, bytes)(b"x", timeout=150)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.details() == "no more tokens"
     exchange = grpc_stack.exchange_of("/echo/Fail")

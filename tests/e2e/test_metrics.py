@@ -60,7 +60,7 @@ def traffic(stack: RunningStack) -> list[str | None]:
         request = urllib.request.Request(stack.url + path, json.dumps({"model": "demo"} | body).encode())
         request.add_header("content-type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=150) as answer:
                 answer.read()
                 upstreams.append(answer.headers["x-upstream"])
         except urllib.error.HTTPError as error:

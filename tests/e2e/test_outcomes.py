@@ -144,7 +144,7 @@ def test_the_client_leaves_before_the_first_byte(stack: RunningStack, backend: R
     path = backend.on(script, CHAT)
     with Connection.to(stack.port) as client:
         client.send(post(path))
-        assert seen.wait(30)
+        assert seen.wait(150)
     exchange = told(stack, path)
     assert facts(exchange) == ("client_cancel_before_first_byte", ["DC"], "downstream_remote_disconnect")
     assert (exchange["upstream"], exchange["cluster"]) == (f"127.0.0.1:{backend.port}", "llm")
@@ -216,7 +216,7 @@ def test_the_backend_resets_in_mid_stream(stack: RunningStack, backend: RawBacke
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(STREAM + chunk(EVENT))
-        assert has_it.wait(30)
+        assert has_it.wait(150)
         connection.reset()
 
     has_it = threading.Event()
@@ -238,7 +238,7 @@ def test_the_backend_closes_with_too_few_bytes(stack: RunningStack, backend: Raw
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n0123456789")
-        assert has_it.wait(30)
+        assert has_it.wait(150)
         connection.close()
 
     has_it = threading.Event()
@@ -442,7 +442,7 @@ def test_the_recorder_hangs(tmp_path: Path, backend: RawBackend) -> None:
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(STREAM + chunk(EVENT))
-        assert go_on.wait(30)
+        assert go_on.wait(150)
         connection.send(chunk(EVENT))
         connection.read_to_end()
 

@@ -28,7 +28,7 @@ def test_each_token_is_there_before_the_next_one_is_sent(
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for event in EVENTS:
             connection.send(chunk(event))
-            assert has_it.acquire(timeout=30), "the client did not get the event"
+            assert has_it.acquire(timeout=150), "the client did not get the event"
         connection.send(b"0\r\n\r\n")
 
     path = raw_backend.on(script, prefix)
@@ -86,7 +86,7 @@ def test_each_piece_of_an_upload_is_there_before_the_next_one_is_sent(
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n" % path.encode())
         for event in EVENTS:
             client.send(chunk(event))
-            assert got_it.acquire(timeout=30), "the backend did not get the piece"
+            assert got_it.acquire(timeout=150), "the backend did not get the piece"
         client.send(b"0\r\n\r\n")
         assert client.read_head().status == 200
 

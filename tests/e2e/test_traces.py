@@ -70,7 +70,7 @@ def ask(stack: RunningStack, *, stream: bool, **headers: str) -> str:
         body["stream_options"] = {"include_usage": True}
     head = {"content-type": "application/json", "authorization": f"Bearer {SECRET}"} | headers
     request = urllib.request.Request(f"{stack.url}/v1/chat/completions?key=k", json.dumps(body).encode(), head)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=150) as answer:
         answer.read()
         return str(answer.headers["x-audit-id"])
 

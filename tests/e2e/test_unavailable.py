@@ -303,7 +303,7 @@ def test_a_grpc_client_gets_no_json(broken: Broken, tmp_path: Path) -> None:
     ]
     named = ("-H", "content-type: application/grpc", "-H", "te: trailers")
     url = f"{broken.stack.url}/empty/inference.Service/Infer"
-    subprocess.run([*command, *named, url], input=b"\0\0\0\0\0", check=True, timeout=50)
+    subprocess.run([*command, *named, url], input=b"\0\0\0\0\0", check=True, timeout=150)
     fields = dict(line.split(": ", 1) for line in headers.read_text().splitlines() if ": " in line)
     assert headers.read_text().startswith("HTTP/2 200")
     assert fields["content-type"] == "application/grpc"

@@ -59,7 +59,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 def get(url: str) -> tuple[int, bytes]:
     """Status and body of a GET."""
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=150) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -204,7 +204,7 @@ def test_envoys_death_takes_all_down(tmp_path: Path) -> None:
     with RunningStack(tmp_path, *FAST) as stack:
         processes = everything(stack)
         os.kill(stack.envoy(), signal.SIGKILL)
-        assert stack.process.wait(50) == 1
+        assert stack.process.wait(150) == 1
     assert "Envoy has ended: killed by SIGKILL" in stack.stderr()
     assert [pid for pid in processes if is_running(pid)] == []
 
@@ -236,7 +236,7 @@ def test_workers_that_die_all_the_time_take_all_down(tmp_path: Path) -> None:
             processes.add(pid)
             os.kill(pid, signal.SIGKILL)
             eventually(lambda pid=pid: not is_running(pid), "its end")  # type: ignore[misc]
-        assert stack.process.wait(50) == 1
+        assert stack.process.wait(150) == 1
         assert "died more than 5 times within a minute" in stack.stderr()
     assert [pid for pid in processes if is_running(pid)] == []
 
@@ -358,7 +358,7 @@ def test_waiting_for_a_backend(tmp_path: Path) -> None:
             )
         eventually(lambda: "still waiting: no backend is healthy" in (tmp_path / "stderr").read_text(), "the line")
         process.terminate()
-        output, _ = process.communicate(timeout=50)
+        output, _ = process.communicate(timeout=150)
     assert (process.returncode, output) == (0, b"")
 
 
@@ -394,7 +394,7 @@ def test_every_backend_gets_requests_from_the_first_on(tmp_path: Path) -> None:
         upstreams = set()
         with RunningStack(tmp_path, *flags, *FAST) as stack:
             for _ in range(60):
-                with urllib.request.urlopen(stack.url, timeout=30) as answer:
+                with urllib.request.urlopen(stack.url, timeout=150) as answer:
                     upstreams.add(answer.headers["x-upstream"])
     assert len(upstreams) == 3
 
@@ -470,7 +470,7 @@ def test_the_admin_port_says_when_the_sidecar_is_not_ready(shared: Shared) -> No
     eventually(lambda: get(f"{stack.admin}/readyz")[0] == 503, "not ready")
     assert get(f"{stack.admin}/healthz")[0] == 200
     eventually(lambda: get(f"{stack.admin}/readyz")[0] == 200, "ready again")
-    connection = http.client.HTTPConnection("127.0.0.1", int(stack.admin.rpartition(":")[2]), timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", int(stack.admin.rpartition(":")[2]), timeout=150)
     connection.request("POST", "/readyz")
     assert connection.getresponse().status == 405
     connection.close()

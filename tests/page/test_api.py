@@ -183,7 +183,7 @@ def test_the_document_names_every_path(page: RunningPage) -> None:
 
 def events(page: RunningPage, number: int) -> list[tuple[str, Any]]:
     """The first events of a connection."""
-    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=150)
     connection.request("GET", "/api/v1/events")
     response = connection.getresponse()
     assert response.getheader("content-type") == "text/event-stream"

@@ -48,7 +48,7 @@ class Health:
         if self.status != 200:
             if self.failed == self.waits_after:
                 self.waits.set()
-                self.go_on.wait(50)
+                self.go_on.wait(150)
             self.failed += 1
         connection.send(b"HTTP/1.1 %d Status\r\ncontent-length: 0\r\n\r\n" % self.status)
 
@@ -94,7 +94,7 @@ def test_three_failures_put_a_server_out(recipe: Recipe, servers: Servers, healt
     assert upstreams(recipe) == everybody
     health[0].waits_after = 2
     health[0].status = 503
-    assert health[0].waits.wait(50)
+    assert health[0].waits.wait(150)
     assert upstreams(recipe) == everybody
     health[0].go_on.set()
     until_healthy(recipe, 2)

@@ -36,7 +36,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"first")
         self.wfile.flush()
         if self.path == "/slow":
-            self.go_on.get(timeout=50)
+            self.go_on.get(timeout=150)
         self.wfile.write(b" half")
 
     def log_message(self, *arguments: object) -> None:

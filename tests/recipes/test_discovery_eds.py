@@ -29,7 +29,7 @@ class Backend(RawBackend):
         connection.finish(head)
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfirst")
         if head.path == "/slow":
-            self.go_on.get(timeout=50)
+            self.go_on.get(timeout=150)
         connection.send(b" half")
 
 

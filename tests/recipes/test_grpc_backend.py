@@ -72,7 +72,7 @@ class Model(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def _endless(self, message: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         context.add_callback(self.cancelled.set)
         yield b"first"
-        self.hold.wait(50)
+        self.hold.wait(150)
 
 
 class Server:
@@ -149,7 +149,7 @@ def settled(recipe: Recipe, path: str) -> Exchange:
 def test_a_unary_call(recipe: Recipe, server: Server, channel: grpc.Channel) -> None:
     """The record has the bytes of both messages, where the call went and its status."""
     path, message = new("Infer"), bytes(range(256))
-    assert channel.unary_unary(path, bytes, bytes)(message, timeout=50) == message[::-1]
+    assert channel.unary_unary(path, bytes, bytes)(message, timeout=150) == message[::-1]
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["status"], exchange["grpc_status"]) == ("ok", 200, "0")
     assert (exchange["cluster"], exchange["route"]) == ("grpc", "grpc")
@@ -174,7 +174,7 @@ def test_a_call_that_fails(
     """With HTTP status 200, and the reason in headers alone ("trailers-only") or in trailers: it is not `ok`."""
     path = new(method)
     with pytest.raises(grpc.RpcError) as failed:
-        channel.unary_unary(path, bytes, bytes)(b"x", timeout=50)
+        channel.unary_unary(path, bytes, bytes)(b"x", timeout=150)
     assert failed.value.code() is code
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["status"], exchange["grpc_status"]) == (
@@ -188,7 +188,7 @@ def test_a_call_that_fails(
 def test_a_stream_of_answers(recipe: Recipe, channel: grpc.Channel) -> None:
     """Each message arrives, and the trailers after them."""
     path = new("Tokens")
-    call = channel.unary_stream(path, bytes, bytes)(b"500", timeout=50)
+    call = channel.unary_stream(path, bytes, bytes)(b"500", timeout=150)
     assert list(call) == (tokens := [b"token %d" % number for number in range(500)])
     assert ("x-tokens", "500") in [tuple(each) for each in call.trailing_metadata()]
     exchange = settled(recipe, path)
@@ -202,7 +202,7 @@ def test_a_stream_that_fails_half_way(recipe: Recipe, channel: grpc.Channel) -> 
     path = new("Break")
     messages: list[bytes] = []
     with pytest.raises(grpc.RpcError) as failed:
-        messages.extend(channel.unary_stream(path, bytes, bytes)(b"3", timeout=50))
+        messages.extend(channel.unary_stream(path, bytes, bytes)(b"3", timeout=150))
     assert messages == (sent := [b"token 0", b"token 1", b"token 2"])
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     exchange = settled(recipe, path)
@@ -213,7 +213,7 @@ def test_a_stream_that_fails_half_way(recipe: Recipe, channel: grpc.Channel) -> 
 def test_messages_in_turn(recipe: Recipe, channel: grpc.Channel) -> None:
     """Both ways on one call: each is passed on before the next one is sent."""
     path, to_send = new("Chat"), queue.SimpleQueue[bytes | None]()
-    call = channel.stream_stream(path, bytes, bytes)(iter(to_send.get, None), timeout=50)
+    call = channel.stream_stream(path, bytes, bytes)(iter(to_send.get, None), timeout=150)
     sent = [b"%d" % number * number for number in range(100)]
     for message in sent:
         to_send.put(message)
@@ -229,7 +229,7 @@ def test_messages_in_turn(recipe: Recipe, channel: grpc.Channel) -> None:
 def test_a_large_message(recipe: Recipe, channel: grpc.Channel, size: int) -> None:
     """More than Envoy buffers: the digests are those of what the client sent and got."""
     path, message = new("Infer"), bytes(range(250)) * (size // 250)
-    answer = channel.unary_unary(path, bytes, bytes)(message, timeout=50)
+    answer = channel.unary_unary(path, bytes, bytes)(message, timeout=150)
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["integrity"]) == ("ok", [])
     for direction, body in (("request", message), ("response", answer)):
@@ -240,11 +240,11 @@ def test_a_large_message(recipe: Recipe, channel: grpc.Channel, size: int) -> No
 def test_a_client_that_cancels(recipe: Recipe, server: Server, channel: grpc.Channel) -> None:
     """The server hears of it, and the record says who it was."""
     path = new("Endless")
-    call = channel.unary_stream(path, bytes, bytes)(b"", timeout=50)
+    call = channel.unary_stream(path, bytes, bytes)(b"", timeout=150)
     assert next(iter(call)) == b"first"
     server.model.cancelled.clear()
     call.cancel()  # type: ignore[no-untyped-call]
-    assert server.model.cancelled.wait(50)
+    assert server.model.cancelled.wait(150)
     exchange = settled(recipe, path)
     assert (exchange["outcome"], exchange["grpc_status"]) == ("client_cancel_mid_stream", None)
     assert bodies.whole(exchange, "response") == framed([b"first"])
@@ -285,7 +285,7 @@ def test_a_server_that_dies(tmp_path: Path) -> None:
     with process, gateway(tmp_path, int(process.stdout.readline())) as recipe:  # type: ignore[union-attr]
         with grpc.insecure_channel(f"127.0.0.1:{recipe.port}") as channel:
             paths = [new("Tokens"), new("Tokens")]
-            call = channel.unary_stream(paths[0], bytes, bytes)(b"", timeout=50)
+            call = channel.unary_stream(paths[0], bytes, bytes)(b"", timeout=150)
             assert next(iter(call)) == b"first"
             process.kill()
             process.wait()
@@ -293,7 +293,7 @@ def test_a_server_that_dies(tmp_path: Path) -> None:
                 next(iter(call))
             assert failed.value.code() is grpc.StatusCode.INTERNAL
             with pytest.raises(grpc.RpcError) as failed:
-                list(channel.unary_stream(paths[1], bytes, bytes)(b"", timeout=50))
+                list(channel.unary_stream(paths[1], bytes, bytes)(b"", timeout=150))
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         broken, refused = (settled(recipe, path) for path in paths)
         assert (broken["outcome"], broken["grpc_status"]) == ("upstream_reset_mid_stream", None)

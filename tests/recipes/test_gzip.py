@@ -146,7 +146,7 @@ def test_tokens_still_come_one_by_one(recipe: Recipe, backend: Backend) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for token in tokens:
             connection.send(b"%x\r\n%b\r\n" % (len(token), token))
-            arrived.get(timeout=50)
+            arrived.get(timeout=150)
         connection.send(b"0\r\n\r\n")
 
     path = backend.on(script)

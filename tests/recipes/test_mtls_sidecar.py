@@ -58,7 +58,7 @@ class Machine:
         """End it; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(50)
+        code = self.process.wait(150)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -188,7 +188,7 @@ def health(recorder: Machine, credentials: grpc.ChannelCredentials | None) -> in
             else grpc.secure_channel(recorder.address, credentials)
         )
         stack.enter_context(channel)
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=150)
         return int(answer.status)
 
 

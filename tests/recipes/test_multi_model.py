@@ -39,7 +39,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recipe]:
 def client_of(recipe: Recipe) -> httpx2.Client:
     """A client that trusts the recipe's authority only."""
     context = ssl.create_default_context(cafile=recipe.directory / "certs" / "ca.pem")
-    return httpx2.Client(base_url=f"https://localhost:{recipe.port}", verify=context, http2=True, timeout=50)
+    return httpx2.Client(base_url=f"https://localhost:{recipe.port}", verify=context, http2=True, timeout=150)
 
 
 EMBEDDING = {"model": "bge-m3", "input": "a"}
@@ -83,7 +83,7 @@ def test_a_name_has_what_is_its_own(recipe: Recipe, host: str, path: str, status
 def test_a_body_over_the_limit(recipe: Recipe) -> None:
     """Is a 413 by its content-length, before it comes, in OpenAI's shape."""
     context = ssl.create_default_context(cafile=recipe.directory / "certs" / "ca.pem")
-    plain = socket.create_connection(("127.0.0.1", recipe.port), timeout=50)
+    plain = socket.create_connection(("127.0.0.1", recipe.port), timeout=150)
     with Connection(context.wrap_socket(plain, server_hostname="localhost")) as client:
         client.send(
             b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % (BODY_LIMIT + 1)
@@ -101,7 +101,7 @@ def test_connections_have_a_limit(recipe: Recipe) -> None:
         active = "connection_limit.ingress.active_connections"
         eventually(lambda: recipe.envoy_stat(active) == CONNECTIONS, "all of them")
         with socket.create_connection(("127.0.0.1", recipe.port)) as more:
-            more.settimeout(50)
+            more.settimeout(150)
             assert more.recv(1) == b""
 
     def room() -> bool:

@@ -10,7 +10,7 @@ import pytest
 from support.raw import Closed, Connection, Head, RawBackend
 from support.recipes import Recipe
 
-SECONDS = 1
+SECONDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,13 @@ def test_a_stream_that_goes_on(recipe: Recipe, backend: RawBackend) -> None:
     def script(connection: Connection, head: Head) -> None:
         connection.finish(head)
         connection.send(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        for _ in range(8):
+        for _ in range(10):
             connection.send(b"1\r\nx\r\n")
-            time.sleep(SECONDS / 4)
+            time.sleep(SECONDS / 8)
         connection.send(b"0\r\n\r\n")
 
     answer = recipe.client().ask("GET", backend.on(script))
-    assert answer.body == b"x" * 8
+    assert answer.body == b"x" * 10
     exchange = recipe.settled(answer)
     assert exchange["outcome"] == "ok"
     assert exchange["duration_ms"] > 1000 * SECONDS

@@ -51,7 +51,7 @@ def client_of(recipe: Recipe, pair: Pair | None = None, *, http2: bool = True) -
     context = ssl.create_default_context(cafile=recipe.directory / "certs" / "ca.pem")
     if pair is not None:
         context.load_cert_chain(*pair)
-    return httpx2.Client(base_url=f"https://localhost:{recipe.port}", verify=context, http2=http2, timeout=50)
+    return httpx2.Client(base_url=f"https://localhost:{recipe.port}", verify=context, http2=http2, timeout=150)
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])

@@ -29,7 +29,7 @@ T = TypeVar("T")
 PROGRAM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
 )
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 """Only what hangs ever meets it."""
 _LARGEST = 256 * 1024 * 1024
 _POLL_SECONDS = 0.02

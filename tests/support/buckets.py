@@ -174,7 +174,7 @@ class Proxy:
                     self.wfile.write(content)
 
             def _forwarded(self, body: bytes, *, cut: bool) -> tuple[int, list[tuple[str, str]], bytes] | None:
-                connection = http.client.HTTPConnection(proxy._to, timeout=30)
+                connection = http.client.HTTPConnection(proxy._to, timeout=150)
                 try:
                     connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                     for name, value in self.headers.items():

@@ -41,7 +41,7 @@ def run(
         cwd=cwd,
         input=stdin,
         capture_output=True,
-        timeout=50,
+        timeout=150,
         check=False,
         env={**os.environ, **(env or {})},
     )
@@ -71,5 +71,5 @@ def on_terminal(*arguments: str | Path, cwd: Path, columns: int = 200) -> bytes:
         pass
     finally:
         os.close(master)
-        process.wait(50)
+        process.wait(150)
     return _NO_INDEX.sub(b"", bytes(seen))

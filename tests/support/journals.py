@@ -22,7 +22,7 @@ from extproc.journal import lines
 from extproc.journal.writer import Journal
 
 START_NS = 1_793_000_000_000_000_000
-WAIT_SECONDS = 30
+WAIT_SECONDS = 90
 
 
 def id_of(number: int, at_ns: int = START_NS) -> str:

@@ -15,7 +15,7 @@ from extproc.cli import filters
 from extproc.page.server import Settings, serve
 from extproc.page.tokens import Tokens
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0
 
 
 class Answer(NamedTuple):

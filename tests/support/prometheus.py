@@ -62,7 +62,7 @@ class Prometheus:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(150)
 
     def query(self, query: str) -> list[dict[str, Any]]:
         """The series of a query now. Fails, saying why, for one that is none."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SOCKET_SECONDS = 50.0
+SOCKET_SECONDS = 150.0
 """Only what hangs ever meets it."""
 
 

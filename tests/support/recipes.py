@@ -51,7 +51,7 @@ class Client:
 
     def __init__(self, port: int, source: str | None = None) -> None:
         self._connection = http.client.HTTPConnection(
-            "127.0.0.1", port, timeout=50, source_address=None if source is None else (source, 0)
+            "127.0.0.1", port, timeout=150, source_address=None if source is None else (source, 0)
         )
 
     def ask(self, method: str = "POST", path: str = "/v1/chat/completions", body: Any = None, **headers: str) -> Answer:

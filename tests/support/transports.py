@@ -14,7 +14,7 @@ from extproc.core.events import CloseReason
 from extproc.service.health import Health
 from extproc.service.transport import PROCESS, Endpoint, Transport
 
-SECONDS = 30.0
+SECONDS = 90.0
 """Longer than anything here takes: what does not come by then never comes."""
 
 MakeServer = Callable[..., Transport]

@@ -104,7 +104,7 @@ def test_set_up(form: str, as_json: bool) -> None:
     script = (
         f"import logging\nfrom extproc import logs\nlogs.setup('c', {form!r})\nlogging.getLogger('x').info('hello')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=150)
     assert done.stdout == ""
     if as_json:
         assert json.loads(done.stderr)["event"] == "hello"

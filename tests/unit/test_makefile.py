@@ -46,7 +46,7 @@ def make(directory: Path, *arguments: str, path: str = "") -> subprocess.Complet
     """Run make."""
     env = {"PATH": f"{path}:{os.environ['PATH']}"}
     command = ["make", "-s", ".venv/.run", *arguments]
-    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=150)
 
 
 def made_with(directory: Path) -> str:

@@ -47,7 +47,7 @@ def probe(directory: Path, *arguments: str, **environ: object) -> subprocess.Com
     """Run it."""
     command = [sys.executable, "-m", "extproc.probe", *arguments]
     env = {name: str(value) for name, value in environ.items()}
-    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=50)
+    return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False, timeout=150)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,13 @@ def offered(shell: str, line: str, tmp_path: Path) -> list[str]:
         words=line if shell == "fish" else " ".join(word or "''" for word in words), last=len(words) - 1
     )
     done = subprocess.run(
-        [shell, "-c", script], env=_path(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=50, check=True
+        [shell, "-c", script],
+        env=_path(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=True,
     )
     return [each.partition("\t")[0] for each in done.stdout.splitlines() if each]
 
@@ -73,7 +79,7 @@ def test_zsh_knows_the_program(tmp_path: Path) -> None:
     """It reads the script, and completes the program with the function in it."""
     script = 'autoload -Uz compinit; compinit -u; eval "$(extproc completion zsh)"; print -r -- "${_comps[extproc]}"'
     done = subprocess.run(
-        ["zsh", "-f", "-c", script], env=_path(tmp_path), capture_output=True, text=True, timeout=50, check=True
+        ["zsh", "-f", "-c", script], env=_path(tmp_path), capture_output=True, text=True, timeout=150, check=True
     )
     assert (done.stdout, done.stderr) == ("_extproc_completion\n", "")
 

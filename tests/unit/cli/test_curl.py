@@ -47,7 +47,7 @@ class Shell:
             env={"PATH": str(self.directory / "bin"), "HOME": "/nowhere", **environ},
             capture_output=True,
             check=True,
-            timeout=50,
+            timeout=150,
         )
         assert (done.stdout, done.stderr) == (b"", b"")
         (arguments,) = self.directory.glob("run.*.arguments")

@@ -128,7 +128,7 @@ def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     process = subprocess.Popen([*PROGRAM, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     eventually(lambda: [each for each in tmp_path.iterdir() if each.name.startswith(".out.")], "the file in the making")
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) != 0
+    assert process.wait(150) != 0
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
 
 
@@ -138,7 +138,7 @@ def test_into_a_pipe_by_name(data: Path, tmp_path: Path) -> None:
     arguments = ("export", "--format", "jsonl", "--data-dir", str(data), "-O", str(tmp_path / "pipe"))
     process = subprocess.Popen([*PROGRAM, *arguments], stderr=subprocess.DEVNULL)
     assert (tmp_path / "pipe").read_bytes().count(b"\n") == 4
-    assert process.wait(30) == 0
+    assert process.wait(150) == 0
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 

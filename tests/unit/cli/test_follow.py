@@ -89,7 +89,7 @@ def test_beside_a_journal_that_grows(data: Path, tmp_path: Path, collector: Coll
             with urllib.request.urlopen(url, timeout=10) as answer:
                 assert 'extproc_exchanges_total{outcome="ok"} 1.0' in answer.read().decode()
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(150) == 0
     kept = checkpoint.load(data / checkpoint.DIRECTORY / checkpoint.FILE_NAME)
     assert kept is not None
     assert kept.pending == []
@@ -111,12 +111,12 @@ def test_killed_at_any_moment(data: Path, tmp_path: Path, collector: Collector) 
         with _follower(data, collector) as process:
             eventually(lambda: set(collector.ids()) == set(ids), "the rest")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(150) == 0
         before = len(collector.spans)
         with _follower(data, collector) as process:
             _command(process, "metrics")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(150) == 0
     assert len(collector.spans) == before, "after a clean stop nothing is repeated"
     assert len({span.span_id for span in collector.spans}) == len(ids)
 

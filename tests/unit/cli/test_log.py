@@ -273,7 +273,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(data: Path) -> None:
     os.close(write)
     os.read(read, 100)
     os.close(read)
-    _, stderr = process.communicate(timeout=50)
+    _, stderr = process.communicate(timeout=150)
     assert (process.returncode, stderr) == (0, b"")
 
 
@@ -295,7 +295,7 @@ def test_follow_prints_each_exchange_as_it_ends(data: Path) -> None:
         id = recording.add(minute=6)
         assert json.loads(process.stdout.readline())["id"] == id
         process.send_signal(2)
-        rest, stderr = process.communicate(timeout=50)
+        rest, stderr = process.communicate(timeout=150)
         assert (process.returncode, rest, stderr) == (0, b"", b"")
 
 
@@ -314,7 +314,7 @@ def test_follow_ends_quietly_when_its_reader_leaves(data: Path) -> None:
         assert process.stdout.readline()
         process.stdout.close()
         recording.add()
-        assert process.wait(50) == 0
+        assert process.wait(150) == 0
         assert process.stderr.read() == b""
         process.stderr.close()
 

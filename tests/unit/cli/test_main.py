@@ -106,7 +106,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
     os.close(read)
     process = subprocess.Popen([*PROGRAM, "init", "x"], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    _, stderr = process.communicate(timeout=50)
+    _, stderr = process.communicate(timeout=150)
     assert (process.returncode, stderr) == (0, b"")
 
 
@@ -119,7 +119,7 @@ def test_reading_commands_do_not_load_what_they_do_not_need(tmp_path: Path, comm
         "finally:\n    print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=50, check=True
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=150, check=True
     )
     loaded = {name.partition(".")[0] for name in json.loads(result.stderr)}
     assert "click" in loaded

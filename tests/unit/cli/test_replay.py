@@ -140,7 +140,7 @@ def assert_same(got: Received, body: bytes, method: str = "POST", path: str = "/
 
 def by_shell(script: str, cwd: Path, env: dict[str, str] | None = None) -> None:
     """Run a script as somebody would who has only sh, curl and base64."""
-    subprocess.run(["/bin/sh", "-e"], input=script.encode(), cwd=cwd, check=True, timeout=50, env=env)
+    subprocess.run(["/bin/sh", "-e"], input=script.encode(), cwd=cwd, check=True, timeout=150, env=env)
 
 
 # Sending ---------------------------------------------------------------------------------------------------
@@ -552,4 +552,4 @@ def test_the_command_itself_is_harmless_on_a_terminal(data: Path, where: str) ->
         )
     script = invoke("replay", id, *AT_ONCE, "--curl", "--data-dir", data).stdout
     assert all(line.isprintable() for line in script.split("\n"))
-    subprocess.run(["/bin/sh", "-n"], input=script.encode(), check=True, timeout=50)
+    subprocess.run(["/bin/sh", "-n"], input=script.encode(), check=True, timeout=150)

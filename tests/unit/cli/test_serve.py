@@ -33,7 +33,7 @@ class Sidecar:
     def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end."""
         self.process.send_signal(number)
-        return self.process.wait(50)
+        return self.process.wait(150)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_nobody_reads_what_it_says(tmp_path: Path) -> None:
             assert process.poll() is None
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(50) == 0
+        assert process.wait(150) == 0
     finally:
         process.kill()
         process.wait()

@@ -28,7 +28,7 @@ def unit(tmp_path: Path) -> Path:
 def test_systemd_reads_the_unit(unit: Path) -> None:
     """No setting of it is unknown, and its program is there."""
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=50, check=False
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, timeout=150, check=False
     )
     assert [line for line in done.stderr.splitlines() if "extproc" in line] == []
 
@@ -39,7 +39,7 @@ def test_systemd_calls_the_service_well_restricted(unit: Path) -> None:
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(unit)],
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -57,7 +57,7 @@ def test_the_service_needs_no_system_call_that_the_unit_forbids(unit: Path, tmp_
     assert process.stdout.readline().startswith(b"ready ")
     served = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
     os.kill(served, signal.SIGTERM)
-    process.communicate(timeout=50)
+    process.communicate(timeout=150)
     called = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(errors="replace"), re.MULTILINE))
     assert "execve" in called
     allowed = _allowed(re.findall(r"^SystemCallFilter=(.*)$", unit.read_text(), re.MULTILINE))
@@ -70,7 +70,11 @@ def _allowed(groups: list[str]) -> set[str]:
     pending = ["@default", *groups]
     while pending:
         done = subprocess.run(
-            ["systemd-analyze", "syscall-filter", pending.pop()], capture_output=True, text=True, check=True, timeout=50
+            ["systemd-analyze", "syscall-filter", pending.pop()],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=150,
         )
         names = re.findall(r"^ +(@?[\w-]+)$", done.stdout, re.MULTILINE)
         found.update(name for name in names if not name.startswith("@"))
@@ -82,7 +86,7 @@ def test_ready_and_the_end_are_told(tmp_path: Path) -> None:
     """READY=1 once Envoy can connect, a sign of life, STOPPING=1 before exchanges are drained."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(50)
+        listener.settimeout(150)
         process = subprocess.Popen(
             [*PROGRAM, "serve", "--admin-port", "0", "--data-dir", str(tmp_path / "data")],
             env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"},
@@ -99,7 +103,7 @@ def test_ready_and_the_end_are_told(tmp_path: Path) -> None:
             while told == b"WATCHDOG=1":
                 told = listener.recv(1000)
             assert told == b"STOPPING=1"
-            assert process.wait(50) == 0
+            assert process.wait(150) == 0
         finally:
             process.kill()
             process.wait()

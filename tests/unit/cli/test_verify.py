@@ -62,7 +62,7 @@ def test_a_closed_pipe_does_not_turn_damage_into_success(damaged: Path) -> None:
     os.close(read)
     process = subprocess.Popen([*PROGRAM, "verify", damaged], cwd=damaged, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    _, stderr = process.communicate(timeout=50)
+    _, stderr = process.communicate(timeout=150)
     assert (process.returncode, stderr) == (1, b"")
 
 

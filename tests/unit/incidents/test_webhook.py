@@ -86,7 +86,7 @@ def test_who_waits_to_hear_of_it_hears_once_it_is_taken(receiver: Receiver) -> N
     """So that after a restart only what was not taken is posted again."""
     taken = threading.Event()
     Webhook(receiver.url, SECRET, AT_ONCE).send(Delivery("i-1", "incident", {}), taken.set)
-    assert taken.wait(20)
+    assert taken.wait(150)
 
 
 def test_the_secret_is_of_the_file_or_else_of_the_environment(tmp_path: Path) -> None:

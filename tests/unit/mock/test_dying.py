@@ -124,7 +124,7 @@ def test_deaths(tmp_path: Path, engine: str, how: str) -> None:
         eventually(lambda: backend.running() == 2, "both running")
         bad = backend.ask(b"the-one", **LONG, user="killer", stream=True)
         seen = [told(streaming), told(plain), told(bad)]
-        assert (seen, backend.process.wait(30)) == CASES[engine, how]
+        assert (seen, backend.process.wait(150)) == CASES[engine, how]
     assert "of request the-one: user=killer\n" in (tmp_path / "stderr").read_text()
 
 
@@ -191,7 +191,7 @@ def test_a_latch(tmp_path: Path) -> None:
         streaming = backend.ask(**LONG, stream=True)
         assert told(backend.ask(b"the-one", **KILLER)) == "200 whole"
         assert told(streaming) == "cut"
-        assert backend.process.wait(30) == -signal.SIGKILL
+        assert backend.process.wait(150) == -signal.SIGKILL
     assert "of request the-one" in (tmp_path / "stderr").read_text()
 
 
@@ -202,7 +202,7 @@ def test_a_client_that_leaves_kills(tmp_path: Path, stream: bool) -> None:
         leaving = backend.ask(b"the-one", **LONG, stream=stream)
         eventually(lambda: backend.running() == 1, "its turn")
         leaving.close()
-        assert backend.process.wait(30) == 1
+        assert backend.process.wait(150) == 1
     assert "of request the-one: @cancel" in (tmp_path / "stderr").read_text()
 
 

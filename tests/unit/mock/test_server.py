@@ -31,14 +31,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert word == "ready"
         yield url
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(150) == 0
 
 
 def ask(url: str, body: Any = None) -> tuple[int, bytes]:
     """Status and body of a GET, or of a POST of bytes or JSON."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=30) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, data), timeout=150) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

@@ -21,7 +21,7 @@ def listener(
     name = str(tmp_path / "notify") if request.param == "path" else f"@{tmp_path}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(name.replace("@", "\0", 1))
-        server.settimeout(20)
+        server.settimeout(150)
         monkeypatch.setenv("NOTIFY_SOCKET", name)
         yield server
 

@@ -54,7 +54,7 @@ def test_the_first_signal_ends_the_work_and_the_second_one_hurries(number: signa
         assert process.stdout.readline() == "cut off\n"
         process.send_signal(number)
         assert process.stdout.readline() == "hurried\n"
-        assert process.wait(30) == 0
+        assert process.wait(150) == 0
 
 
 def test_work_that_fails_is_heard() -> None:

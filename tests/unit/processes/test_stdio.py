@@ -20,7 +20,7 @@ COMPLAINTS = {
 def shell(redirection: str, *arguments: str, cwd: Path) -> tuple[int, str]:
     """Run a command as a shell starts it with this redirection; its exit code, and stderr where that was left alone."""
     command = ["/bin/sh", "-c", 'exec "$@" ' + redirection, "sh", *PROGRAM, *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=150, check=False)
     return done.returncode, done.stderr
 
 
@@ -82,11 +82,11 @@ def test_a_reader_that_has_gone(directory: Path, arguments: tuple[str, ...], cod
     """It has had enough, of the output or of the complaints: the exit code is the same."""
     command = [*PROGRAM, *arguments]
     write = broken_pipe()
-    done = subprocess.run(command, cwd=directory, stdout=write, stderr=subprocess.PIPE, timeout=50, check=False)
+    done = subprocess.run(command, cwd=directory, stdout=write, stderr=subprocess.PIPE, timeout=150, check=False)
     assert done.returncode == code
     assert (done.stderr == b"") == (prints or code == 0)
     shutil.rmtree(directory / "x", ignore_errors=True)
-    done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, stderr=write, timeout=50, check=False)
+    done = subprocess.run(command, cwd=directory, stdout=subprocess.PIPE, stderr=write, timeout=150, check=False)
     assert done.returncode == code
     os.close(write)
 
@@ -111,6 +111,6 @@ def test_a_line_is_one_write(tmp_path: Path) -> None:
     )
     with (tmp_path / "log").open("ab") as log:
         processes = [subprocess.Popen([sys.executable, "-c", code, name], stderr=log) for name in "ab"]
-        assert [process.wait(50) for process in processes] == [0, 0]
+        assert [process.wait(150) for process in processes] == [0, 0]
     lines = (tmp_path / "log").read_text().splitlines()
     assert sorted(lines) == sorted(f"extproc {name}: {name * 20000} {number}" for name in "ab" for number in range(200))

@@ -53,7 +53,7 @@ def echo(request: pytest.FixtureRequest) -> Iterator[EchoServer]:
     server = EchoServer(request.param)
     yield server
     server.process.terminate()
-    assert server.process.wait(30) == 0
+    assert server.process.wait(150) == 0
     server.process.communicate()
 
 

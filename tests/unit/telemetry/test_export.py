@@ -29,7 +29,7 @@ class Collector(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Take a batch, once `open`."""
         self.asked.set()
-        self.open.wait(30)
+        self.open.wait(150)
         self.batches.append(len(spans))
         if isinstance(self.result, Exception):
             raise self.result
@@ -89,7 +89,7 @@ def test_a_collector_that_is_stuck() -> None:
     collector.open.clear()
     exporter = Exporter(collector, FAST)
     fill(exporter, 1)
-    assert collector.asked.wait(30)
+    assert collector.asked.wait(150)
     fill(exporter, 50)
     assert exporter.queued == 10
     assert exporter.dropped == 40

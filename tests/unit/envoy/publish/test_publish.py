@@ -73,7 +73,7 @@ def test_envoy_takes_what_is_published(tmp_path: Path, monkeypatch: pytest.Monke
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=150,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 

@@ -28,7 +28,7 @@ def ask(transport: str) -> h2spec.Result:
             result = h2spec.run(int(server.stdout.readline().rpartition(":")[2]))
         finally:
             server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(150) == 0
         assert server.stderr.read() == ""
     return result
 

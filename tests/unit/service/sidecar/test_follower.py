@@ -39,7 +39,7 @@ def tell(story: Callable[[FollowerProcess], Awaitable[Any]], program: str = PROG
         process = FollowerProcess(Config(), (sys.executable, "-c", program))
         await process.start()
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(150):
                 return await story(process)
         finally:
             await process.stop()

@@ -48,7 +48,7 @@ class Worker:
 
     def end(self) -> int:
         """Wait for the end; the exit code."""
-        return self.process.wait(30)
+        return self.process.wait(150)
 
     def stderr(self) -> str:
         """All that it logged; to be called after the end."""
@@ -58,7 +58,7 @@ class Worker:
     def kill(self) -> None:
         """End it without a word, if it has not ended."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(150)
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert pipe is not None
             pipe.close()
