@@ -16,8 +16,10 @@ from extproc.cli import output
 from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
 from extproc.fleet.span import EVERYTHING, Span
-from extproc.history.answers import Answers
-from extproc.history.join import Exchange
+
+if TYPE_CHECKING:
+    from extproc.history.answers import Answers
+    from extproc.history.join import Exchange
 
 if TYPE_CHECKING:
     from extproc.fleet.bucket import Bucket
@@ -147,6 +149,8 @@ def jaeger_url(config_path: Path | None) -> str:
 @contextlib.contextmanager
 def answers(directories: Sequence[Path]) -> Iterator[Answers]:
     """Who answers from these directories, says on stderr where an index is missing, and how far it is with reading."""
+    from extproc.history.answers import Answers  # not for `--help`, nor for the commands that ask nothing
+
     with output.Progress("reading the journal") as progress:
 
         def tell(text: str) -> None:

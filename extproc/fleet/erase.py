@@ -32,9 +32,8 @@ from extproc.history.filters import Filters, Param
 from extproc.history.index import store
 from extproc.history.join import Exchange
 from extproc.journal import lines, lock
-from extproc.journal.directory import BODIES, SEGMENTS, open_directory
+from extproc.journal.directory import BODIES, SEGMENTS, exchange_of, open_directory
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name
-from extproc.journal.spool import exchange_of
 
 USER_PARAMETERS: Final = ("user", "metadata.user_id", "safety_identifier")
 """Where requests name the person that they are for: OpenAI's words and Anthropic's."""

@@ -30,9 +30,8 @@ from extproc.fleet.rows import Ended
 from extproc.fleet.table import Rows
 from extproc.history.join import Exchange
 from extproc.journal import lines, lock, retention
-from extproc.journal.directory import BODIES, SEGMENTS
+from extproc.journal.directory import BODIES, SEGMENTS, exchange_of
 from extproc.journal.segment import COMPRESSED, Name
-from extproc.journal.spool import exchange_of
 
 SETTLED_SECONDS: Final = 10.0
 """After its last record nothing more is expected of what ended in a segment: Envoy's entries come within five."""

@@ -28,9 +28,8 @@ from extproc.fleet.bucket import Bucket, Found
 from extproc.fleet.catalog import Catalog, Segment
 from extproc.fleet.span import Span
 from extproc.journal import lines
-from extproc.journal.directory import BODIES, SEGMENTS
+from extproc.journal.directory import BODIES, SEGMENTS, exchange_of
 from extproc.journal.segment import Name
-from extproc.journal.spool import exchange_of
 
 CACHE_BYTES: Final = 8 * 1024 * 1024 * 1024
 """What is kept of what was fetched; the least recently used goes first."""

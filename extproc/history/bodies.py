@@ -11,8 +11,7 @@ from typing import Any, BinaryIO, Final
 from extproc import fs
 from extproc.errors import JournalError
 from extproc.history.join import Exchange
-from extproc.journal.directory import BODIES, reason
-from extproc.journal.spool import exchange_of
+from extproc.journal.directory import BODIES, exchange_of, reason
 
 _PIECE_BYTES: Final = 1024 * 1024
 

@@ -26,10 +26,9 @@ from typing import Any, Final
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.journal import lines, lock, segment
-from extproc.journal.directory import BODIES, SEGMENTS
+from extproc.journal.directory import BODIES, SEGMENTS, exchange_of
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import CLOSED, OPEN, Name, is_live
-from extproc.journal.spool import exchange_of
 
 _MISSING: Final = "the segment is missing, and later ones are there; put it back, or what it held is lost"
 

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import stat
 import time
 from pathlib import Path
@@ -28,6 +29,13 @@ BODIES = "bodies"
 REMOVED = "the directory has been removed"
 
 _MIB = 1024 * 1024
+_BODY = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]{0,63})\.(request|response)")
+
+
+def exchange_of(file_name: str) -> str | None:
+    """The id of the exchange that a body file belongs to; None for a name that is no body's."""
+    match = _BODY.fullmatch(file_name)
+    return None if match is None else match[1]
 
 
 def reason(error: OSError) -> str:

@@ -26,11 +26,10 @@ from extproc import fs
 from extproc.core.events import Direction
 from extproc.core.record import DamagedLine, encode, seal
 from extproc.journal import frames, lines, lock
-from extproc.journal.directory import BODIES, SEGMENTS, open_directory, sync
+from extproc.journal.directory import BODIES, SEGMENTS, exchange_of, open_directory, sync
 from extproc.journal.flight import BEGINNING, Flight, type_and_id
 from extproc.journal.lines import Series
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, TORN, Name, is_live
-from extproc.journal.spool import exchange_of
 
 _DAY_SECONDS: Final = 86_400
 _SEQ: Final = re.compile(rb',"seq":(\d+),"crc":"[0-9a-f]{8}"\}\n$')

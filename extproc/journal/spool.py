@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from extproc import fs
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.records import Known, encode
 from extproc.errors import JournalError
-from extproc.journal.directory import BODIES, FreeSpace, reason
+from extproc.journal.directory import BODIES, FreeSpace, exchange_of, reason
 
 Done = Callable[[JournalError | None], None]
 
@@ -54,13 +53,6 @@ _log = logging.getLogger(__name__)
 _THREADS: Final = 4
 _OPEN_FILES: Final = 64
 """Files that a thread keeps open. Beyond that the one that was idle longest is closed, and opened again when needed."""
-_NAME: Final = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]{0,63})\.(request|response)")
-
-
-def exchange_of(file_name: str) -> str | None:
-    """The id of the exchange that a body file belongs to; None for a name that is no body's."""
-    match = _NAME.fullmatch(file_name)
-    return None if match is None else match[1]
 
 
 @dataclass(slots=True)
