@@ -74,34 +74,25 @@ def without_place(documents: Documents) -> Report:
 
 
 def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
-    """Check documents as they would be published. They are not changed. `more` are findings about what is beside."""
+    """Check documents as they would be published. They are not changed. `more` are findings about what is beside.
+
+    In stages, each of which needs what the one before has passed: types, our own rules, Envoy's own word.
+    """
     documents = in_form(documents)
     wrong = list(_types(documents))
     uncertain = [_uncertain(each) for each in wrong]
     if any(not each.name for each in wrong):
         return Report(_in_order(uncertain), envoy_asked=False)
-    found = [
+    ours = [
         *more,
         *references.findings(documents),
         *recorder.findings(documents, config),
         *certificates.findings(documents),
     ]
-    if any(each.level is Level.ERROR for each in found):
-        return Report(_in_order([*uncertain, *found]), envoy_asked=False)
-    try:
-        refused = _refusal(documents)
-    except (StackError, OSError):
-        # No Envoy, or no room for its files.
-        return Report(_in_order([*uncertain, *found]), envoy_asked=False)
-    # Of the other files Envoy has been shown no more than endpoints.
-    unseen = [_uncertain(each) for each in _types(documents, documents.keys() - set(files.NAMES))]
-    if refused is None:
-        return Report(_in_order([*unseen, *found]), envoy_asked=True)
-    if any(each.name in refused.text for each in wrong):
-        # Envoy names one at a time.
-        told = [each for each in wrong if each.name in refused.text or _uncertain(each) is each]
-        return Report(_in_order([*told, *unseen, *found]), envoy_asked=True)
-    return Report(_in_order([refused, *unseen, *found]), envoy_asked=True)
+    if any(each.level is Level.ERROR for each in ours):
+        return Report(_in_order([*uncertain, *ours]), envoy_asked=False)
+    judged = _judged_by_envoy(documents, wrong)
+    return Report(_in_order([*(uncertain if judged is None else judged), *ours]), envoy_asked=judged is not None)
 
 
 def check_shipped(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
@@ -136,6 +127,23 @@ def _reading(documents: Documents, name: str) -> typed.Reading:
 
 
 # Envoy's own word ------------------------------------------------------------------------------------------
+
+
+def _judged_by_envoy(documents: Documents, wrong: Sequence[Finding]) -> list[Finding] | None:
+    """What Envoy's word leaves of names that our copy of its types does not know, and what it refuses itself; None
+    where there is no Envoy, or no room for its files."""
+    try:
+        refused = _refusal(documents)
+    except (StackError, OSError):
+        return None
+    # Of the other files Envoy has been shown no more than endpoints.
+    unseen = [_uncertain(each) for each in _types(documents, documents.keys() - set(files.NAMES))]
+    if refused is None:
+        return unseen
+    if any(each.name in refused.text for each in wrong):
+        # Envoy names one at a time.
+        return [*(each for each in wrong if each.name in refused.text or _uncertain(each) is each), *unseen]
+    return [refused, *unseen]
 
 
 def _refusal(documents: Documents) -> Finding | None:
