@@ -58,10 +58,12 @@ class Fleet:
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute(view.replace("s3://recordings/production", str(directory / "bucket")))
 
-    def answer(self, words: str) -> list[tuple[Any, ...]]:
-        """That to the question of the document that has these words."""
+    def answer(self, words: str, of: str = "exchanges", columns: str = "*") -> list[tuple[Any, ...]]:
+        """That to the question of the document that has these words, asked of a table."""
         (question,) = (each for each in self.questions if words in each)
         some = next(each["id"] for _, each in self.exchanges)
+        asked = question.strip().rstrip(";").replace("FROM exchanges", f"FROM {of}")
+        question = f"SELECT {columns} FROM ({asked})"
         return self.connection.execute(question.replace("019ad3f2-6b1c-7c40-9d55-3f1d2a90c7e4", some)).fetchall()
 
 
@@ -106,12 +108,20 @@ def test_one_exchange(fleet: Fleet) -> None:
     assert segment.startswith(f"w{first['worker']}-{first['boot_id']}-")
 
 
+DIED = "(SELECT * REPLACE (if(class = 'upstream', 'upstream_reset_mid_stream', outcome) AS outcome) FROM exchanges)"
+"""As if every failure of these backends had been a death."""
+
+
 def test_a_shape_that_several_backends_ended_with(fleet: Fleet) -> None:
     """Only those with more than one backend, the most first."""
-    answer = fleet.answer("AS backends")
-    counts = [row[1] for row in answer]
-    assert counts == sorted(counts, reverse=True) != []
-    assert all(count > 1 for count in counts)
+    backends: dict[str | None, set[str | None]] = {}
+    for _, each in fleet.exchanges:
+        if _failed(each):
+            backends.setdefault((each["llm"] or {}).get("fingerprint"), set()).add(each["upstream"])
+    right = {shape: len(found) for shape, found in backends.items() if len(found) > 1}
+    answer = fleet.answer("AS backends", DIED, "fingerprint, backends")
+    assert dict(answer) == right != {}
+    assert [row[1] for row in answer] == sorted(right.values(), reverse=True)
 
 
 def test_tokens_by_key_and_day(fleet: Fleet) -> None:
