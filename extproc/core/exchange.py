@@ -51,6 +51,20 @@ NOTHING: Sequence[Effect] = ()
 NOTHING_LATE = Protocol()
 
 
+class Received(msgspec.Struct, frozen=True, gc=False):
+    """What a message did. `effects` are in the order in which they must happen; a gated one holds the reply."""
+
+    effects: Sequence[Effect] = NOTHING
+    late: bool = False
+    """It came after the end of its direction, and changed nothing."""
+    over: bool = False
+    """It ended its direction, which has its record among the effects."""
+
+
+TAKEN = Received()
+LATE_ONE = Received(late=True)
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What all exchanges of a sidecar share."""
 
@@ -69,6 +83,7 @@ class Exchange:
         "_duplicate_ends",
         "_late",
         "_late_bytes",
+        "_late_count",
         "_new_trace",
         "_opened",
         "_parent",
@@ -89,7 +104,6 @@ class Exchange:
         "best_effort",
         "held",
         "id",
-        "late_count",
         "routing",
     )
 
@@ -114,8 +128,6 @@ class Exchange:
         """Nobody waits for the records (observability mode)."""
         self.routing: Routing | None = None
         """What Envoy was told to route by, where its configuration asks us (see `routing`)."""
-        self.late_count = 0
-        """Messages that came after the end of their direction."""
         self._settings = settings
         self._started_ns = started_ns
         self._started = timestamp(started_ns)
@@ -130,16 +142,17 @@ class Exchange:
         """Envoy's, by Envoy's names: all are texts, but for `response.flags`."""
         self._late: Counter[str] | None = None
         self._late_bytes: Counter[str] | None = None
+        self._late_count = 0
         self._duplicate_ends = 0
         self._reported = 0
         self._opened = self._terminal = self._rejected = self._trailers_after = self._reads_spool = False
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def receive(self, event: Event) -> Sequence[Effect]:
-        """Take one message. The effects are in the order in which they must happen; a gated one holds the reply."""
+    def receive(self, event: Event) -> Received:
+        """Take one message."""
         if self._rejected:
-            return NOTHING  # our own refusal on its way to the client is not an answer of the backend
+            return TAKEN  # our own refusal on its way to the client is not an answer of the backend
         direction = self._request if event.direction is Direction.REQUEST else self._response
         # By exact type, bodies first: a class pattern goes through the metaclass, for every chunk of every stream.
         if type(event) is Body:
@@ -180,7 +193,7 @@ class Exchange:
         began = self._request.stream.began or self._response.stream.began
         if began and not self._terminal:
             effects.append(self._terminal_record(at, reason, gate=False))
-        elif not self._rejected and (self.late_count > self._reported or self._trailers_after):
+        elif not self._rejected and (self._late_count > self._reported or self._trailers_after):
             effects.append(Append(self._late_record(at), gate=False))
         return effects
 
@@ -265,7 +278,7 @@ class Exchange:
 
     # -- one message ----------------------------------------------------------------------------------------------
 
-    def _on_headers(self, direction: DirectionContent, event: Headers) -> Sequence[Effect]:
+    def _on_headers(self, direction: DirectionContent, event: Headers) -> Received:
         end = event.end_of_stream
         if direction.stream.move(Input.HEADERS_END if end else Input.HEADERS) is LATE:
             return self._count_late(direction, "headers")
@@ -277,9 +290,9 @@ class Exchange:
             self._begin_request()
         elif is_stream_type(direction.head.content_type):
             self._response_reader = self._new_response_reader()  # its tokens have times
-        return self._finish(direction, "headers", event.at) if end else NOTHING
+        return self._ended(direction, "headers", event.at) if end else TAKEN
 
-    def _on_body(self, direction: DirectionContent, event: Body) -> Sequence[Effect]:
+    def _on_body(self, direction: DirectionContent, event: Body) -> Received:
         if direction.stream.over:
             return self._on_body_after_the_last_byte(direction, event)
         effects = self._take(direction, event.data, event.at)
@@ -287,26 +300,33 @@ class Exchange:
         direction.stream.move(input)
         direction.truncated |= event.cut and not direction.has_all
         if ended_by is None:
-            return self._open_if_long(direction, effects, event.at)
-        return [*effects, *self._finish(direction, ended_by, event.at)]
+            effects = self._open_if_long(direction, effects, event.at)
+            return Received(effects) if effects else TAKEN
+        return self._ended(direction, ended_by, event.at, effects)
 
-    def _on_body_after_the_last_byte(self, direction: DirectionContent, event: Body) -> Sequence[Effect]:
+    def _on_body_after_the_last_byte(self, direction: DirectionContent, event: Body) -> Received:
         input = Input.BODY_END if event.end_of_stream else Input.BODY
         if direction.stream.move(input) is LATE:
             self._duplicate_ends += event.end_of_stream
         elif not event.data:
-            return NOTHING  # the empty end that Envoy owed us
+            return TAKEN  # the empty end that Envoy owed us
         return self._count_late(direction, "body", event.data)
 
-    def _on_trailers(self, direction: DirectionContent, event: Trailers) -> Sequence[Effect]:
+    def _on_trailers(self, direction: DirectionContent, event: Trailers) -> Received:
         was_over = direction.stream.over
         if direction.stream.move(Input.TRAILERS) is LATE:
             return self._count_late(direction, "trailers")
         direction.trailers = read(event.trailers, self._settings.redactor)
         if was_over:
             self._trailers_after = True
-            return NOTHING
-        return self._finish(direction, "trailers", event.at)
+            return TAKEN
+        return self._ended(direction, "trailers", event.at)
+
+    def _ended(
+        self, direction: DirectionContent, ended_by: str, at: int, before: Sequence[Effect] = NOTHING
+    ) -> Received:
+        """The direction is over by this message, whose other effects come `before`."""
+        return Received([*before, *self._finish(direction, ended_by, at)], over=True)
 
     def _begin_request(self) -> None:
         head, new = self._request.head, self._new_trace
@@ -380,15 +400,15 @@ class Exchange:
             return [*self.open_record(at), *effects]
         return effects
 
-    def _count_late(self, direction: DirectionContent, kind: str, data: bytes | None = None) -> Sequence[Effect]:
+    def _count_late(self, direction: DirectionContent, kind: str, data: bytes | None = None) -> Received:
         """What comes after the end changes nothing. It is counted, and its bytes are held against the body's own."""
         if self._late is None or self._late_bytes is None:
             self._late, self._late_bytes = Counter(), Counter()
-        self.late_count += 1
+        self._late_count += 1
         self._late[f"{direction.stream.direction.value}.{kind}"] += 1
         if data is not None:
             self._late_bytes[direction.body.compare(data)] += 1
-        return NOTHING
+        return LATE_ONE
 
     # -- the records ----------------------------------------------------------------------------------------------
 
@@ -509,7 +529,7 @@ class Exchange:
         gate: bool,
     ) -> Append:
         self._terminal = True
-        self._reported = self.late_count
+        self._reported = self._late_count
         head, trailers, attributes = self._response.head, self._response.trailers, self._attributes
         ended_at = self._time(at)
         fields = Response(  # by position, as above

@@ -76,22 +76,22 @@ class Listener:
         self._record: dict[str, Any] = {}
         # Only what decides how an answer is read: the rest of the request says nothing about it.
         names = [(":method", request.method.encode("utf-8", "replace")), (":path", target.encode())]
-        self._take(self._exchange.receive(Headers(Direction.REQUEST, names, True, now)))
+        self._take(self._exchange.receive(Headers(Direction.REQUEST, names, True, now)).effects)
 
     def head(self, status: int, headers: Iterable[tuple[str, str]]) -> None:
         """The status and the headers."""
         fields: HeaderList = [(":status", str(status).encode())]
         fields += [(name.lower(), value.encode("utf-8", "surrogateescape")) for name, value in headers]
-        self._take(self._exchange.receive(Headers(Direction.RESPONSE, fields, False, time.monotonic_ns())))
+        self._take(self._exchange.receive(Headers(Direction.RESPONSE, fields, False, time.monotonic_ns())).effects)
 
     def body(self, data: bytes) -> None:
         """A piece of the body."""
         self.bytes += len(data)
-        self._take(self._exchange.receive(Body(Direction.RESPONSE, data, False, time.monotonic_ns())))
+        self._take(self._exchange.receive(Body(Direction.RESPONSE, data, False, time.monotonic_ns())).effects)
 
     def ended(self) -> Answer:
         """The answer is over."""
-        self._take(self._exchange.receive(Body(Direction.RESPONSE, b"", True, time.monotonic_ns())))
+        self._take(self._exchange.receive(Body(Direction.RESPONSE, b"", True, time.monotonic_ns())).effects)
         return self._answer({})
 
     def broke(self, error: str) -> Answer:

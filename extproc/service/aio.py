@@ -32,6 +32,7 @@ from extproc.service.transport import (
     ACCESS_LOG,
     HEALTH_CHECK,
     HEALTH_WATCH,
+    LATER,
     PROCESS,
     RESOLUTION,
     Complaints,
@@ -150,7 +151,7 @@ class AioServer:
                 except Exception as error:  # noqa: BLE001 - as above
                     self.complaints.failed("a stream was ended", error)
                     break
-                if reply is None:
+                if reply is LATER:
                     reply = await stream.gate()
                 if reply:
                     await context.write(reply)

@@ -21,7 +21,7 @@ from extproc.config import Config
 from extproc.core import routing
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, Event
-from extproc.core.exchange import Exchange, Settings
+from extproc.core.exchange import Exchange, Received, Settings
 from extproc.core.records import Routing
 from extproc.core.redact import Redactor
 from extproc.core.routing import RoutingHeaders
@@ -32,7 +32,9 @@ from extproc.quarantine.entries import Mode
 from extproc.quarantine.guard import Guard
 from extproc.service import ids, wire
 from extproc.service.accesslog import AccessLog
+from extproc.service.gate import Gate
 from extproc.service.holding import TOO_LARGE, Holding
+from extproc.service.transport import LATER, NO_REPLY, Reply
 from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
@@ -79,7 +81,7 @@ class Recorder:
         self._gate_timeout = config.gate_timeout_seconds
         self._open_delay = config.open_record_ms / 1000
         # Each queue has one delay for all, so that the order of arrival is the order of the deadlines.
-        self._gates: deque[_Gate] = deque()
+        self._gates: deque[Gate] = deque()
         self._unfinished: deque[tuple[float, Exchange]] = deque()
         self._draining = False
         # The texts stand in Envoy's configuration, so there are few.
@@ -110,10 +112,7 @@ class Recorder:
             _, exchange = self._unfinished.popleft()
             self._note(exchange.open_record(monotonic_ns()))
         while self._gates and self._gates[0].deadline <= now:
-            gate = self._gates.popleft()
-            if gate.claim():
-                gate.late = True
-                gate.processor.settle(gate, JournalError(f"no answer from the disk in {self._gate_timeout:g} s"))
+            self._gates.popleft().give_up(JournalError(f"no answer from the disk in {self._gate_timeout:g} s"))
 
     # -- for processors -----------------------------------------------------------------------------------------------
 
@@ -156,14 +155,14 @@ class Recorder:
             queue.popleft()
         queue.append((monotonic() + self._open_delay, exchange))
 
-    def watch_gate(self, gate: _Gate) -> None:
+    def watch_gate(self, gate: Gate) -> None:
         queue = self._gates
         while queue and queue[0].settled:
             queue.popleft()
         gate.deadline = monotonic() + self._gate_timeout
         queue.append(gate)
 
-    def gate_opened(self, gate: _Gate) -> None:
+    def gate_opened(self, gate: Gate) -> None:
         """A reply has waited for the disk. From any thread, but for one gate at a time as good as always."""
         self.gate_times.observe(monotonic() - gate.deadline + self._gate_timeout)
 
@@ -212,39 +211,6 @@ def _why_not_held(exchange: Exchange) -> str:
     return "not held: over hold_request_bytes, or over hold_total_bytes with the others"
 
 
-class _Gate:
-    """A reply that waits for effects to be durable. Settled once, by whoever claims it first."""
-
-    __slots__ = ("_claims", "deadline", "direction", "has_record", "late", "processor", "reply", "settled")
-
-    def __init__(self, processor: Processor, direction: Direction, reply: bytes, *, has_record: bool) -> None:
-        self.processor = processor
-        self.direction = direction
-        self.has_record = has_record
-        """It waits for the direction's record. Bytes that could not be spooled are told with that, and so once."""
-        self.reply = reply
-        self.deadline = 0.0
-        self.settled = False
-        self.late = False
-        """The disk did not answer in time; the record may be in the journal all the same."""
-        self._claims = [True]
-
-    def claim(self) -> bool:
-        try:
-            self._claims.pop()  # atomic: the journal's thread and the timer may both come
-        except IndexError:
-            return False
-        self.settled = True
-        return True
-
-    def __call__(self, error: JournalError | None) -> None:
-        """The journal's word, from its thread."""
-        if self.claim():
-            self.processor.settle(self, error)
-        elif self.late and error is not None:
-            self.processor.after_all(self, error)
-
-
 class Processor:
     """One stream. `receive` and `closed` are called by the stream's owner, `settle` by the gate's."""
 
@@ -262,28 +228,26 @@ class Processor:
         self._held_since = 0.0
         self._slot: Slot | None = None
 
-    def receive(self, data: bytes) -> bytes | None:
-        """The reply to send now; None: `send` is called once, later; b"": no reply, read on.
+    def receive(self, data: bytes) -> Reply:
+        """The reply to a message; `LATER`, when it has to wait: then `send` is called once with it.
 
         Raises google.protobuf's DecodeError for bytes that are no ProcessingRequest.
         """
         message = wire.read(data, self._modes, monotonic_ns())
         if message is None:
-            return wire.NO_REPLY
+            return NO_REPLY
         exchange = self._exchange or self._begin(message)
-        late = exchange.late_count
-        headers = self._headers(exchange, message) if self._asked is not None else None
-        effects = exchange.receive(message.event)
+        headers = self._route_by_body(exchange, message) if self._held and self._asked is not None else None
+        received = exchange.receive(message.event)
         if self._slot is not None:
             self._show(self._slot, exchange, message.kind)
-        reply = wire.routed(headers) if headers else self._reply(exchange, message, late=exchange.late_count > late)
         if self._held:
-            if self._recorder.guard.active and message.kind is Kind.REQUEST_BODY and exchange.request_over:
-                reply = self._guarded(exchange, message.event, headers, reply)
-            self._look_at_held(self._held, exchange, message.kind)
-        if not effects:
+            reply = self._reply_to_held(exchange, message, received, headers)
+        else:
+            reply = self._reply(exchange, message, received)
+        if not received.effects:
             return reply
-        return self._carry_out(message.event.direction, effects, reply)
+        return self._carry_out(message.event.direction, received.effects, reply)
 
     def closed(self, reason: CloseReason) -> None:
         """The stream is over; nothing is under way on it."""
@@ -296,13 +260,12 @@ class Processor:
             if self._slot is not None:
                 self._slot.free()
 
-    def settle(self, gate: _Gate, error: JournalError | None) -> None:
-        """The gate opens, or the policy applies. Called once for each gate, by whoever claimed it."""
+    def settle(self, gate: Gate, error: JournalError | None) -> None:
         self._recorder.gate_opened(gate)
         reply = gate.reply if error is None else self._after_failure(gate, error)
         self._send(reply)
 
-    def after_all(self, gate: _Gate, error: JournalError) -> None:
+    def after_all(self, gate: Gate, error: JournalError) -> None:
         """The journal's word on what went on without waiting for it any longer: there is no record. A refused request
         gets its terminal record at the close, or a gap then."""
         if gate.has_record and not self._refuses(gate):
@@ -323,14 +286,21 @@ class Processor:
             head = exchange.request_head
             slot.describe(exchange.started_ns, exchange.id, head.method, head.path, exchange.upstream, exchange.cluster)
 
-    def _reply(self, exchange: Exchange, message: Message, *, late: bool) -> bytes:
-        assert self._modes is not None
-        if message.kind is not Kind.REQUEST_HEADERS or self._modes.observability or late:
-            if message.kind is Kind.RESPONSE_HEADERS and not (exchange.request_began or self._modes.observability):
-                return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
-            return wire.neutral(message, self._modes, late=late)
-        if not exchange.request_over:
-            if self._modes.may_hold:
+    def _reply(self, exchange: Exchange, message: Message, received: Received) -> bytes:
+        modes = self._modes
+        assert modes is not None
+        if modes.observability:
+            return NO_REPLY
+        if message.kind is Kind.REQUEST_HEADERS and not received.late:
+            return self._accept(exchange, modes, over=received.over)
+        if message.kind is Kind.RESPONSE_HEADERS and not exchange.request_began:
+            return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
+        return wire.neutral(message, modes, late=received.late)
+
+    def _accept(self, exchange: Exchange, modes: Modes, *, over: bool) -> bytes:
+        """The reply to request headers: whether Envoy holds the request, and what it is told to route by."""
+        if not over:
+            if modes.may_hold:
                 self._held = self._recorder.holding.take(exchange.announced_request_bytes)
                 self._held_since = monotonic()
             self._recorder.watch_unfinished(exchange)
@@ -345,23 +315,34 @@ class Processor:
             exchange.routing = Routing(by="headers", why=why, set={} if key is None else {routing.CLIENT: key})
         return wire.with_client_key(reply, key) if asked.client else reply
 
-    def _headers(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
-        """What a held body tells of where it should go."""
-        event = message.event
-        if not self._held or message.kind is not Kind.REQUEST_BODY or exchange.request_over:
+    def _route_by_body(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
+        """What a held body tells of where it should go; the record of the request says so, too."""
+        asked, event = self._asked, message.event
+        if message.kind is not Kind.REQUEST_BODY or exchange.request_over:
+            return None
+        if asked is None or not asked.body or exchange.routing is None:
             return None
         assert isinstance(event, Body)
-        assert self._asked is not None
-        if (
-            not self._asked.body
-            or exchange.routing is None
-            or not (event.end_of_stream or len(event.data) >= self._held)
-        ):
+        if not (event.end_of_stream or len(event.data) >= self._held):
             return None
-        headers, why = routing.of_body(self._asked, event.data, exchange.request_head.content_encoding)
+        headers, why = routing.of_body(asked, event.data, exchange.request_head.content_encoding)
         by = "body" if headers else "headers"
         exchange.routing = Routing(by=by, why=why, set=exchange.routing.set | headers)
         return headers
+
+    def _reply_to_held(
+        self, exchange: Exchange, message: Message, received: Received, headers: dict[str, str] | None
+    ) -> bytes:
+        """The reply to what comes while Envoy holds a request: its body in one message, or Envoy's own answer."""
+        reply = wire.routed(headers) if headers else self._reply(exchange, message, received)
+        if message.kind is Kind.REQUEST_BODY:
+            if received.over and self._recorder.guard.active:
+                reply = self._guarded(exchange, message.event, headers, reply)
+            self._came(exchange, over=exchange.request_over)
+        elif message.kind is Kind.RESPONSE_HEADERS and exchange.response_code_details == TOO_LARGE:
+            self._recorder.holding.was_refused(self._held)
+            self._release()
+        return reply
 
     def _guarded(self, exchange: Exchange, event: Event, headers: dict[str, str] | None, reply: bytes) -> bytes:
         """The reply to a held request, which may be in quarantine."""
@@ -376,31 +357,27 @@ class Processor:
         exchange.reject(recorded=True)
         return wire.quarantined(found.entry.incident or found.entry.id)
 
-    def _look_at_held(self, held: int, exchange: Exchange, kind: Kind) -> None:
-        """A held request comes as one message, or is refused by Envoy because it does not fit into its buffers."""
-        holding = self._recorder.holding
-        if kind is Kind.REQUEST_BODY:
-            # If this was not all of it, our override had no effect.
-            exchange.held = exchange.request_over
-            if exchange.held:
-                holding.came(held)
-        elif kind is Kind.RESPONSE_HEADERS and exchange.response_code_details == TOO_LARGE:
-            holding.was_refused(held)
-        else:
-            return
-        holding.release(held)
+    def _came(self, exchange: Exchange, *, over: bool) -> None:
+        """The body of a held request. If this was not all of it, our override had no effect."""
+        exchange.held = over
+        if over:
+            self._recorder.holding.came(self._held)
+        self._release()
+
+    def _release(self) -> None:
+        self._recorder.holding.release(self._held)
         self._held = 0
 
-    def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> bytes | None:
+    def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> Reply:
         if not any(not isinstance(effect, Append) or effect.gate for effect in effects):
             self._recorder.journal.submit(effects, None)  # an `open` record: that of the whole request follows
             return reply
-        gate = _Gate(self, direction, reply, has_record=isinstance(effects[-1], Append))
+        gate = Gate(self, direction, reply, has_record=isinstance(effects[-1], Append))
         self._recorder.watch_gate(gate)
         self._recorder.journal.submit(effects, gate)
-        return None
+        return LATER
 
-    def _after_failure(self, gate: _Gate, error: JournalError) -> bytes:
+    def _after_failure(self, gate: Gate, error: JournalError) -> bytes:
         """`on_audit_failure`. Only a request can be refused: to cut a good answer off would help nobody."""
         refuse, exchange = self._refuses(gate), self._exchange
         if exchange is not None and (refuse or gate.has_record):
@@ -415,6 +392,6 @@ class Processor:
             self._recorder.left_no_record(error)
         return wire.REFUSED
 
-    def _refuses(self, gate: _Gate) -> bool:
+    def _refuses(self, gate: Gate) -> bool:
         assert self._modes is not None
         return gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability

@@ -21,7 +21,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from extproc.core.events import CloseReason
 
@@ -42,11 +42,21 @@ LAST_WORDS = 3.0
 log = logging.getLogger("extproc.service")
 
 
+Reply = bytes | None
+"""What a message is answered with now: a serialised ProcessingResponse, or one of these two."""
+
+NO_REPLY: Final = b""
+"""Send nothing and read on."""
+
+LATER: Final = None
+"""The reply waits for something. It is given to `send` once, by any thread, and nothing is taken until then."""
+
+
 class Processor(Protocol):
     """One ext_proc stream, as `processor.py` implements it. Called by one thread at a time."""
 
-    def receive(self, message: bytes) -> bytes | None:
-        """The reply to send now; None: `send` will be called once, by any thread; b"": no reply, read on."""
+    def receive(self, message: bytes) -> Reply:
+        """The reply to a message."""
         ...
 
     def closed(self, reason: CloseReason) -> None:

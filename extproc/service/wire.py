@@ -30,6 +30,7 @@ from extproc.core import routing
 from extproc.core.events import Body, Direction, Event, HeaderList, Headers, Trailers
 from extproc.core.outcome import QUARANTINED_DETAILS, REFUSED_DETAILS
 from extproc.service import usual
+from extproc.service.transport import NO_REPLY
 
 FILTER = "envoy.filters.http.ext_proc"
 """The key under which Envoy puts the attributes, and the namespace of nothing else."""
@@ -254,9 +255,6 @@ def _header_list(header_map: HeaderMap) -> HeaderList:
 
 
 # -- replies ------------------------------------------------------------------------------------------------------
-
-NO_REPLY = b""
-"""Send nothing and read on."""
 
 _NEUTRAL = {kind: bytes((kind << 3 | 2, 0)) for kind in Kind}
 

@@ -97,7 +97,7 @@ class Recording:
                 start + 100 * MS,
                 {"upstream.address": upstream, "xds.cluster_name": "llm", "xds.route_name": "default"},
             )
-            self._carry_out(exchange.receive(head))
+            self._carry_out(exchange.receive(head).effects)
             self._play_answer(exchange, start, pieces, cut=cut, pause_ms=pause_ms)
             self._carry_out(exchange.close(CloseReason.CLOSED, start + 900 * MS))
         return id
@@ -111,9 +111,9 @@ class Recording:
 
     def _play_request(self, exchange: Exchange, at: int, body: bytes, headers: Fields, *, finished: bool) -> None:
         attributes = {"source.address": "192.0.2.9:50123"}
-        self._carry_out(exchange.receive(Headers(Direction.REQUEST, _raw(headers), not body, at, attributes)))
+        self._carry_out(exchange.receive(Headers(Direction.REQUEST, _raw(headers), not body, at, attributes)).effects)
         if body:
-            self._carry_out(exchange.receive(Body(Direction.REQUEST, body, finished, at + MS)))
+            self._carry_out(exchange.receive(Body(Direction.REQUEST, body, finished, at + MS)).effects)
         if not finished:
             self._carry_out(exchange.open_record(at + 200 * MS))
 
@@ -121,7 +121,7 @@ class Recording:
         for number, piece in enumerate(pieces, 1):
             last = number == len(pieces) and not cut
             self._carry_out(
-                exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + pause_ms * number) * MS))
+                exchange.receive(Body(Direction.RESPONSE, piece, last, at + (100 + pause_ms * number) * MS)).effects
             )
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:

@@ -48,16 +48,16 @@ def play(captured: Captured, pieces: Sequence[bytes], *, whole: bool) -> dict[st
 
     request, response = captured.request, captured.response
     head = [(":method", captured.method.encode()), (":path", captured.path.encode()), (":authority", b"a")]
-    carry_out(exchange.receive(Headers(Direction.REQUEST, [*head, *request.headers], not request.body, 0)))
+    carry_out(exchange.receive(Headers(Direction.REQUEST, [*head, *request.headers], not request.body, 0)).effects)
     if request.body:
-        carry_out(exchange.receive(Body(Direction.REQUEST, request.body, True, 0)))
+        carry_out(exchange.receive(Body(Direction.REQUEST, request.body, True, 0)).effects)
     status = [(":status", str(captured.expected.status).encode())]
     # Envoy has taken the framing off; and a length would tell of a cut by itself.
     fields = [(name, value) for name, value in response.headers if name not in {"transfer-encoding", "content-length"}]
-    carry_out(exchange.receive(Headers(Direction.RESPONSE, [*status, *fields], not pieces and whole, 0)))
+    carry_out(exchange.receive(Headers(Direction.RESPONSE, [*status, *fields], not pieces and whole, 0)).effects)
     for number, piece in enumerate(pieces, 1):
         last = whole and number == len(pieces)
-        carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, number * MS)))
+        carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, number * MS)).effects)
     carry_out(exchange.close(CloseReason.CLOSED, (len(pieces) + 1) * MS))
     parts.add({"type": "access", "id": ID, "at": "", **({} if whole else CLIENT_LEFT)})
     return parts.exchange()

@@ -20,11 +20,14 @@ from extproc.service.transport import (
     ACCESS_LOG,
     HEALTH_CHECK,
     HEALTH_WATCH,
+    LATER,
+    NO_REPLY,
     PROCESS,
     AccessLog,
     Complaints,
     NewProcessor,
     Processor,
+    Reply,
 )
 
 
@@ -70,7 +73,7 @@ class Process(Stream):
         self._server = server
         self._metadata: Metadata = request.metadata
         self._processor: Processor | None = None
-        self._receive: Callable[[bytes], bytes | None] = _nobody
+        self._receive: Callable[[bytes], Reply] = _nobody
         self._gate = False
         """A reply is owed by whoever was given `reply`."""
         self._queue: deque[bytes] = deque()
@@ -101,7 +104,7 @@ class Process(Stream):
             # An error status, so that Envoy fails the request; a clean end would let it pass unrecorded.
             self.refuse(Status.INTERNAL, "internal error")
             return
-        if reply is None:
+        if reply is LATER:
             self._gate = self.held = True
         elif reply:
             self.send(reply)
@@ -169,9 +172,9 @@ class Process(Stream):
             self._server.complaints.failed("the end of a stream was not recorded", error)
 
 
-def _nobody(_message: bytes) -> bytes | None:
+def _nobody(_message: bytes) -> Reply:
     """In the place of a processor that has heard of its end."""
-    return b""
+    return NO_REPLY
 
 
 class _Counted(Stream):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
-from extproc.core.exchange import Exchange, Settings
+from extproc.core.exchange import Exchange, Received, Settings
 from extproc.core.records import encode
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
@@ -57,7 +57,7 @@ def trailers(direction: Direction, *fields: tuple[str, bytes], ms: int = 0) -> T
 def play(events: Iterable[Event], target: Exchange | None = None) -> list[Effect]:
     """All effects of these events in order."""
     target = target or exchange()
-    return [effect for event in events for effect in target.receive(event)]
+    return [effect for event in events for effect in target.receive(event).effects]
 
 
 def records(effects: Iterable[Effect]) -> list[dict[str, Any]]:
@@ -84,9 +84,9 @@ ANSWER: list[Event] = [headers(RESPONSE, ms=2), body(RESPONSE, b"abc", end=True,
 def test_a_get_and_its_answer_are_two_records() -> None:
     """The request's record comes with its headers, the terminal one with the answer's end."""
     target = exchange()
-    assert ends(records(target.receive(GET))) == [("request", "headers")]
-    assert target.receive(ANSWER[0]) == ()
-    assert ends(records(target.receive(ANSWER[1]))) == [("response", "end_of_stream")]
+    assert ends(records(target.receive(GET).effects)) == [("request", "headers")]
+    assert target.receive(ANSWER[0]) == Received()
+    assert ends(records(target.receive(ANSWER[1]).effects)) == [("response", "end_of_stream")]
     assert target.close(CloseReason.CLOSED, START) == []
 
 
@@ -136,8 +136,10 @@ def test_the_gate_stands_at_the_announced_last_byte() -> None:
     """The peer has everything then, so the reply to that message is the one that waits; the empty end does not."""
     target = exchange()
     target.receive(headers(REQUEST, ("content-length", b"3")))
-    assert [effect.gate for effect in target.receive(body(REQUEST, b"abc")) if isinstance(effect, Append)] == [True]
-    assert target.receive(body(REQUEST, end=True)) == ()
+    assert [effect.gate for effect in target.receive(body(REQUEST, b"abc")).effects if isinstance(effect, Append)] == [
+        True
+    ]
+    assert target.receive(body(REQUEST, end=True)) == Received()
 
 
 def test_an_end_that_comes_again_is_counted_and_changes_nothing() -> None:
@@ -254,7 +256,7 @@ def test_a_body_that_would_make_its_record_too_long_is_spooled_at_its_end(direct
     target.receive(headers(REQUEST, path, end=direction is RESPONSE))
     if direction is RESPONSE:
         target.receive(headers(RESPONSE, status))
-    effects = list(target.receive(body(direction, escaped, end=True)))
+    effects = list(target.receive(body(direction, escaped, end=True)).effects)
     opened = [] if direction is RESPONSE else [Append]  # before the file of a request
     assert [type(effect) for effect in effects] == [*opened, Spool, SpoolEnd, Append]
     spooled = b"".join(piece for effect in effects if isinstance(effect, Spool) for piece in effect.data)
@@ -277,11 +279,11 @@ def test_a_long_upload_gets_an_open_record_by_size() -> None:
     """After so many bytes the unfinished request has a record that nobody waits for, once."""
     target = exchange()
     target.receive(headers(REQUEST))
-    (effect,) = target.receive(body(REQUEST, b"x" * 100))
+    (effect,) = target.receive(body(REQUEST, b"x" * 100)).effects
     assert isinstance(effect, Append)
     assert (effect.gate, json.loads(encode(effect.record))["type"]) == (False, "open")
     assert json.loads(encode(effect.record))["request"]["body"] == {"text": "x" * 100}
-    assert target.receive(body(REQUEST, b"x")) == ()
+    assert target.receive(body(REQUEST, b"x")) == Received()
     assert target.open_record(START) == ()
 
 
@@ -330,7 +332,7 @@ def test_envoys_span_is_the_parent_before_the_clients(
 ) -> None:
     """gRPC metadata first, then the HTTP header, else a new root."""
     fields = [(":path", b"/x"), *([("traceparent", header.encode())] if header else [])]
-    (request,) = records(exchange(parent=parent).receive(headers(REQUEST, *fields, end=True)))
+    (request,) = records(exchange(parent=parent).receive(headers(REQUEST, *fields, end=True)).effects)
     assert (request["trace_id"], request["parent_span_id"], request["trace_flags"]) == expected
     assert request["span_id"] == "b" * 16
 
@@ -411,3 +413,14 @@ def test_a_silence_in_an_answer_of_any_size() -> None:
     )
     assert "file" in response["response"]["body"]
     assert tuple(response["response"][name] for name in SILENCE) == (1000.0, 5.0, 2100)
+
+
+def test_what_a_message_did_is_one_value() -> None:
+    """Whether it ended its direction, and whether it was late for it; a late one has no effects."""
+    target = exchange()
+    first = target.receive(headers(REQUEST))
+    end = target.receive(body(REQUEST, b"x", end=True))
+    late = [target.receive(each) for each in (body(REQUEST, b"x", end=True), headers(REQUEST), body(REQUEST))]
+    assert (first, end.late, end.over) == (Received(), False, True)
+    assert ends(records(end.effects)) == [("request", "end_of_stream")]
+    assert late == [Received(late=True)] * 3

@@ -28,6 +28,7 @@ from extproc.history import verify
 from extproc.service import processor as module
 from extproc.service import wire
 from extproc.service.processor import Processor, Recorder
+from extproc.service.transport import NO_REPLY
 
 FULL_DISK = JournalError("data/segments/x: no space left on device")
 
@@ -169,7 +170,7 @@ def test_full_duplex_sends_each_chunk_back_once() -> None:
         (b"abc", False),
         (b"def", True),
     ]
-    assert again == wire.NO_REPLY
+    assert again == NO_REPLY
 
 
 def test_observability_mode_gets_no_replies_and_says_best_effort() -> None:
@@ -184,8 +185,8 @@ def test_observability_mode_gets_no_replies_and_says_best_effort() -> None:
 
 def test_a_message_of_an_unknown_kind_is_read_over() -> None:
     """A newer Envoy may send what this sidecar does not know; an empty message is one of those."""
-    assert Stream(FakeJournal()).processor.receive(b"") == wire.NO_REPLY
-    assert Stream(FakeJournal()).processor.receive(b"\xf2\x07\x03abc") == wire.NO_REPLY
+    assert Stream(FakeJournal()).processor.receive(b"") == NO_REPLY
+    assert Stream(FakeJournal()).processor.receive(b"\xf2\x07\x03abc") == NO_REPLY
 
 
 def test_bytes_that_are_no_message_end_the_stream() -> None:

@@ -14,6 +14,7 @@ from support.messages import DUPLEX, STREAMED, body, head, kind, trailers
 from extproc._proto.ext_proc_pb2 import HttpHeaders, ProcessingRequest, ProcessingResponse
 from extproc.core.events import Body, Direction, Headers, Trailers
 from extproc.service import wire
+from extproc.service.transport import NO_REPLY
 from extproc.service.wire import BodyMode, Kind, Modes
 
 
@@ -114,7 +115,7 @@ def test_a_neutral_reply_is_of_the_messages_kind(message_kind: Kind) -> None:
     reply = wire.neutral(read(made), wire.SHIPPED)
     assert kind(reply) == message_kind.name.lower()
     assert ProcessingResponse.FromString(reply).SerializeToString() == reply
-    assert wire.neutral(read(made), Modes(observability=True)) == wire.NO_REPLY
+    assert wire.neutral(read(made), Modes(observability=True)) == NO_REPLY
 
 
 @pytest.mark.parametrize("hold", [True, False])
