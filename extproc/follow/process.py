@@ -110,9 +110,9 @@ def watching(config: Config, metrics: Metrics, tracing: Tracing | None, position
     mode = None if config.quarantine_repeats == "off" else Mode(config.quarantine_repeats)
     reports = Reports(config.data_dir, kept, metrics, tracing, hook, redacts=config.webhook_redact, mode=mode)
     try:
-        left_at = position.stat().st_mtime - CATCH_UP_SECONDS
+        left_at: float | None = position.stat().st_mtime - CATCH_UP_SECONDS
     except FileNotFoundError:
-        left_at = time.time()
+        left_at = None
     return Incidents(config.data_dir, Reporter(config.data_dir, kept, reports, left_at), reports)
 
 

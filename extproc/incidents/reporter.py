@@ -60,13 +60,13 @@ class _Look:
 
 class Reporter:
     """For one data directory. `report` is for any thread. `catch_up_from`: what befell a backend since then is looked
-    for at the start."""
+    for at the start; None: nobody was to report anything before."""
 
-    def __init__(self, directory: Path, kept: Kept, audience: Audience, catch_up_from: float) -> None:
+    def __init__(self, directory: Path, kept: Kept, audience: Audience, catch_up_from: float | None) -> None:
         self._directory = directory
         self._kept = kept
         self._audience = audience
-        self._catch_up_from = max(catch_up_from, kept.since)
+        self._catch_up_from = None if catch_up_from is None else max(catch_up_from, kept.since)
         self._asked: queue.SimpleQueue[_Look | None] = queue.SimpleQueue()
         self._later: list[tuple[float, _Look]] = []
         """What to look at again, and when."""
@@ -116,6 +116,8 @@ class Reporter:
         for report in self._kept:
             if not report.delivered:
                 self._audience.undelivered(report)
+        if self._catch_up_from is None:
+            return
         found, flights = self._found()
         now = time.time()
         for each in found:

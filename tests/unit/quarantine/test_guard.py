@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_an_entry_names_requests_by_their_fingerprint(tmp_path: Path) -> None:
     same = {**REQUEST, "messages": [{"role": "user", "content": "other words"}]}
     assert made.look_up(head(), asked(same), None) is not None
     assert made.look_up(head(), asked({**REQUEST, "top_k": -1}), None) is None
+
+
+def test_an_entry_names_one_request_by_its_body(tmp_path: Path) -> None:
+    """To the byte: nothing that is merely alike."""
+    body = asked(REQUEST)
+    made = guard(tmp_path, entry(atom=None, body=hashlib.sha256(body).hexdigest(), mode=Mode.REFUSE))
+    match = made.look_up(head(), body, None)
+    assert match is not None
+    assert match.mode is Mode.REFUSE
+    assert made.look_up(head(), body + b" ", None) is None
 
 
 @pytest.mark.parametrize(
