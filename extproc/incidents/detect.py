@@ -25,6 +25,8 @@ from extproc.incidents.evidence import End, Flight
 
 TOGETHER_SECONDS: Final = 1.0
 """Ends within this time are of one cause."""
+SILENT_TOGETHER_SECONDS: Final = 4.0
+"""Streams whose last pieces lie within this time fell silent together: a busy engine gives each one now and then."""
 LINGER_SECONDS: Final = 5.0
 """A dying server goes on reporting for so long, without a pause as long as the one above."""
 AT_ONCE_SECONDS: Final = 2.0
@@ -42,6 +44,8 @@ _RESTART_SECONDS: Final = 1.0
 _ALIVE_SECONDS: Final = 5.0
 _BURST_SECONDS: Final = 1.0
 """Requests that fail by themselves come within so long."""
+_STEP_SECONDS: Final = 0.1
+"""Between an engine's tokens: what froze it came after the last of them, by so much at most."""
 _MANY: Final = 3
 
 
@@ -219,7 +223,7 @@ class _Upstream:
             until=until,
             confidence=_confidence([sign.weight for sign in signs if sign.holds]),
             evidence=(*evidence, *_words(together)),
-            in_flight=tuple(running),
+            in_flight=tuple(running if quiet is None else self.running(quiet + _STEP_SECONDS)),
             life=life,
             engine=engine_of(each.error for each in together),
             broken=True,
@@ -369,7 +373,7 @@ class _Upstream:
         starts = [spell[0] for spell in ends]
         index = 0
         while index < len(ends):
-            group = ends[index : bisect_right(starts, starts[index] + TOGETHER_SECONDS)]
+            group = ends[index : bisect_right(starts, starts[index] + SILENT_TOGETHER_SECONDS)]
             index += len(group)
             if len(group) < _MANY:
                 continue
@@ -396,7 +400,7 @@ class _Upstream:
         self, group: Sequence[tuple[float, float, Flight]], at: float, until: float, deaths: Sequence[Sighting]
     ) -> Sighting | None:
         silent = [each for _, _, each in group]
-        running = [each for each in self.running(at + 0.001) if each.started <= at]
+        running = self.running(at + _STEP_SECONDS)
         streams = [each for each in running if each.streamed and each.token is not None and each.token <= at]
         resumed = [each for _, end, each in group if each.ended is None or each.ended > end + 0.001]
         last_end = max((each.ended or self._until for each in self.flights), default=at)

@@ -60,7 +60,7 @@ class Incident:
     @property
     def in_flight(self) -> tuple[Flight, ...]:
         """What was in flight at its moment, oldest first."""
-        return tuple(each for each in self.sighting.in_flight if each.started <= self.sighting.at)
+        return self.sighting.in_flight
 
     @property
     def suspects(self) -> tuple[Suspect, ...]:

@@ -179,6 +179,16 @@ def test_streams_that_all_pause_and_go_on_tell_of_a_freeze() -> None:
     assert (kinds(found), moments(found)) == (["freeze"], [30])
 
 
+def test_a_freeze_of_a_slow_engine_is_one_though_its_streams_had_their_turns() -> None:
+    """Each gets a piece every few seconds, so that their last ones before it lie apart."""
+    world = busy()
+    for number in range(8):
+        silence = (40 + number * 0.4, 70 + number * 0.4)
+        world.add(34 + number / 10, 80 + number, first=36 + number * 0.4, silence=silence, seed=number)
+    (found,) = world.incidents()
+    assert (found.sighting.kind, moments([found])) == (Kind.FREEZE, [42.8])
+
+
 def test_of_two_backends_the_one_that_died_is_named() -> None:
     """The other one goes on."""
     world = busy()
