@@ -188,3 +188,10 @@ def test_only_aio_loads_grpcio(worker: Worker, config: Config) -> None:
     loaded = Path(f"/proc/{worker.process.pid}/maps").read_text()
     assert ("cygrpc" in loaded) == (config.transport == "aio")
     assert "upb" in loaded
+
+
+def test_a_worker_on_our_own_http2_loads_no_grpc() -> None:
+    """gRPC is eight megabytes for every worker, and for nothing where there is no TLS."""
+    code = "import sys, extproc.service.sidecar.worker; print(*{'grpc', 'uvloop', 'opentelemetry'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

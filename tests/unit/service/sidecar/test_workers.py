@@ -571,7 +571,8 @@ def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.Monk
     monkeypatch.setattr(workers_, "HOUSEKEEPING_SECONDS", 0.01)
     rounds: list[dict[str, int]] = []
 
-    def apply_retention(_directory: Path, **rules: int) -> None:
+    def apply_retention(_directory: Path, *, may_go: object, **rules: int) -> None:
+        assert callable(may_go)
         rounds.append(rules)
         if len(rounds) == 1:
             raise OSError("no such luck")
