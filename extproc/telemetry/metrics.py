@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, class_of, outcome_class
@@ -22,6 +22,7 @@ from extproc.history.join import Exchange
 from extproc.telemetry import families, kinds, openmetrics, semconv
 from extproc.telemetry.families import LONG_BUCKETS
 from extproc.telemetry.kinds import OTHER
+from extproc.telemetry.series import Counters, Histograms
 
 Record = Mapping[str, Any]
 Exemplar = dict[str, str] | None
@@ -82,26 +83,6 @@ class Bounded:
         clean = "".join(character if character.isprintable() else "?" for character in text)
         self._known[text] = clean
         return clean
-
-
-T = TypeVar("T", Counter, Histogram)
-
-
-class _Family(Generic[T]):
-    """One metric. Finding the series of some labels is what counting costs most, so each is found once."""
-
-    __slots__ = ("_metric", "_series")
-
-    def __init__(self, metric: T) -> None:
-        self._metric: T = metric
-        self._series: dict[tuple[str, ...], T] = {}
-
-    def labels(self, *values: str) -> T:
-        """The series of these labels; of none, for a metric that has none."""
-        series = self._series.get(values)
-        if series is None:
-            series = self._series[values] = self._metric.labels(*values) if values else self._metric
-        return series
 
 
 class Metrics:
@@ -334,11 +315,15 @@ class Metrics:
 
     # -- making them ------------------------------------------------------------------------------------------------
 
-    def _counter(self, name: str, text: str, *labels: str) -> _Family[Counter]:
-        return _Family(Counter(name, text, labels, registry=self._registry))
+    def _counter(self, name: str, text: str, *labels: str) -> Counters:
+        made = Counters(name, text, labels)
+        self._registry.register(made)
+        return made
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> _Family[Histogram]:
-        return _Family(Histogram(name, text, labels, buckets=buckets, registry=self._registry))
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histograms:
+        made = Histograms(name, text, labels, buckets)
+        self._registry.register(made)
+        return made
 
 
 _GENAI_LABELS: Final = (
@@ -415,12 +400,12 @@ def _positive(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _observe(histogram: _Family[Histogram], label: str, milliseconds: float | None, shown: Exemplar = None) -> None:
+def _observe(histogram: Histograms, label: str, milliseconds: float | None, shown: Exemplar = None) -> None:
     _observe_with(histogram, (label,), milliseconds, shown)
 
 
 def _observe_with(
-    histogram: _Family[Histogram], labels: tuple[str, ...], milliseconds: float | None, shown: Exemplar = None
+    histogram: Histograms, labels: tuple[str, ...], milliseconds: float | None, shown: Exemplar = None
 ) -> None:
     if milliseconds is not None:
         histogram.labels(*labels).observe(milliseconds / 1000, shown)
