@@ -5,10 +5,11 @@ Run alone as `python tests/bench/follower.py [EXCHANGES]`.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from support.recorded import Recording
 
 from extproc.config import Config
 from extproc.follow.follower import Consumer, Follower
+from extproc.history.index.indexer import Indexer
+from extproc.incidents.indexed import Bodies
 from extproc.processes import gc
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tracing import Tracing
@@ -48,17 +51,32 @@ def record(directory: Path, exchanges: int) -> None:
             recording.add_access(id, duration_ms=900.0, request_bytes=1500, response_bytes=300, attempts=1)
 
 
-def follow(directory: Path, consumers: Sequence[Consumer]) -> tuple[float, float]:
-    """Take all of it; exchanges a second, and CPU microseconds an exchange, the exporter's thread with it."""
-    began, cpu = time.perf_counter(), time.process_time()
-    follower = Follower(directory, consumers, None)
-    while follower.step():
-        pass
-    follower.finish()
-    while not all(consumer.flushed_to(consumer.sequence()) for consumer in consumers):
-        time.sleep(0.001)
-    seconds = time.perf_counter() - began
-    return follower.exchanges / seconds, (time.process_time() - cpu) * 1e6 / follower.exchanges
+def follow(
+    directory: Path, consumers: Sequence[Consumer], keep_index: Callable[[Path], Indexer] | None = None
+) -> tuple[float, float]:
+    """Take all of it, as it comes; exchanges a second, and CPU microseconds an exchange, all threads together."""
+    with tempfile.TemporaryDirectory(prefix="extproc-bench-") as name:
+        data = Path(name)
+        index = None if keep_index is None else keep_index(data)
+        (data / "segments").mkdir(mode=0o700)
+        follower = Follower(data, consumers, None, index=index)
+        follower.step()  # the index has caught up with nothing, and is given what comes from now on
+        for path in (directory / "segments").iterdir():
+            shutil.copy(path, data / "segments" / path.name)
+        began, cpu = time.perf_counter(), time.process_time()
+        while follower.step():
+            pass
+        follower.finish()
+        while not all(consumer.flushed_to(consumer.sequence()) for consumer in consumers):
+            time.sleep(0.001)
+        if index is not None:
+            index.close()
+        seconds = time.perf_counter() - began
+        return follower.exchanges / seconds, (time.process_time() - cpu) * 1e6 / follower.exchanges
+
+
+def _index(directory: Path) -> Indexer:
+    return Indexer(directory, reader=Bodies())
 
 
 @contextmanager
@@ -78,18 +96,19 @@ def lines(exchanges: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="extproc-bench-") as name:
         record(Path(name), exchanges)
         gc.freeze_after_start()  # as the follower's process does
-        for what, metrics, traced in (
-            ("reading and joining", False, False),
-            ("and metrics", True, False),
-            ("and spans, to a collector that takes them", True, True),
+        for what, metrics, index, traced in (
+            ("reading and joining", False, None, False),
+            ("and metrics", True, None, False),
+            ("and the index", True, _index, False),
+            ("and spans, to a collector that takes them", True, _index, True),
         ):
             consumers: list[Consumer] = [Metrics((), {})] if metrics else []
             if traced:
                 with spans(Path(name)) as tracing:
-                    rate, cpu = follow(Path(name), [*consumers, tracing])
+                    rate, cpu = follow(Path(name), [*consumers, tracing], index)
                     assert tracing.exported == exchanges, "spans were lost"
             else:
-                rate, cpu = follow(Path(name), consumers)
+                rate, cpu = follow(Path(name), consumers, index)
             yield f"- follower, {what}: {rate:,.0f} exchanges/s, {cpu:.0f} us CPU an exchange"
 
 
