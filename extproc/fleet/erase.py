@@ -26,7 +26,7 @@ from extproc.fleet.bucket import Bucket
 from extproc.fleet.ledger import Ledger
 from extproc.fleet.names import BODIES as PACKS
 from extproc.fleet.names import Place
-from extproc.fleet.tombstone import Wanted
+from extproc.fleet.tombstone import Erased, Wanted
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters, Param
 from extproc.history.index import store
@@ -160,14 +160,15 @@ def _replace(directory: Path, name: Name, wanted: Wanted) -> Said | None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    return _changed(name.stem, erased.lines, before, after)
+    return _changed(name.stem, erased, before, after)
 
 
-def _changed(what: str, count: int, before: bytes, after: bytes) -> Said:
+def _changed(what: str, erased: Erased, before: bytes, after: bytes) -> Said:
     digests = {
         name: hashlib.sha256(data).hexdigest() for name, data in (("sha256_before", before), ("sha256_after", after))
     }
-    return {"segment": what, "records": count, **digests}
+    damage = {} if erased.damage is None else {"damage": erased.damage}
+    return {"segment": what, "records": erased.lines, **digests, **damage}
 
 
 def _remove_bodies(directory: Path, wanted: Wanted) -> list[str]:
@@ -214,7 +215,7 @@ def from_bucket(bucket: Bucket, directories: Sequence[Path], found: Found) -> Sa
             if hashlib.sha256(before).digest() != _digest(directory / SEGMENTS / str(name)):
                 raise BucketError(f"{place.raw}: changed since it was read; begin again")
             bucket.replace(place.raw, after, version)
-            segments.append(_changed(place.raw, erased.lines, before, after))
+            segments.append(_changed(place.raw, erased, before, after))
     return {"segments": segments, "bodies": packs, "rows": rows}
 
 

@@ -49,21 +49,26 @@ class Wanted:
 class Erased:
     """What was taken out of one segment."""
 
+    damage: str | None = None
+    """Why the rest of it cannot be read. It does not stay: nobody knows whose it is."""
     lines: int = 0
     ids: set[str] = field(default_factory=set)
 
 
 def without(source: BinaryIO, wanted: Wanted) -> tuple[bytes, Erased]:
-    """The lines of a segment with those that are wanted gone."""
+    """The lines of a segment with those that are wanted gone, as far as it can be read."""
     found = Erased()
     kept = io.BytesIO()
-    for line in lines.raw_lines(source):
-        id = wanted.of(line)
-        stone = None if id is None else in_place_of(line, id)
-        if id is not None and stone is not None:
-            found.lines += 1
-            found.ids.add(id)
-        kept.write(stone or line)
+    try:
+        for line in lines.raw_lines(source):
+            id = wanted.of(line)
+            stone = None if id is None else in_place_of(line, id)
+            if id is not None and stone is not None:
+                found.lines += 1
+                found.ids.add(id)
+            kept.write(stone or line)
+    except DamagedLine as error:
+        found.damage = str(error)
     return kept.getvalue(), found
 
 
