@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from extproc.errors import JournalError
 from extproc.history.feed import Feed, SegmentOffset, from_checkpoint
 from extproc.history.index import store, told
 from extproc.history.index.fetch import Fetch
-from extproc.history.index.store import Checkpoint, KeptIncident, Positions, Store
+from extproc.history.index.store import Checkpoint, Positions, Store
 from extproc.history.index.told import Told
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner, without_body
@@ -96,10 +96,6 @@ class Indexer:
         work = self._work
         if work is not None and work.caught_up:
             self._tried(lambda work: work.take(found, whole))
-
-    def keep(self, incidents: Iterable[KeptIncident]) -> None:
-        """Keep what befell backends, with the next commit. What cannot be kept can be found in the journal again."""
-        self._tried(lambda work: work.keep(incidents))
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
         """How far that somebody else has read."""
@@ -191,9 +187,6 @@ class _Work:
         if found.position[1:] >= self.positions.get(found.position.series, _BEGINNING):
             self._join(found, whole or found.record)
 
-    def keep(self, incidents: Iterable[KeptIncident]) -> None:
-        self._store.keep(incidents)
-
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
         self.positions = {
             series: max(position, self.positions.get(series, _BEGINNING)) for series, position in positions.items()
@@ -225,7 +218,7 @@ class _Work:
             return
         self._commit_at = now + COMMIT_SECONDS
         checkpoint = Checkpoint(self.positions, self._joiner.positions())
-        if checkpoint != self._store.checkpoint or self._store.waiting:  # an idle machine's disk is left alone
+        if checkpoint != self._store.checkpoint:  # an idle machine's disk is left alone
             self.committed += self._store.waiting
             self._store.commit(checkpoint)
         if not self._store.is_in_place(self._directory):

@@ -7,7 +7,6 @@
             found.told                  # what its bodies tell, as far as it was kept (`told.py`)
     index.whole(found)              # all that the journal says of it
     index.counts()                  # what requests asked for, and how often, by model: base rates without a scan
-    index.incidents()               # what befell backends, as the follower has found it
     index.close()
 
 What is in it when it is opened is all that is given: what is added since stands after the checkpoint, where its reader
@@ -34,7 +33,7 @@ from extproc.history.index import conditions, groups, row, schema, store
 from extproc.history.index.conditions import Conditions
 from extproc.history.index.fetch import Fetch
 from extproc.history.index.groups import Group
-from extproc.history.index.store import Checkpoint, KeptIncident, Positions, Segment, Unusable
+from extproc.history.index.store import Checkpoint, Positions, Segment, Unusable
 from extproc.history.index.told import NOTHING, Atoms, Told
 from extproc.history.join import Exchange
 from extproc.journal import lines
@@ -214,7 +213,7 @@ class Index:
             rows = self._rows(f"{_OF_ID} WHERE id = ? AND n <= ?", row.packed_id(id), self._last)
             return self._fetch.exchange(store.unpacked(rows[0][1], self._segments)) if rows else None
 
-    # What requests ask for, and what befell backends -------------------------------------------------------------
+    # What requests ask for -----------------------------------------------------------------------------------------
 
     def atoms(self, number: int | None) -> Atoms | None:
         """What stands in a row for what its request asks for; the same object for the same number."""
@@ -241,12 +240,6 @@ class Index:
             for model, fingerprint, asked, outcome, status, had_token, times in rows:
                 words = (self.words.get(model, ""), self.words.get(fingerprint, ""))
                 yield Count(*words, self.atoms(asked), self.words.get(outcome, ""), status, bool(had_token), times)
-
-    def incidents(self, since: int = 0) -> list[KeptIncident]:
-        """What befell backends at this time (microseconds since 1970) or later, in the order of time."""
-        with _reading():
-            rows = self._rows("SELECT id, at, fields FROM incidents WHERE at >= ? ORDER BY at, id", since)
-            return [KeptIncident(id, at, json.loads(fields)) for id, at, fields in rows]
 
     # Which rows ------------------------------------------------------------------------------------------------
 

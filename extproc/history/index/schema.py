@@ -6,7 +6,6 @@ segments    the segments in which rows have records, by number
 straddling  rows that have records in other segments than `exchanges.segment`, once for each of those
 atoms       what requests ask for (`told.py`), each fact once
 asked       what a whole request asks for: numbers of atoms. Rows have its number; it may be there more than once
-incidents   what befell backends, as the follower has found it
 meta        one row: how far the journal has been read
 
 Times are microseconds since 1970, durations microseconds. Ids, digests and the like are bytes where they have their
@@ -102,7 +101,6 @@ CREATE TABLE meta (position BLOB NOT NULL);
 CREATE TABLE texts (n INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE atoms (n INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE asked (n INTEGER PRIMARY KEY, atoms BLOB NOT NULL);
-CREATE TABLE incidents (id TEXT PRIMARY KEY, at INTEGER NOT NULL, fields TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE segments (n INTEGER PRIMARY KEY, series TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (series, number));
 CREATE TABLE exchanges (n INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
 CREATE TABLE straddling (segment INTEGER, exchange INTEGER, PRIMARY KEY (segment, exchange)) WITHOUT ROWID;

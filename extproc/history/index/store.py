@@ -3,7 +3,6 @@
     store = Store.open(directory)
     store.checkpoint                    # how far the journal has been read; of a new index nowhere
     store.put(exchange, told)           # a row, or the row of that id anew
-    store.keep(incidents)               # what befell backends, in the place of what is kept under the same ids
     store.commit(checkpoint)            # all of that, and how far the journal has been read, or nothing
 
     erase(directory, ids)               # by whoever erases exchanges from the journal, beside the follower
@@ -21,7 +20,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, Self
 from urllib.parse import quote
 
 import msgspec
@@ -54,14 +53,6 @@ _OVER_THE_EDGE: Final = (
     " UNION SELECT id, positions FROM straddling JOIN exchanges ON n = exchange WHERE straddling.segment = ?"
 )
 """The exchanges that have records in a segment, whichever of them is theirs."""
-
-
-class KeptIncident(NamedTuple):
-    """What befell a backend. `at`: microseconds since 1970; `fields`: what `extproc incidents --json` prints of it."""
-
-    id: str
-    at: int
-    fields: Mapping[str, Any]
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -123,7 +114,6 @@ def erase(directory: Path, ids: Iterable[str], busy_seconds: float = _BUSY_SECON
 def _erase(database: sqlite3.Connection, id: str) -> int:
     packed = (row.packed_id(id),)
     database.execute(_NOT_STRADDLING, packed)
-    database.execute("DELETE FROM incidents WHERE instr(fields, ?)", (id,))
     return database.execute("DELETE FROM exchanges WHERE id = ?", packed).rowcount
 
 
@@ -170,7 +160,6 @@ class Store:
         self._new_asked: list[tuple[int, bytes]] = []
         (self._last_asked,) = database.execute("SELECT coalesce(max(n), 0) FROM asked").fetchone()
         self._swept_asked: int = self._last_asked
-        self._incidents: list[KeptIncident] = []
         self._segments: dict[Segment, int] = {
             (series, number): n for series, number, n in database.execute("SELECT series, number, n FROM segments")
         }
@@ -244,10 +233,6 @@ class Store:
         others = {segment for segment, _ in numbered} - {own}
         self._straddling += [(segment, values[0]) for segment in others]
 
-    def keep(self, incidents: Iterable[KeptIncident]) -> None:
-        """Add what befell backends, or say it anew; written with the next commit."""
-        self._incidents += incidents
-
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write what was put, and that the journal has been read so far."""
         with _transaction(self._database):
@@ -261,10 +246,6 @@ class Store:
         database.executemany("INSERT INTO segments VALUES (?, ?, ?)", self._new_segments)
         database.executemany("INSERT INTO atoms VALUES (?, ?)", self._new_atoms)
         database.executemany("INSERT INTO asked VALUES (?, ?)", self._new_asked)
-        database.executemany(
-            "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?)",
-            [(each.id, each.at, msgspec.json.encode(each.fields).decode()) for each in self._incidents],
-        )
         database.executemany(_PUT, list(self._rows.values()))
         database.executemany(_STRADDLES, self._straddling)
         database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
@@ -274,14 +255,13 @@ class Store:
         self._new_segments.clear()
         self._new_atoms.clear()
         self._new_asked.clear()
-        self._incidents.clear()
         self._straddling.clear()
         self._rows.clear()
 
     @property
     def waiting(self) -> int:
-        """Rows and incidents that are not yet committed."""
-        return len(self._rows) + len(self._incidents)
+        """Rows that were put and not yet committed."""
+        return len(self._rows)
 
     def _word(self, text: str) -> int | None:
         number = self._words.get(text)

@@ -17,7 +17,6 @@ from extproc.history.filters import Filters
 from extproc.history.index import check, store
 from extproc.history.index.indexer import Indexer
 from extproc.history.index.query import Index
-from extproc.history.index.store import KeptIncident
 from extproc.history.index.tail import Tail
 from extproc.history.live_tables import LiveTables
 from extproc.incidents import evidence, incident, indexed
@@ -124,30 +123,8 @@ def test_base_rates_come_without_a_scan(tmp_path: Path) -> None:
     assert counted._counts == expected._counts
 
 
-def test_incidents_are_kept_and_come_back(tmp_path: Path) -> None:
-    """In the order of time, the one that was said last under an id; not in an index that is made anew."""
-    data = tmp_path / "data"
-    with Recording(data) as recording:
-        recording.add()
-    indexer = index(data)
-    indexer.keep([KeptIncident("b", 200, {"id": "b", "suspects": []}), KeptIncident("a", 100, {"id": "a"})])
-    indexer.commit(now=True)
-    indexer.keep([KeptIncident("b", 200, {"id": "b", "suspects": ["x"]})])
-    indexer.close()
-    with Index.open(data) as opened:
-        assert opened.incidents() == [
-            KeptIncident("a", 100, {"id": "a"}),
-            KeptIncident("b", 200, {"id": "b", "suspects": ["x"]}),
-        ]
-        assert [each.id for each in opened.incidents(since=101)] == ["b"]
-    store.delete(data)
-    index(data).close()
-    with Index.open(data) as opened:
-        assert opened.incidents() == []
-
-
 def test_what_an_erased_request_asked_for_goes_with_it(tmp_path: Path) -> None:
-    """What others asked for as well stays; incidents that name it go."""
+    """What others asked for as well stays, also for a follower that goes on."""
     data = tmp_path / "data"
     with Recording(data) as recording:
         for user in (b"alice-4711", b"robert", b"robert"):
@@ -159,12 +136,9 @@ def test_what_an_erased_request_asked_for_goes_with_it(tmp_path: Path) -> None:
         before = Counter(each.atoms["user"] for each in opened.counts() if each.atoms for _ in range(each.times))
         alice = next(iter(opened.rows(Filters()))).exchange["id"]
     assert before == {'"alice-4711"': 1, '"robert"': 2}
-    indexer.keep([KeptIncident("i", 1, {"suspects": [{"exchange": alice}]}), KeptIncident("j", 2, {"suspects": []})])
-    indexer.commit(now=True)
     assert store.erase(data, [alice]) == 1
     with Index.open(data) as opened:
         after = Counter(each.atoms["user"] for each in opened.counts() if each.atoms for _ in range(each.times))
-        assert [each.id for each in opened.incidents()] == ["j"]
     assert after == {'"robert"': 2}
     assert b"alice" not in b"".join(path.read_bytes() for path in data.glob("index.sqlite*"))
     indexer.close()
