@@ -17,7 +17,7 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import get_ident
 from time import monotonic
@@ -54,7 +54,16 @@ class Http2Server:
 
     table_bytes = 0
 
-    def __init__(self, endpoint: Endpoint, processors: NewProcessor, timers: Timers, health: Health) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        processors: NewProcessor,
+        timers: Timers,
+        health: Health,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`clock`: what the silence of clients is measured by, in seconds."""
+        self.clock = clock
         self.processors = processors
         self.access_log = timers.access_log
         self.health = health
@@ -183,7 +192,7 @@ class Http2Server:
                 watch.tell(status)
         if not self._accepting:
             self._accept_again()
-        now = monotonic()
+        now = self.clock()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             for peer in tuple(self._peers.values()):
@@ -256,7 +265,7 @@ class _Peer(Connection):
         self.fd = client.fileno()
         self._unsent = memoryview(b"")
         self._heard = True
-        self._heard_at = self._born_at = monotonic()
+        self._heard_at = self._born_at = server.clock()
         self._pinged = False
         self._close_at: float | None = None
         self._hung_up = False
@@ -312,7 +321,7 @@ class _Peer(Connection):
         self._unsent = data[sent:]
         if self.closing and not (self._unsent or self.out) and self._close_at is None:
             # Closed at once, with something unread, TCP would take our GOAWAY back.
-            self._close_at = monotonic() + LINGER_SECONDS
+            self._close_at = self._server.clock() + LINGER_SECONDS
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
 

@@ -184,6 +184,22 @@ def test_a_client_that_reads_nothing_is_not_read_from() -> None:
     assert resets(wire.send(data(1, chunk))) == {1: Code.FLOW_CONTROL_ERROR}
 
 
+def test_a_thousand_slow_readers() -> None:
+    """Each costs the one reply that waits, however much it sends; each gets all of its replies when it reads."""
+    wire, streams = Wire(max_streams=1000), range(1, 2001, 2)
+    wire.send(setting(frames.INITIAL_WINDOW_SIZE, 0), window_update(0, 2**30))
+    for stream_id in streams:
+        said = wire.send(headers(stream_id), *(data(stream_id, message(b"%d" % stream_id)) for _ in range(5)))
+        assert [each for each in said if each.kind in {DATA, RST_STREAM}] == []
+    assert len(wire.connection.streams) == 1000
+    assert {len(stream.backlog) for stream in wire.connection.streams.values()} == {1}
+    for stream_id in reversed(streams):
+        said = wire.send(window_update(stream_id, 2**20), data(stream_id, b"", end=True))
+        assert wire.messages(said, stream_id) == [b"%d" % stream_id] * 5
+        assert wire.trailers(said, stream_id) == {"grpc-status": "0"}
+    assert wire.server.open == 0
+
+
 def test_a_shut_gate_gives_no_window() -> None:
     """And when it opens, what was taken is given back, and the messages that came since are taken in order."""
     wire = Wire()
