@@ -8,6 +8,7 @@ Reading waits for files, so it is done in two threads; the loop itself only pass
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -198,9 +199,10 @@ class Page:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
-        async with self._feed.watching() as events:
-            async for name, data in events:
-                await response.write(f"event: {name}\ndata: {_text(data)}\n\n".encode())
+        with contextlib.suppress(ConnectionError):  # whoever watched has gone
+            async with self._feed.watching() as events:
+                async for name, data in events:
+                    await response.write(f"event: {name}\ndata: {_text(data)}\n\n".encode())
         return response
 
 

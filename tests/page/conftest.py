@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.browser import Browser
 from support.pages import RunningPage
 from support.recorded import CHAT, Recording
 
@@ -36,6 +37,13 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Path:
         recording.add(b"", None, method="GET", path="/v1/models")
     indexed(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium; each page of it has a context of its own."""
+    with Browser() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -54,6 +54,7 @@ class Browser:
                 "--disable-extensions",
                 "--no-first-run",
                 "--hide-scrollbars",
+                "--host-resolver-rules=MAP evil.test 127.0.0.1",
                 "--remote-debugging-port=0",
                 f"--user-data-dir={self._profile.name}",
                 "about:blank",
@@ -173,20 +174,21 @@ class Page:
         assert "exceptionDetails" not in said, said["exceptionDetails"]
         return said["result"].get("value")
 
-    def until(self, expression: str) -> Any:
-        """Wait until an expression is true; what it is then."""
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true. Nodes and the like are true, as for JavaScript."""
+        is_true = f"Promise.resolve({expression}).then(Boolean)"
 
-        async def wait() -> Any:
+        async def wait() -> None:
             while True:
                 said = await self._browser.send(
-                    "Runtime.evaluate", self._session, expression=expression, awaitPromise=True, returnByValue=True
+                    "Runtime.evaluate", self._session, expression=is_true, awaitPromise=True, returnByValue=True
                 )
-                if "exceptionDetails" not in said and said["result"].get("value"):
-                    return said["result"]["value"]
+                if said["result"].get("value") is True:
+                    return
                 await asyncio.sleep(_POLL_SECONDS)
 
         try:
-            return self._browser.run(wait())
+            self._browser.run(wait())
         except TimeoutError:
             seen = self.evaluate("document.body.innerText.slice(0, 2000)")
             raise AssertionError(f"never came: {expression}; seen: {seen}; {self.complaints()}") from None

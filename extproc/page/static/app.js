@@ -1,7 +1,7 @@
 // The address after # says what is shown: #/live, #/exchanges?q=failed, #/exchanges/ID, #/compare/A/B, #/incidents/ID.
 
 import { get, Problem } from "./api.js";
-import { h } from "./dom.js";
+import { h, render } from "./dom.js";
 import * as compare from "./compare.js";
 import * as exchange from "./exchange.js";
 import * as exchanges from "./exchanges.js";
@@ -30,13 +30,13 @@ async function show() {
   }
   document.getElementById("connection").textContent = "";
   document.title = `${name} - extproc`;
-  main.replaceChildren(h("p", { class: "waiting", role: "status" }, "Reading ..."));
+  render(main, h("p", { class: "waiting", role: "status" }, "Reading ..."));
   try {
     const context = { main, signal, rest, query: new URLSearchParams(query), about: await about() };
     await view.show(context);
   } catch (error) {
     if (signal.aborted) return;
-    main.replaceChildren(h("h1", {}, "It did not work"), h("p", { class: "problem", role: "alert" }, error.message));
+    render(main, h("h1", {}, "It did not work"), h("p", { class: "problem", role: "alert" }, error.message));
     if (!(error instanceof Problem)) console.error(error);
   }
 }

@@ -2,7 +2,7 @@
 
 import { get, request } from "./api.js";
 import { messagesOf, parsed } from "./conversation.js";
-import { h } from "./dom.js";
+import { h, render } from "./dom.js";
 import { link } from "./rows.js";
 
 export async function show({ main, signal, rest }) {
@@ -11,7 +11,7 @@ export async function show({ main, signal, rest }) {
   const both = await Promise.all(ids.map((id) => get(`/exchanges/${encodeURIComponent(id)}`, { bodies: "no" }, { signal })));
   const texts = await Promise.all(both.map(async (each) => (await request(`/exchanges/${encodeURIComponent(each.id)}/body/request`, { decoded: "yes" }, { signal })).text()));
   const plain = ({ id, request: _, response: __, llm: ___, envoy: ____, ...rest }) => rest;
-  main.replaceChildren(
+  render(main,
     h("h1", {}, "Two exchanges"), h("p", {}, link(both[0].id, both[0].id), " and ", link(both[1].id, both[1].id)),
     table("Parameters", ...both.map((each) => each.llm?.params ?? {})),
     table("Headers", ...both.map((each) => Object.fromEntries(each.request?.headers ?? []))),

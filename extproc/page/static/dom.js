@@ -19,8 +19,17 @@ function fill(element, attributes, children) {
     else if (name === "style") Object.assign(element.style, value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false).map(node));
+  element.append(...nodes(children));
   return element;
+}
+
+/** Put these into an element instead of what is there. */
+export function render(element, ...children) {
+  element.replaceChildren(...nodes(children));
+}
+
+function nodes(children) {
+  return children.flat(Infinity).filter((each) => each !== null && each !== undefined && each !== false).map(node);
 }
 
 function node(child) {

@@ -2,7 +2,7 @@
 
 import { download, get, request } from "./api.js";
 import { answer, json, parsed, request as conversation } from "./conversation.js";
-import { button, h, long } from "./dom.js";
+import { button, h, long, render } from "./dom.js";
 import { outcome } from "./rows.js";
 import { duration, quoted, shortId, size, time } from "./words.js";
 
@@ -13,7 +13,7 @@ export async function show({ main, signal, rest: [id], about }) {
   document.title = `${shortId(found.id)} - extproc`;
   const said = h("div", {});
   const got = h("div", {});
-  main.replaceChildren(
+  render(main,
     h("div", { class: "title" }, h("h1", {}, `${found.method ?? "?"} ${found.path ?? "?"}`)),
     h("p", { class: "verdict" }, h("strong", {}, found.status ?? "no answer"), " ", outcome(found), ` ${duration(found.duration_ms)}`, " ", h("code", {}, found.id)),
     actions(found, about),

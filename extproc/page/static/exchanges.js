@@ -1,7 +1,7 @@
 // All exchanges, by one line of words, which are those of `extproc log`: `failed upstream=10.0.0.7 since=1h`.
 
 import { get } from "./api.js";
-import { button, h, svg } from "./dom.js";
+import { button, h, render, svg } from "./dom.js";
 import { List } from "./list.js";
 import { COLUMNS } from "./rows.js";
 import { CLASSES, duration, quoted, second } from "./words.js";
@@ -48,12 +48,12 @@ export async function show({ main, signal, query }) {
   }
 
   async function count() {
-    counts.replaceChildren(h("p", { class: "note" }, "Counting ..."));
+    render(counts, h("p", { class: "note" }, "Counting ..."));
     const key = by.value;
     const answer = await get("/counts", { q: line, by: key }, { signal });
     const narrow = (each) => [...words, each[key] === null ? null : `${key}=${each[key]}`].filter(Boolean).map(quoted).join(" ");
     const name = (each) => each[key] === null || key === "hour" ? each[key] ?? "-" : h("a", { href: address(narrow(each)) }, each[key]);
-    counts.replaceChildren(h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Counts" }, h("table", {},
+    render(counts, h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Counts" }, h("table", {},
       h("thead", {}, h("tr", {}, [key, "exchanges", "errors", "p50", "p99"].map((each) => h("th", { scope: "col" }, each)))),
       h("tbody", {}, answer.slice(0, 50).map((each) => h("tr", {},
         h("th", { scope: "row" }, name(each)), h("td", {}, each.exchanges),
@@ -63,18 +63,18 @@ export async function show({ main, signal, query }) {
 
   async function histogram() {
     const answer = await get("/histogram", { q: line }, { signal });
-    if (answer.bins.length) chart.replaceChildren(...bars(answer, words, go));
+    if (answer.bins.length) render(chart, ...bars(answer, words, go));
     else chart.remove();
   }
 
-  main.replaceChildren(
+  render(main,
     h("h1", { class: "quiet" }, "Exchanges"), form, chips, chart,
     h("div", { class: "beside" },
       h("section", { class: "fill", "aria-label": "List" }, found, list.element),
       h("aside", { "aria-label": "Counts" }, h("label", {}, "By ", by), counts)));
   if (query.get("focus") === "search") search.focus();
   const failed = (place) => (error) => {
-    if (!signal.aborted) place.replaceChildren(h("p", { class: "problem", role: "alert" }, error.message));
+    if (!signal.aborted) render(place, h("p", { class: "problem", role: "alert" }, error.message));
   };
   await Promise.all([more().catch(failed(found)), histogram().catch(failed(chart)), count().catch(failed(counts))]);
 }

@@ -1,7 +1,7 @@
 // What befell backends: the list, and one incident with who was in flight and who may have done it.
 
 import { get } from "./api.js";
-import { h } from "./dom.js";
+import { h, render } from "./dom.js";
 import { link, outcome } from "./rows.js";
 import { time } from "./words.js";
 
@@ -12,7 +12,7 @@ export async function show({ main, signal, rest: [id] }) {
   const all = await get("/incidents", {}, { signal });
   const one = id && all.find((each) => each.id === id);
   if (id && !one) throw new Error(`no incident goes by ${id}`);
-  main.replaceChildren(...(one ? await page(one, signal) : list(all)));
+  render(main, ...(one ? await page(one, signal) : list(all)));
 }
 
 function list(all) {

@@ -1,7 +1,7 @@
 // What is in flight this second, on which backend, and what has just ended.
 
 import { events } from "./api.js";
-import { button, h } from "./dom.js";
+import { button, h, render } from "./dom.js";
 import { List } from "./list.js";
 import { COLUMNS } from "./rows.js";
 import { duration, shortId, size } from "./words.js";
@@ -37,7 +37,7 @@ export async function show({ main, signal }) {
     draw();
   }, { "aria-pressed": "false" });
 
-  main.replaceChildren(
+  render(main,
     h("div", { class: "title" }, h("h1", {}, "Live"), hold),
     h("section", { "aria-label": "In flight" }, strips),
     h("section", { class: "fill", "aria-label": "Newest exchanges" }, h("h2", {}, "Newest exchanges"), note, list.element),
@@ -52,7 +52,7 @@ export async function show({ main, signal }) {
       draw();
     } else if (name === "inflight" && !held) {
       const at = performance.now();
-      strips.replaceChildren(...backends(data, ended, before, (at - beforeAt) / 1000));
+      render(strips, ...backends(data, ended, before, (at - beforeAt) / 1000));
       before = new Map(data.map((each) => [each.id, each.response_chunks ?? 0]));
       beforeAt = at;
     }

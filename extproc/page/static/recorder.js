@@ -1,12 +1,12 @@
 // How the recorder is: whether it records, what is on disk, how long that lasts, what Envoy runs on.
 
 import { get } from "./api.js";
-import { h } from "./dom.js";
+import { h, render } from "./dom.js";
 import { size, time } from "./words.js";
 
 export async function show({ main, signal, about }) {
   const [all, files] = await Promise.all([get("/status", {}, { signal }), get("/envoy", {}, { signal })]);
-  main.replaceChildren(h("h1", {}, "Recorder"), h("p", { class: "note" }, `extproc ${about.version}`), all.map(directory),
+  render(main, h("h1", {}, "Recorder"), h("p", { class: "note" }, `extproc ${about.version}`), all.map(directory),
     h("section", { "aria-label": "Envoy" }, h("h2", {}, "Envoy's live configuration"), files.length
       ? h("table", {}, h("thead", {}, h("tr", {}, ["file", "changed", "size"].map((each) => h("th", { scope: "col" }, each)))),
         h("tbody", {}, files.map((each) => h("tr", {}, h("th", { scope: "row" }, each.name), h("td", {}, time(each.changed_at)), h("td", {}, size(each.bytes))))))

@@ -1,7 +1,7 @@
 // The columns of a list of exchanges.
 
 import { h } from "./dom.js";
-import { duration, shortId, time, tokens } from "./words.js";
+import { duration, shortId, shortTime, tokens } from "./words.js";
 
 /** A link to an exchange. */
 export function link(id, text = shortId(id)) {
@@ -15,7 +15,7 @@ export function outcome(row) {
 }
 
 export const COLUMNS = [
-  { title: "started", class: "time", cell: (row) => time(row.started_at) },
+  { title: "started", class: "time", cell: (row) => shortTime(row.started_at) },
   { title: "outcome", class: "wide", cell: outcome },
   { title: "status", class: "number narrow", cell: (row) => row.status ?? "" },
   { title: "path", class: "wide extra", cell: (row) => row.path ?? "" },

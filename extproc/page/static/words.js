@@ -11,6 +11,12 @@ export function time(text) {
   return today ? clock : `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${clock}`;
 }
 
+/** The same where there is little room: of another day without the year and the milliseconds. */
+export function shortTime(text) {
+  const whole = time(text);
+  return whole.length > 12 ? whole.slice(5, 19) : whole;
+}
+
 /** The same to the second. */
 export function second(text) {
   return time(text).replace(/\.\d+$/, "");
