@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         raise SystemExit("the load generator wrk is not installed: sudo apt-get install wrk")
     targets = chosen(args.only)
+    load = os.getloadavg()[0]
     sizes = Sizes(args.seconds)
     if args.quick:
         args.rounds = 1
@@ -108,7 +110,10 @@ def main() -> None:
             rounds.append(measure(targets, directory, sizes, number))
         disk = file_system(directory)
     sync_ms = statistics.median(syncs)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    built = "with PGO" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else "without PGO"
+    machine = (
+        f"{os.cpu_count()} cores, {platform.machine()}, load {load:.1f}, Python {platform.python_version()} {built}"
+    )
     print(f"{machine}; median of {args.rounds} rounds of {sizes.seconds:g} s; Envoy with --concurrency 1\n")
     print(report.table(rounds) + "\n")
     print(f"- one fdatasync of 1.5 KB ({disk}): {sync_ms:.2f} ms; an exchange with fsync waits for two")

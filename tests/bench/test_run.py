@@ -34,14 +34,20 @@ def test_a_quick_run_fills_the_table(tmp_path: Path) -> None:
 
 def test_a_missed_aim_says_by_how_much() -> None:
     """The ratio of an aim is taken within each round, and the median of the ratios is what counts."""
+    same = {"most_server_us": 10.0, "envoy_us": 100.0}
+    figures = [((100.0, 40.0), (190.0, 80.0)), ((200.0, 40.0), (360.0, 70.0)), ((100.0, 80.0), (500.0, 80.0))]
     rounds = [
-        {"d": {"server_us": 100.0, "chunk_server_us": 40.0}, "e": {"server_us": 190.0, "chunk_server_us": 80.0}},
-        {"d": {"server_us": 200.0, "chunk_server_us": 40.0}, "e": {"server_us": 360.0, "chunk_server_us": 70.0}},
-        {"d": {"server_us": 100.0, "chunk_server_us": 80.0}, "e": {"server_us": 500.0, "chunk_server_us": 80.0}},
+        {
+            letter: {"server_us": request, "chunk_server_us": chunk, **same}
+            for letter, (request, chunk) in zip("de", both, strict=True)
+        }
+        for both in figures
     ]
     assert report.verdicts(rounds, sync_ms=0.1) == [
-        "- met: CPU a request, (e) to (d): 1.90 (1.80 to 5.00), at most 2.00",
-        "- MISSED by 0.25: CPU an SSE chunk, (e) to (d): 1.75 (1.00 to 2.00), at most 1.50",
+        "- MISSED by 0.10: CPU a request, (e) to (d): 1.90 (1.80 to 5.00), at most 1.80",
+        "- MISSED by 0.95: CPU an SSE chunk, (e) to (d): 1.75 (1.00 to 2.00), at most 0.80",
+        "- met: CPU an SSE chunk at most chunks/s, (e) to (d): 1.00 (1.00 to 1.00), at most 1.90",
+        "- met: Envoy's CPU a request, (e) to (d): 1.00 (1.00 to 1.00), at most 1.00",
     ]
 
 
