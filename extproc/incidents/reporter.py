@@ -28,8 +28,9 @@ from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident, incidents
 from extproc.incidents.kept import Kept, Report
 
-AGAIN_SECONDS: Final = (detect.AFTERWARDS_SECONDS + 5, detect.LASTING_SECONDS + 15)
-"""How long after an incident it is looked at again."""
+AGAIN_SECONDS: Final = (detect.AFTERWARDS_SECONDS + 5, detect.LASTING_SECONDS + 15, 300.0, 900.0)
+"""How long after an incident it is looked at again: when connections were refused, when nothing was served for long,
+and when exchanges that hung have ended, of which only then is known which backend they were at."""
 _log = logging.getLogger("extproc.incidents")
 
 
