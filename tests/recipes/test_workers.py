@@ -106,7 +106,7 @@ def test_two_sidecars(tmp_path: Path, servers: Servers) -> None:
     with first, second:
         for sidecar in (first, second):
             sidecar.wait_for("ready ")
-        with envoy, Traffic(port) as traffic:
+        with envoy, Traffic(port, rate=80) as traffic:
             traffic.goes_on(200)
             assert first.stop() == 0
             traffic.goes_on(200)
