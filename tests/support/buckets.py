@@ -38,7 +38,7 @@ def free_ports(count: int) -> list[int]:
             with contextlib.suppress(OSError, OverflowError):
                 first = held.enter_context(socket.socket())
                 first.bind(("127.0.0.1", 0))
-                port = first.getsockname()[1] % 22_000 + 10_000
+                port = first.getsockname()[1] % 12_000 + 10_000
                 for number in (port, port + 10_000):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", number))
                 found.append(port)
