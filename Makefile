@@ -115,7 +115,8 @@ soak: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_EXCHANGES=500000 $(TEST_LONG) tests/e2e/test_many.py tests/unit/service/test_strain.py
 
 forensics: $(DEVELOPMENT) $(PACKAGE)
-	PYTHONSAFEPATH=1 EXTPROC_TEST_SEEDS=10 $(TEST_LONG) -n 2 tests/forensics/scenarios
+	PYTHONSAFEPATH=1 EXTPROC_TEST_SEEDS=10 $(TEST_LONG) -n 2 tests/forensics
+	PYTHONSAFEPATH=1 $(BIN)/python tests/forensics/table.py 10
 
 # The story on a real vLLM 0.11.0: ten minutes and 8 GB in VLLM at first, which needs python3.11 and a CPU with AVX2.
 VLLM ?= $(HOME)/.cache/extproc-tests/vllm-0.11.0

@@ -223,7 +223,7 @@ class _Upstream:
             until=until,
             confidence=_confidence([sign.weight for sign in signs if sign.holds]),
             evidence=(*evidence, *_words(together)),
-            in_flight=tuple(running if quiet is None else self.running(quiet + _STEP_SECONDS)),
+            in_flight=tuple(running if quiet is None else self._there_at_silence(quiet)),
             life=life,
             engine=engine_of(each.error for each in together),
             broken=True,
@@ -281,6 +281,11 @@ class _Upstream:
         last = bisect_left(self._starts, at)
         unending = (each for each in self.flights[:first] if each.ended is None)
         return [*unending, *(each for each in self.flights[first:last] if each.running_at(at))]
+
+    def _there_at_silence(self, at: float) -> list[Flight]:
+        """What was there when the last byte came, and what came before the next one was due."""
+        moment = at + 0.001
+        return [*self.running(moment), *self._started_between(moment, at + _STEP_SECONDS)]
 
     def _together(self, running: Sequence[Flight], at: float) -> tuple[list[Flight], float]:
         """Those that ended badly from a moment on, as long as no pause comes between."""
@@ -400,7 +405,7 @@ class _Upstream:
         self, group: Sequence[tuple[float, float, Flight]], at: float, until: float, deaths: Sequence[Sighting]
     ) -> Sighting | None:
         silent = [each for _, _, each in group]
-        running = self.running(at + _STEP_SECONDS)
+        running = self._there_at_silence(at)
         streams = [each for each in running if each.streamed and each.token is not None and each.token <= at]
         resumed = [each for _, end, each in group if each.ended is None or each.ended > end + 0.001]
         last_end = max((each.ended or self._until for each in self.flights), default=at)

@@ -67,8 +67,10 @@ ENGINES: Final[Mapping[str, Engine]] = {
             name="sglang",
             version="0.5.4",
             owner="sglang",
-            how="kill",  # its scheduler's parent gets a SIGQUIT, and kills the whole tree
-            message="Internal server error: Rank 0 scheduler is dead.",
+            # Its scheduler's parent gets a SIGQUIT, and kills the whole tree: nobody hears a word of it. An error under
+            # one request begins so.
+            how="kill",
+            message="Internal server error: the request failed",
             error=_flat,
             in_stream=lambda message: {"error": _flat(message, 500)},
             done=True,
@@ -102,7 +104,8 @@ ENGINES: Final[Mapping[str, Engine]] = {
             error=_flat,
             in_stream=None,
             done=False,
-            plain_status=200,  # its handler returns nothing, and raises SIGINT
+            # Its handlers raise SIGINT when the executor fails, and return nothing; streams break off.
+            plain_status=200,
             about={"/version": {"version": "1.0.0"}},
         ),
     )

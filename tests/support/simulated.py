@@ -23,6 +23,7 @@ from support.poison import Row
 
 from extproc.incidents import atoms
 from extproc.incidents.evidence import End, Flight
+from extproc.incidents.incident import Incident, incidents
 
 START: Final = 1_763_694_720.0
 FOREVER: Final = 1e9
@@ -240,6 +241,21 @@ def play(row: Row, seed: int, change: Callable[[Body], Body] = lambda body: body
     for index, guilty_ids in enumerate(played.guilty):
         played.guilty[index] = {each.removeprefix("earlier ") for each in guilty_ids}
     return played
+
+
+def at_death(row: Row, played: Played) -> Incident | None:
+    """What was found of the last death that was played. A freeze of which no stream tells is told when it was ended."""
+    moment, upstream = played.moments[-1], played.upstreams[-1]
+    until = moment + (40 if row.how == "freeze, cut" else 2.5)
+    found = incidents(played.flights)
+    return next(
+        (each for each in found if each.sighting.upstream == upstream and moment - 2.5 < each.sighting.at < until), None
+    )
+
+
+def place(incident: Incident, guilty: set[str]) -> int | None:
+    """The place of the first of the guilty among those that are named."""
+    return next((place for place, each in enumerate(incident.suspects, 1) if each.flight.id in guilty), None)
 
 
 def stop(how: str, seed: int) -> Played:

@@ -9,9 +9,9 @@ import os
 
 import pytest
 from support.poison import CONTROLS, ROWS, Row, renamed
-from support.simulated import Played, play
+from support.simulated import at_death, place, play
 
-from extproc.incidents.incident import Incident, incidents
+from extproc.incidents.incident import incidents
 
 SEEDS = range(int(os.environ.get("EXTPROC_TEST_SEEDS", "1")))
 ALL = len(SEEDS) > 1
@@ -24,21 +24,6 @@ HARD = {
 TOLD = [row for row in ROWS if row.name not in HARD]
 
 
-def at_death(row: Row, played: Played) -> Incident | None:
-    """What was found of the last death that was played. A freeze of which no stream tells is told when it was ended."""
-    moment, upstream = played.moments[-1], played.upstreams[-1]
-    until = moment + (40 if row.how == "freeze, cut" else 2.5)
-    found = incidents(played.flights)
-    return next(
-        (each for each in found if each.sighting.upstream == upstream and moment - 2.5 < each.sighting.at < until), None
-    )
-
-
-def rank(incident: Incident, guilty: set[str]) -> int | None:
-    """The place of the first of the guilty among those that are named."""
-    return next((place for place, each in enumerate(incident.suspects, 1) if each.flight.id in guilty), None)
-
-
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("row", TOLD, ids=lambda row: row.name)
 def test_a_killer_is_named(row: Row, seed: int) -> None:
@@ -46,9 +31,7 @@ def test_a_killer_is_named(row: Row, seed: int) -> None:
     played = play(row, seed)
     found = at_death(row, played)
     assert found is not None
-    place = rank(found, played.guilty[-1])
-    assert place is not None
-    assert place <= 3
+    assert (place(found, played.guilty[-1]) or 99) <= 3
 
 
 @pytest.mark.parametrize("row", TOLD if ALL else TOLD[::5], ids=lambda row: row.name)
@@ -57,7 +40,7 @@ def test_no_rule_names_a_row(row: Row) -> None:
     played = play(row, 0, renamed)
     found = at_death(row, played)
     assert found is not None
-    assert (rank(found, played.guilty[-1]) or 99) <= 3
+    assert (place(found, played.guilty[-1]) or 99) <= 3
 
 
 @pytest.mark.parametrize("seed", SEEDS)
