@@ -7,6 +7,7 @@ import { time } from "./words.js";
 
 const LINES = [[0.95, "almost certain"], [0.8, "likely"], [0.6, "probable"], [0, "possible"]];
 const AROUND_MS = 120000;
+const LIKELY = 0.05;
 
 export async function show({ main, signal, rest: [id] }) {
   const all = await get("/incidents", {}, { signal });
@@ -63,6 +64,7 @@ async function flights(one, signal) {
 function gantt(rows, one, ranks) {
   if (!rows.length) return h("p", { class: "note" }, "Nothing is known of them any more.");
   const at = new Date(one.at).getTime();
+  const likely = new Set(one.suspects.filter((each) => each.rank === 1 || each.score >= LIKELY).map((each) => each.exchange));
   const start = (row) => new Date(row.started_at).getTime();
   const end = (row) => row.ended_at ? new Date(row.ended_at).getTime() : at + 5000;
   const first = Math.max(Math.min(...rows.map(start)), at - AROUND_MS);
@@ -71,7 +73,7 @@ function gantt(rows, one, ranks) {
   return h("div", { class: "gantt" }, h("p", { class: "note" }, `${((at - first) / 1000).toFixed(1)} s before to ${((last - at) / 1000).toFixed(1)} s after; the line is the moment`),
     h("ul", {}, rows.map((row) => {
       const rank = ranks.get(row.id);
-      return h("li", { class: rank ? "suspect" : null },
+      return h("li", { class: likely.has(row.id) ? "suspect" : null },
         h("span", { class: "who" }, rank ? `${rank}. ` : "", link(row.id)),
         h("span", { class: "track" }, h("span", { class: "moment", style: { left: `${place(at)}%` } }),
           h("span", { class: `span ${row.class ?? "flight"}`, style: { left: `${place(start(row))}%`, width: `${Math.max(place(end(row)) - place(start(row)), 0.4)}%` } })),
