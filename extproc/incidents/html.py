@@ -108,10 +108,11 @@ def chart(incident: Incident) -> Iterator[str]:
     yield f"<line class=moment x1={moment} x2={moment} y1=0 y2={height + 6} />"
     first, last = window
     yield f"<text x={_LABEL} y={height + 16}>{first - at:+.1f} s</text>"
-    yield f"<text x={moment} y={height + 30} text-anchor=middle>{escape(incident.at)}</text>"
+    anchor = "end" if moment > (_WIDTH + _LABEL) / 2 else "start"
+    yield f"<text x={moment} y={height + 30} text-anchor={anchor}>{escape(incident.at)}</text>"
     yield f"<text x={_WIDTH} y={height + 16} text-anchor=end>{last - at:+.1f} s</text></svg>"
-    if hidden:
-        yield f"<p class=soft>and {hidden} more</p>"
+    more = f" And {hidden} more." if hidden else ""
+    yield f"<p class=soft>Grey: waiting for the first token. Blue: giving tokens. Red: suspects, and the moment.{more}</p>"
 
 
 def _bar(each: Flight, y: int, window: tuple[float, float], rank: int | None) -> Iterator[str]:
