@@ -112,7 +112,7 @@ def chart(incident: Incident) -> Iterator[str]:
     yield f"<text x={moment} y={height + 30} text-anchor={anchor}>{escape(incident.at)}</text>"
     yield f"<text x={_WIDTH} y={height + 16} text-anchor=end>{last - at:+.1f} s</text></svg>"
     more = f" And {hidden} more." if hidden else ""
-    yield f"<p class=soft>Grey: waiting for the first token. Blue: giving tokens. Red: suspects, and the moment.{more}</p>"
+    yield f"<p class=soft>Grey: no token yet. Blue: giving tokens. Red: suspects, and the moment.{more}</p>"
 
 
 def _bar(each: Flight, y: int, window: tuple[float, float], rank: int | None) -> Iterator[str]:
