@@ -45,7 +45,7 @@ async function page(one, signal) {
     h("p", { class: "verdict" }, time(one.at), ", ", sure(one.confidence), one.backend.engine ? `, ${one.backend.engine} by its message` : "", " ", h("code", {}, one.id)),
     h("section", {}, h("h2", {}, "What was seen"), h("ul", {}, one.evidence.map((each) => h("li", {}, each)))),
     h("section", {}, h("h2", {}, one.suspects.length ? "Suspects" : "No request is to blame"),
-      h("ol", { class: "suspects" }, one.suspects.slice(0, 10).map((each) => h("li", {}, h("strong", {}, each.score.toFixed(2)), " ", link(each.exchange, each.exchange),
+      h("ol", { class: "suspects" }, one.suspects.slice(0, 5).map((each) => h("li", {}, h("strong", {}, each.score.toFixed(2)), " ", link(each.exchange, each.exchange),
         h("ul", {}, each.reasons.map((reason) => h("li", {}, reason)), each.latch ? h("li", {}, "the earlier one: ", link(each.latch, each.latch)) : null))))),
     h("section", {}, h("h2", {}, `In flight: ${one.in_flight.length}`), gantt(rows, one, ranks)),
     h("section", {}, h("h2", {}, "Next"), h("pre", {}, next.join("\n"))),
