@@ -217,6 +217,7 @@ class _Work:
         if not at_once and now < self._commit_at and self._store.waiting < MOST_WAITING:
             return
         self._commit_at = now + COMMIT_SECONDS
+        self._joiner.others(self._joiner.read_until)  # an entry whose exchange does not come is waited for no longer
         checkpoint = Checkpoint(self.positions, self._joiner.positions())
         if checkpoint != self._store.checkpoint:  # an idle machine's disk is left alone
             self.committed += self._store.waiting

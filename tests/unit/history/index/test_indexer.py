@@ -53,6 +53,22 @@ def _record(recording: Recording) -> str:
     return id
 
 
+def test_entries_without_their_exchange_are_let_go_of(tmp_path: Path) -> None:
+    """Its segment may be lost. Whoever reads the index reads what it waits for, each time."""
+    data = tmp_path / "data"
+    with Recording(data) as recording:
+        for number in range(100):
+            recording.add_access(f"019aa465-b400-7000-9000-{number:012}", upstream="10.0.0.7:8000")
+        recorded = [_record(recording) for _ in range(2)]  # a minute apart
+    indexer = Indexer(data)
+    while indexer.step():
+        pass
+    indexer.close()
+    with Index.open(data) as index:
+        assert [index.has(each) for each in recorded] == [True, False]
+        assert len(index.checkpoint.pending) == 3
+
+
 @pytest.mark.parametrize("indexed", [True, False])
 def test_who_watches_goes_on_where_the_index_ends(tmp_path: Path, *, indexed: bool) -> None:
     """What is in it is not given again; from a time on all of that is, each once. Without an index all is read."""
