@@ -308,6 +308,12 @@ class Config:
     webhook_redact: bool = _setting(
         True, _boolean(), "Values that clients sent, such as a regular expression, are left out of what is posted"
     )
+    probe_seconds: int = _setting(
+        0,
+        _integer(0, 86_400),
+        "How often the follower asks the backends what they are (engine, version, arguments, since when), for "
+        "`extproc incidents`. docs/forensics.md has what it asks. 0: never",
+    )
     hold_request_bytes: int = _setting(
         512 * KIB,
         _size(0, 64 * MIB),

@@ -11,7 +11,7 @@ import click
 
 from extproc.cli import options, output, view
 from extproc.errors import ConfigError
-from extproc.incidents import html, incident, indexed, recent, report
+from extproc.incidents import backends, html, incident, indexed, recent, report
 from extproc.incidents.incident import Incident
 
 _COLUMNS = (
@@ -57,7 +57,7 @@ def command(
     directories = options.existing(data_dirs, config_path)
     with options.answers(directories) as asked:
         flights = list(indexed.flights(asked))
-        found = incident.incidents(flights, recent.known_until(directories, flights))
+        found = incident.incidents(flights, recent.known_until(directories, flights), backends.load(directories))
     if since is not None:
         found = [each for each in found if each.sighting.at >= since.timestamp()]
     if redact:

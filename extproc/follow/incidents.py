@@ -1,6 +1,6 @@
 """The consumer that finds deaths, hangs and freezes of backends as they happen.
 
-    incidents = Incidents(directory, reporter, reports)
+    incidents = Incidents(directory, reporter, reports, prober)    # None: nobody is asked
     follower = Follower(..., watcher=incidents)
 
 It keeps of each exchange when it gave bytes and how it ended, and looks at the workers' tables of what is in flight
@@ -22,6 +22,7 @@ from extproc.history.joiner import Joiner
 from extproc.incidents import evidence
 from extproc.incidents.evidence import End, Flight, Known
 from extproc.incidents.live import Watch
+from extproc.incidents.prober import Prober
 from extproc.incidents.reporter import Reporter
 from extproc.journal import live as tables
 from extproc.journal.live import LiveExchange
@@ -33,10 +34,13 @@ _NEVER: Final = float("inf")
 class Incidents:
     """One data directory."""
 
-    def __init__(self, directory: Path, reporter: Reporter, reports: Reports) -> None:
+    def __init__(self, directory: Path, reporter: Reporter, reports: Reports, prober: Prober | None = None) -> None:
         self._directory = directory
         self._reporter = reporter
         self._reports = reports
+        self._prober = prober
+        if prober is not None:
+            prober.start()
         self._watch = Watch()
         self._tables_at = 0.0
 
@@ -46,6 +50,8 @@ class Incidents:
         """One that is final."""
         for flight in _without_bodies(exchange):
             self._watch.add(flight)
+            if self._prober is not None:
+                self._prober.named(flight.upstream)
 
     def record(self, record: Mapping[str, Any]) -> None:
         """Of no exchange: nothing that a backend did."""
@@ -75,6 +81,8 @@ class Incidents:
 
     def close(self, timeout: float) -> None:
         """Report what was seen, and deliver that."""
+        if self._prober is not None:
+            self._prober.close(0.0)  # what it has learned is kept after each round
         self._reporter.close(timeout / 2)
         self._reports.close(timeout / 2)
 

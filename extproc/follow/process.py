@@ -32,9 +32,10 @@ from extproc.follow.follower import Consumer, Follower
 from extproc.follow.incidents import Incidents
 from extproc.follow.reports import Reports
 from extproc.history.index.indexer import Indexer
-from extproc.incidents import webhook
+from extproc.incidents import backends, webhook
 from extproc.incidents.indexed import Bodies
 from extproc.incidents.kept import FILE_NAME, Kept
+from extproc.incidents.prober import Prober
 from extproc.incidents.reporter import Reporter
 from extproc.processes import gc, pipes, signals, stdio
 from extproc.processes.harden import restrict_process
@@ -113,7 +114,11 @@ def watching(config: Config, metrics: Metrics, tracing: Tracing | None, position
         left_at: float | None = position.stat().st_mtime - CATCH_UP_SECONDS
     except FileNotFoundError:
         left_at = None
-    return Incidents(config.data_dir, Reporter(config.data_dir, kept, reports, left_at), reports)
+    prober = None
+    if config.probe_seconds:
+        starts = backends.Kept(position.with_name(backends.FILE_NAME), config.probe_seconds)
+        prober = Prober(starts, config.probe_seconds)
+    return Incidents(config.data_dir, Reporter(config.data_dir, kept, reports, left_at), reports, prober)
 
 
 def follow(

@@ -19,6 +19,7 @@ from typing import Any, Final
 from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
 from extproc.incidents import detect, rank
+from extproc.incidents.backends import Answer, Known, Start
 from extproc.incidents.detect import Kind, Sighting
 from extproc.incidents.evidence import Flight
 from extproc.incidents.rank import Ranking, Suspect
@@ -28,6 +29,7 @@ LOOP_SECONDS: Final = 600.0
 LOOP_DEATHS: Final = 3
 ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9a-f]{0,6})?")
 """An incident's id, or its beginning; no exchange is called so."""
+_NOTHING: Final = Known()
 _QUOTED: Final = re.compile(r'"[^"]*"')
 
 
@@ -51,6 +53,8 @@ class Incident:
     sighting: Sighting
     ranking: Ranking
     evidence: tuple[str, ...]
+    start: Start | None = None
+    """What ran there, by its own word; None: it was not asked."""
 
     @property
     def at(self) -> str:
@@ -105,16 +109,24 @@ class Incident:
                 for rank, each in enumerate(self.suspects, 1)
             ],
             "in_flight": [each.id for each in self.in_flight],
-            "backend": {
-                "engine": sighting.engine.name if sighting.engine else None,
-                "version": None,
-                "started_at": None if sighting.life.started is None else _text(sighting.life.started),
-            },
+            "backend": self.backend,
+        }
+
+    @property
+    def backend(self) -> dict[str, str | None]:
+        """What it said of itself, and else what its errors and the journal tell."""
+        said = Answer() if self.start is None else self.start.answer
+        life, engine = self.sighting.life, self.sighting.engine
+        started = life.started if said.started_at is None else said.started_at
+        return {
+            "engine": said.engine or (engine.name if engine else None),
+            "version": said.version,
+            "started_at": None if started is None else _text(started),
         }
 
 
-def incidents(flights: Iterable[Flight], now: float | None = None) -> list[Incident]:
-    """Every incident in a journal, in the order of time. `now`: see `detect.sightings`."""
+def incidents(flights: Iterable[Flight], now: float | None = None, known: Known = _NOTHING) -> list[Incident]:
+    """Every incident in a journal, in the order of time. `now`: see `detect.sightings`; `known`: what backends said."""
     everything = list(flights)
     seen = detect.sightings(everything, now)
     if not seen:
@@ -129,7 +141,8 @@ def incidents(flights: Iterable[Flight], now: float | None = None) -> list[Incid
     for sighting in seen:
         ranking = rank.rank(sighting, past, seen, around[sighting.upstream])
         kind = _class(sighting, ranking, found)
-        found.append(Incident(_id(sighting), kind, sighting, ranking, (*sighting.evidence, *_life(sighting))))
+        start = known.running(sighting.upstream, sighting.at, sighting.life.started)
+        found.append(Incident(_id(sighting), kind, sighting, ranking, (*sighting.evidence, *_life(sighting)), start))
     return found
 
 

@@ -49,8 +49,16 @@ def headline(incident: Incident, local_time: Callable[[str], str]) -> str:
     """What befell which backend, and when, in a sentence."""
     sighting = incident.sighting
     backend = f"{sighting.upstream} ({sighting.cluster})" if sighting.cluster else sighting.upstream
-    engine = f", {sighting.engine.name} by its message" if sighting.engine else ""
-    return f"At {local_time(incident.at)} the backend {backend}{engine} {WORDS[incident.kind]}."
+    return f"At {local_time(incident.at)} the backend {backend}{_engine(incident, local_time)} {WORDS[incident.kind]}."
+
+
+def _engine(incident: Incident, local_time: Callable[[str], str]) -> str:
+    said = None if incident.start is None else incident.start.answer
+    if said is None or said.engine is None:
+        return f", {incident.sighting.engine.name} by its message" if incident.sighting.engine else ""
+    name = f"{said.engine} {said.version}" if said.version else said.engine
+    started = incident.backend["started_at"]
+    return f", {name}" if said.started_at is None or not started else f", {name}, started at {local_time(started)},"
 
 
 def _who(incident: Incident) -> Iterator[str]:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from extproc.incidents import detect, live, recent
+from extproc.incidents import backends, detect, live, recent
 from extproc.incidents.detect import Kind, Sighting
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident, incidents
@@ -140,7 +140,8 @@ class Reporter:
 
     def _found(self) -> tuple[list[Incident], list[Flight]]:
         flights = recent.flights(self._directory, datetime.now(UTC))
-        return incidents(flights, recent.known_until([self._directory], flights)), flights
+        known = backends.load([self._directory])
+        return incidents(flights, recent.known_until([self._directory], flights), known), flights
 
     def _take(self, found: Incident, flights: Sequence[Flight]) -> None:
         """Keep an incident, and tell of it, unless everything is known already."""
