@@ -3,6 +3,7 @@
     fd = os.open(name, fs.READ, dir_fd=directory)
     fs.write_all(fd, data)
     fs.put(directory, name, data)     # the new file whole, or the one before
+    fs.once(path, lambda: data)       # what the file has, which is made when there is none
     if not fs.lock(fd): ...                                     # another process holds it
 
 All may raise OSError.
@@ -13,8 +14,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO, Final
 
 _ALWAYS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -63,6 +66,29 @@ def put(directory: int, name: str, data: bytes | Callable[[BinaryIO], object], *
     os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
     if sync_name:
         os.fsync(directory)
+
+
+def once(path: Path, make: Callable[[], bytes]) -> bytes:
+    """What a file has that is made when it is asked for first, 0600, and then stays as it is.
+
+    It is there whole or not at all, also after a loss of power, and of several that make it at once all get the first.
+    """
+    with directory(path.parent) as parent:
+        if not os.path.lexists(path):
+            _make(parent, path.name, make())
+        with os.fdopen(os.open(path.name, READ, dir_fd=parent), "rb") as file:
+            return file.read()
+
+
+def _make(parent: int, name: str, data: bytes) -> None:
+    draft = f".{name}.{secrets.token_hex(4)}"
+    put(parent, draft, data, sync_name=False)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.unlink(draft, dir_fd=parent)
+    os.fsync(parent)
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ pods of one name have two volumes, and so two names.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import secrets
 import socket
@@ -25,10 +23,7 @@ def name_of(directory: Path) -> str:
     """The name; made when there is none. Raises JournalError when it cannot be read, or is none."""
     path = directory / FILE_NAME
     try:
-        if not path.exists():
-            _make(directory)
-        with os.fdopen(os.open(path, fs.READ), "rb") as file:
-            name = file.read(200).decode("ascii", "replace").strip()
+        name = fs.once(path, _new).decode("ascii", "replace").strip()
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
     if _NAME.fullmatch(name) is None:
@@ -36,18 +31,6 @@ def name_of(directory: Path) -> str:
     return name
 
 
-def _make(directory: Path) -> None:
-    """Written under another name and linked into place: two that start at once agree."""
+def _new() -> bytes:
     machine = re.sub(r"[^0-9A-Za-z-]+", "-", socket.gethostname().partition(".")[0]).strip("-") or "host"
-    draft = directory / f".{FILE_NAME}.{secrets.token_hex(4)}"
-    with os.fdopen(os.open(draft, fs.NEW, 0o600), "wb") as file:
-        file.write(f"{machine[:60]}-{secrets.token_hex(4)}\n".encode("ascii"))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        with contextlib.suppress(FileExistsError):
-            os.link(draft, directory / FILE_NAME)
-    finally:
-        draft.unlink()
-    with fs.directory(directory) as fd:
-        os.fsync(fd)
+    return f"{machine[:60]}-{secrets.token_hex(4)}\n".encode("ascii")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -58,11 +58,7 @@ def _signed(fields: Mapping[str, Any]) -> bytes:
 def _key(directory: Path) -> bytes:
     path = directory / KEY_NAME
     try:
-        if not path.exists():
-            with fs.directory(directory) as fd:
-                fs.put(fd, KEY_NAME, os.urandom(_BYTES))
-        with os.fdopen(os.open(path, fs.READ), "rb") as file:
-            key = file.read()
+        key = fs.once(path, lambda: secrets.token_bytes(_BYTES))
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
     if len(key) != _BYTES:

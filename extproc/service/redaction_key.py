@@ -6,8 +6,6 @@ guess.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
 from pathlib import Path
 
@@ -22,29 +20,9 @@ def load(data_dir: Path) -> bytes:
     """The directory's key; made when there is none. Raises JournalError when it cannot be read or is damaged."""
     path = data_dir / NAME
     try:
-        with contextlib.suppress(FileExistsError):
-            _make(data_dir)
-        with os.fdopen(os.open(path, fs.READ), "rb") as file:
-            key = file.read()
+        key = fs.once(path, lambda: secrets.token_bytes(_BYTES))
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}") from error
     if len(key) != _BYTES:
         raise JournalError(f"{path}: has {len(key)} bytes, not {_BYTES}; remove it to have a new one made")
     return key
-
-
-def _make(data_dir: Path) -> None:
-    """Write the key under another name and link it into place: it is there whole or not at all."""
-    path = data_dir / NAME
-    if path.exists():
-        return
-    draft = data_dir / f".{NAME}.{secrets.token_hex(4)}"
-    fd = os.open(draft, fs.NEW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(secrets.token_bytes(_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    finally:
-        draft.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,24 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> 
     with fs.directory(tmp_path) as directory, pytest.raises(OSError, match="no"):
         fs.put(directory, "file", fail)
     assert (tmp_path / "file").read_bytes() == b"before"
+
+
+def test_a_file_that_is_made_once(tmp_path: Path) -> None:
+    """Private, whole, the first one for all who ask at once, and no draft is left."""
+    contents = iter(range(16))
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fs.once(tmp_path / "file", lambda: b"%d" % next(contents))))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found) == {(tmp_path / "file").read_bytes()}
+    assert len(found) == 16
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("flags", [fs.READ, fs.APPEND, fs.READ_APPEND, fs.LOCK, fs.NEW])
