@@ -12,18 +12,16 @@ The file is replaced as a whole. One that is damaged is begun anew: what it said
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from extproc import fs
+from extproc.incidents import state
 
 FILE_NAME: Final = "backends.json"
 DIRECTORY: Final = "follow"
-VERSION: Final = 1
 MOST_BACKENDS: Final = 1000
 MOST_STARTS: Final = 20
 """Of one backend: those seen last."""
@@ -34,7 +32,6 @@ _SAME_SECONDS: Final = 1.0
 _GRACE_SECONDS: Final = 60.0
 _MISSED: Final = 3
 """So many answers in a row may be missing before nothing is known of a backend."""
-_log = logging.getLogger("extproc.incidents")
 
 Argument = str | int | float | bool
 
@@ -65,10 +62,9 @@ class Start(msgspec.Struct, frozen=True):
         return min(self.first_seen, self.answer.started_at or self.first_seen)
 
 
-class _File(msgspec.Struct):
+class _File(state.File):
     every: float
     backends: dict[str, list[Start]]
-    version: int = VERSION
 
 
 class Kept:
@@ -76,7 +72,7 @@ class Kept:
 
     def __init__(self, path: Path, every: float) -> None:
         self._path = path
-        found = _load(path)
+        found = state.load(path, _File)
         self._file = _File(every, {} if found is None else found.backends)
         self._changed = False
 
@@ -111,14 +107,8 @@ class Kept:
 
     def save(self) -> None:
         """Replace the file, if anything is to be kept."""
-        if not self._changed:
-            return
-        try:
-            with fs.directory(self._path.parent) as directory:
-                fs.put(directory, self._path.name, msgspec.json.encode(self._file))
+        if self._changed and state.save(self._path, self._file, "what backends said"):
             self._changed = False
-        except OSError as error:
-            _log.warning("what backends said cannot be kept: %s: %s", self._path, error.strerror)
 
 
 class Known:
@@ -144,7 +134,7 @@ class Known:
 
 def load(directories: Sequence[Path]) -> Known:
     """What is kept in data directories."""
-    found = (_load(each / DIRECTORY / FILE_NAME) for each in directories)
+    found = (state.load(each / DIRECTORY / FILE_NAME, _File) for each in directories)
     return Known(each for each in found if each is not None)
 
 
@@ -175,14 +165,3 @@ def _bounded(starts: Sequence[Start]) -> list[Start]:
 
 def _without_arguments(start: Start) -> Start:
     return msgspec.structs.replace(start, answer=msgspec.structs.replace(start.answer, arguments={}))
-
-
-def _load(path: Path) -> _File | None:
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        _log.warning("%s cannot be used, and is begun anew: %s", path, error)
-        return None
-    return found if found.version == VERSION else None

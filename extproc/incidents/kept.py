@@ -8,7 +8,6 @@ not reported again.
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from extproc import fs
-from extproc.incidents import live
+from extproc.incidents import live, state
 
 FILE_NAME: Final = "incidents.json"
-VERSION: Final = 1
 MOST: Final = 200
-_log = logging.getLogger("extproc.incidents")
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -50,10 +46,9 @@ class Report(msgspec.Struct, frozen=True):
         return hashlib.sha256(repr(self.gist).encode()).hexdigest()[:8]
 
 
-class _File(msgspec.Struct):
+class _File(state.File):
     since: float
     reports: list[Report]
-    version: int = VERSION
 
 
 class Kept:
@@ -62,7 +57,7 @@ class Kept:
     def __init__(self, path: Path, now: float) -> None:
         self._path = path
         self._lock = threading.RLock()
-        found = _load(path)
+        found = state.load(path, _File)
         self.since = now if found is None else found.since
         """What befell a backend before is not reported."""
         self._reports = {} if found is None else {each.id: each for each in found.reports}
@@ -92,19 +87,4 @@ class Kept:
             self._save()
 
     def _save(self) -> None:
-        try:
-            with fs.directory(self._path.parent) as directory:
-                fs.put(directory, self._path.name, msgspec.json.encode(_File(self.since, list(self._reports.values()))))
-        except OSError as error:
-            _log.warning("what was reported cannot be kept: %s: %s", self._path, error.strerror)
-
-
-def _load(path: Path) -> _File | None:
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=_File)
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        _log.warning("%s cannot be used, and is begun anew: %s", path, error)
-        return None
-    return found if found.version == VERSION else None
+        state.save(self._path, _File(self.since, list(self._reports.values())), "what was reported")
