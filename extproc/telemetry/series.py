@@ -11,6 +11,7 @@ each bucket, for every exchange that passes.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
@@ -62,7 +63,7 @@ class Histogram:
 R = TypeVar("R", Counter, Histogram)
 
 
-class _Table(Generic[R]):
+class _Table(ABC, Generic[R]):
     """The rows of one metric, by the values of its labels."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
@@ -82,15 +83,16 @@ class _Table(Generic[R]):
             row = self._rows[values] = self._new()
         return row
 
-    def _new(self) -> R:
-        raise NotImplementedError
+    @abstractmethod
+    def _new(self) -> R: ...
 
     def describe(self) -> Iterable[Metric]:
         """What the registry asks for before there is anything to collect."""
         return self.collect()
 
+    @abstractmethod
     def collect(self) -> Iterable[Metric]:
-        raise NotImplementedError
+        """The metric as it is now."""
 
 
 class Counters(_Table[Counter]):
@@ -100,7 +102,6 @@ class Counters(_Table[Counter]):
         return Counter()
 
     def collect(self) -> Iterable[Metric]:
-        """The metric as it is now."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
         for values, row in list(self._rows.items()):
             family.add_metric(values, row.value, exemplar=row.exemplar)
@@ -120,7 +121,6 @@ class Histograms(_Table[Histogram]):
         return Histogram(self._bounds)
 
     def collect(self) -> Iterable[Metric]:
-        """The metric as it is now."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
         for values, row in list(self._rows.items()):
             counts, exemplars, up_to = list(row.counts), dict(row.exemplars), 0
