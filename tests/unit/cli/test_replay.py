@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from support.certificates import Authority
 from support.commands import invoke, on_terminal, run
+from support.http_servers import Quiet, serving
 from support.recorded import ANSWER, CHAT, ESCAPE, Recording
 
 
@@ -56,7 +56,7 @@ def backend() -> Iterator[Backend]:
     """A server on a free port."""
     state = Backend()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def _any(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
             if self.path in ("/health", "/metrics") or body == KNOWN_GOOD:
@@ -78,16 +78,9 @@ def backend() -> Iterator[Backend]:
 
         do_POST = do_GET = do_PUT = do_DELETE = _any  # noqa: N815 - the names that http.server looks for
 
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Handler) as port:
+        state.url = f"http://127.0.0.1:{port}"
         yield state
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -164,7 +157,7 @@ def test_to_sends_over_tls(data: Path, tmp_path: Path) -> None:
     """To a server whose certificate is good; one that nobody signed gets nothing, least of all a credential."""
     received = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             received.append(self.rfile.read(int(self.headers["content-length"])))
             self.send_response(200)
@@ -172,23 +165,15 @@ def test_to_sends_over_tls(data: Path, tmp_path: Path) -> None:
             self.end_headers()
             self.wfile.write(b"{}")
 
-        def log_message(self, *args: object) -> None:
-            """Say nothing."""
-
     authority = Authority(tmp_path, "ca")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.sign("server"))
     with Recording(data) as recording:
         id = recording.add(scheme="https")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        arguments = ("replay", id, *AT_ONCE, "--to", f"https://localhost:{server.server_port}", "--data-dir", data)
+    with serving(Handler, context) as port:
+        arguments = ("replay", id, *AT_ONCE, "--to", f"https://localhost:{port}", "--data-dir", data)
         trusted = run(*arguments, cwd=data, env={"SSL_CERT_FILE": str(authority.certificate)})
         other = run(*arguments, cwd=data)
-        server.shutdown()
-        thread.join()
     assert (trusted.returncode, trusted.stdout) == (0, b"{}"), trusted.stderr
     assert other.returncode == 1
     assert b"certificate verify failed" in other.stderr

@@ -6,12 +6,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 import pytest
+from support.http_servers import Quiet, serving
 from support.stack import eventually
 from support.worlds import START, World
 
@@ -80,7 +81,7 @@ class Backend:
         self.raw: Callable[[BaseHTTPRequestHandler], None] | None = None
         backend = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 backend.asked.append(self.path)
                 backend.headers.append({name.lower() for name in self.headers})
@@ -95,19 +96,16 @@ class Backend:
                 self.end_headers()
                 self.wfile.write(page or b"")
 
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.upstream = f"127.0.0.1:{self._server.server_port}"
+        self._handler = Handler
+        self._running = contextlib.ExitStack()
+        self.upstream = ""
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.upstream = f"127.0.0.1:{self._running.enter_context(serving(self._handler))}"
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        self._running.close()
 
 
 class Clock:
