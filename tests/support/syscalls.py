@@ -53,21 +53,21 @@ Event = tuple[str, Call]
 """`begun` or `ended`, and the call."""
 
 
-def trace(command: Sequence[str], file: Path) -> list[Event]:
-    """Run a program to its end and return what it did. Skips the test where strace is missing or may not trace."""
-    strace = shutil.which("strace")
-    if strace is None:
+def strace(*arguments: str, cwd: str | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run strace to its end. Skips the test where it is missing or may not trace."""
+    program = shutil.which("strace")
+    if program is None:
         pytest.skip("strace is not installed")
-    options = ["-f", "--seccomp-bpf", "-qq", "-xx", "-s", "100000000", "-o", str(file), f"--trace={CALLS}"]
-    run = subprocess.run(
-        [strace, *options, "--signal=none", *command],
-        cwd="/",
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        check=False,
-    )
+    run = subprocess.run([program, *arguments], cwd=cwd, capture_output=True, check=False)
     if b"PTRACE" in run.stderr or b"ptrace" in run.stderr:
         pytest.skip("strace may not trace here")
+    return run
+
+
+def trace(command: Sequence[str], file: Path) -> list[Event]:
+    """Run a program to its end and return what it did."""
+    options = ("-f", "--seccomp-bpf", "-qq", "-xx", "-s", "100000000", "-o", str(file), f"--trace={CALLS}")
+    run = strace(*options, "--signal=none", *command, cwd="/")
     assert run.returncode == 0, run.stderr.decode()
     with file.open() as lines:
         return list(_events(lines))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import syscalls
 from support.journals import (
     START_NS,
     WAIT_SECONDS,
@@ -654,20 +655,11 @@ with journal(Path(sys.argv[1]), segment_bytes=1500) as writer:
 @pytest.mark.parametrize("call", ["fdatasync", "fsync", "renameat", "ftruncate"])
 def test_calls_that_fail_in_the_kernel(data: Path, call: str, when: int) -> None:
     """The same from outside: strace makes the Nth call and every fifth after it fail."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
     calls = "rename,renameat,renameat2" if call == "renameat" else call
     tests = str(Path(__file__).parents[2])
     inject = [f"--trace={calls}", f"--inject={calls}:error=EIO:when={when}+5"]
-    traced = subprocess.run(
-        [strace, "-f", "-qq", "-o", "/dev/null", *inject, sys.executable, "-c", ONE_BY_ONE, str(data), tests],
-        cwd="/",
-        capture_output=True,
-        check=False,
-    )
-    if b"ptrace" in traced.stderr or b"PTRACE" in traced.stderr:
-        pytest.skip("strace may not trace here")
+    program = (sys.executable, "-c", ONE_BY_ONE, str(data), tests)
+    traced = syscalls.strace("-f", "-qq", "-o", "/dev/null", *inject, *program, cwd="/")
     assert traced.returncode == 0, traced.stderr.decode()
     recovery.recover(data)
     written = [f"{record['type']} {record['id']}" for record in records(data) if "id" in record]

@@ -7,12 +7,12 @@ import random
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import syscalls
 from support.kinds import History
 from support.thorough import THOROUGH
 
@@ -147,9 +147,6 @@ def test_deleted_under_a_reader_and_under_the_follower(data: Path) -> None:
 @pytest.mark.timeout(600)
 def test_killed_at_its_writes(data: Path, tmp_path: Path) -> None:
     """What is left is right as far as it goes, and goes on from there. A part of them; `make thorough` takes more."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.skip("strace is not installed")
     program = (
         "import sys; from pathlib import Path; from extproc.history.index.indexer import Indexer\n"
         "indexer = Indexer(Path(sys.argv[1]))\n"
@@ -160,14 +157,10 @@ def test_killed_at_its_writes(data: Path, tmp_path: Path) -> None:
     for call in ("pwrite64", "ftruncate", "unlink", "openat"):
         for number in range(1, 400, 1 if call == "ftruncate" else step):
             store.delete(data)
-            inject = f"--inject={call}:signal=KILL:when={number}"
-            done = subprocess.run(
-                [strace, "-f", "-qq", "-o", "/dev/null", "-P", str(store.path_of(data)), "-P",
-                 f"{store.path_of(data)}-wal", f"--trace={call}", inject, sys.executable, "-c", program, str(data)],
-                capture_output=True, check=False,
-            )  # fmt: skip
-            if b"ptrace" in done.stderr:
-                pytest.skip("strace may not trace here")
+            paths = ("-P", str(store.path_of(data)), "-P", f"{store.path_of(data)}-wal")
+            inject = (f"--trace={call}", f"--inject={call}:signal=KILL:when={number}")
+            command = (sys.executable, "-c", program, str(data))
+            done = syscalls.strace("-f", "-qq", "-o", "/dev/null", *paths, *inject, *command)
             assert asked(data) == expected, (call, number)
             if done.returncode != -signal.SIGKILL:
                 break
