@@ -125,7 +125,7 @@ class Fields:
             return list(self._decoder.decode(self._resized(block), raw=True))
         except OversizedHeaderListError:
             raise FloodError from None
-        except HPACKError:
+        except (HPACKError, IndexError):  # the latter is ours: a size that is cut
             raise NotDecodableError from None
 
     def _resized(self, block: bytes) -> bytes:

@@ -108,10 +108,12 @@ def test_any_bytes_are_judged_as_hpack_does(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x80", b"\xff\xff\xff\xff\xff\xff", b"\x00", b"\x00\x05ab", b"\xbe", b"\x00\x81\x00"]
+    "data",
+    [b"\x80", b"\xff\xff\xff\xff\xff\xff", b"\x00", b"\x00\x05ab", b"\xbe", b"\x00\x81\x00", b"\x3f", b"\x3f\xe1"],
 )
 def test_what_cannot_be_decoded(data: bytes) -> None:
-    """Index 0, integers without end, strings that are cut, entries that are not there, Huffman codes that are none."""
+    """Index 0, integers without end, strings that are cut, entries that are not there, Huffman codes that are none,
+    sizes of the table that are cut."""
     with pytest.raises(NotDecodableError):
         read(data)
 
