@@ -45,17 +45,20 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
             rest = rest[os.write(fd, rest) :]
 
 
-def put(directory: int, name: str, data: bytes | Callable[[BinaryIO], object], *, sync_name: bool = True) -> None:
-    """Make or replace a file, 0600. After a loss of power there is the new one or the one before, whole.
+def put(
+    directory: int, name: str, data: bytes | Callable[[BinaryIO], object], *, sync_name: bool = True, mode: int = 0o600
+) -> None:
+    """Make or replace a file. After a loss of power there is the new one or the one before, whole.
 
-    `data` may be what writes it. Without `sync_name` it may be the one before although this has returned.
+    `data` may be what writes it. Without `sync_name` it may be the one before although this has returned. `mode` is
+    for a file that others are to read: less what the process's umask takes away.
     """
     temporary = name + TEMPORARY
     try:
-        fd = os.open(temporary, NEW, 0o600, dir_fd=directory)
+        fd = os.open(temporary, NEW, mode, dir_fd=directory)
     except FileExistsError:  # left behind by one that was killed
         os.unlink(temporary, dir_fd=directory)
-        fd = os.open(temporary, NEW, 0o600, dir_fd=directory)
+        fd = os.open(temporary, NEW, mode, dir_fd=directory)
     with os.fdopen(fd, "wb") as file:
         if callable(data):
             data(file)

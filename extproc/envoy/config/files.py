@@ -425,11 +425,14 @@ def _find(value: Any, name: str) -> Iterator[Any]:
 
 
 def write(documents: Mapping[str, Any], directory: Path) -> None:
-    """Write all documents into a directory, each renamed into place: Envoy notices nothing else."""
+    """Write all documents into a directory, each renamed into place: Envoy notices nothing else.
+
+    Who may read them is the umask's affair: an Envoy in a container of its own runs as another user.
+    """
     directory.mkdir(0o700, parents=True, exist_ok=True)
     with fs.directory(directory) as handle:
         for name, document in documents.items():
-            fs.put(handle, name, text(document).encode())
+            fs.put(handle, name, text(document).encode(), mode=0o666)
 
 
 def text(document: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,18 @@ def test_missing_files_come_from_the_shipped_ones(tmp_path: Path, documents: fil
     assert read["envoy.yaml"] == documents["envoy.yaml"]
     assert (read["routes.yaml"], read["more.yaml"]) == ({"resources": []}, {"resources": [1]})
     assert "notes.txt" not in read
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_what_is_written(tmp_path: Path, documents: files.Documents, umask: int, mode: int) -> None:
+    """The umask says it, for Envoy's container has another user; also of a file that takes another one's place."""
+    old = os.umask(umask)
+    try:
+        for _ in range(2):
+            files.write(documents, tmp_path)
+    finally:
+        os.umask(old)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
 
 
 def test_an_overlay_over_all_three(tmp_path: Path) -> None:
