@@ -29,8 +29,6 @@ HEALTH: Final = "/health"
 _POLL_SECONDS: Final = 0.2
 _MOST_METRICS: Final = 4 << 20
 _NO_SUCH: Final = frozenset({404, 405, 501})
-_left_running: Final[list[subprocess.Popen[bytes]]] = []
-"""Servers that restart commands run in the foreground outlive the search; Python warns of children that it forgets."""
 _STARTED: Final = re.compile(rb"^process_start_time_seconds(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
 
 
@@ -222,7 +220,7 @@ class Target:
         log: IO[bytes] | int = subprocess.DEVNULL if self._log is None else self._log.open("ab")
         try:
             # In a session of its own: an interrupt of ours does not end the server.
-            self._process = subprocess.Popen(  # noqa: S602 - the operator's own command line
+            self._process = _Server(  # noqa: S604 - the operator's own command line
                 command,
                 shell=True,
                 stdin=subprocess.DEVNULL,
@@ -230,7 +228,6 @@ class Target:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            _left_running.append(self._process)
         finally:
             if not isinstance(log, int):
                 log.close()
@@ -246,6 +243,13 @@ class Target:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10)
                 break
+
+
+class _Server(subprocess.Popen[bytes]):
+    """A server that a restart command runs in the foreground. It outlives the search: Python is not to warn of it."""
+
+    def __del__(self) -> None:
+        pass
 
 
 class _Collected(Hearer):
