@@ -5,7 +5,8 @@ each connection has to say, with one `send`. Other threads post replies to a deq
 the loop has not been woken yet; so a batch of the journal's wakes it once.
 
 A connection that does not read what it is sent is not read from either. One that has not said what HTTP/2 begins with
-after HANDSHAKE_SECONDS is closed, and so is one that answers no PING: after QUIET_SECONDS without a word it gets one.
+after HANDSHAKE_SECONDS is closed. After QUIET_SECONDS without a word a client gets a PING, and is hung up on when that
+has no answer for ANSWER_SECONDS: a process that was stopped for minutes finds all of them quiet, and none gone.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Http2Server:
         self._listeners: dict[int, socket.socket] = {}
         self._socket_file: _SocketFile | None = None
         self._accepting = False
+        self._full = False
+        """It was said that no connection can be accepted, and none was since."""
         self._peers: dict[int, _Peer] = {}
         self.dirty: list[_Peer] = []
         """Connections with something to send."""
@@ -205,9 +208,12 @@ class Http2Server:
             client, _ = listener.accept()
         except OSError as error:
             if error.errno in _NO_ROOM:
-                log.warning("no connection can be accepted just now: %s", error.strerror)
+                if not self._full:
+                    log.warning("no connection can be accepted just now: %s", error.strerror)
+                self._full = True
                 self._stop_accepting()
             return  # or the client has left again
+        self._full = False
         if len(self._peers) >= self._endpoint.max_connections:
             client.close()
             return
@@ -266,7 +272,7 @@ class _Peer(Connection):
         self._unsent = memoryview(b"")
         self._heard = True
         self._heard_at = self._born_at = server.clock()
-        self._pinged = False
+        self._pinged_at: float | None = None
         self._close_at: float | None = None
         self._hung_up = False
         super().__init__(server)
@@ -329,16 +335,15 @@ class _Peer(Connection):
         """Once a second: close what is silent for too long."""
         self.calm()
         if self._heard:
-            self._heard, self._heard_at, self._pinged = False, now, False
-        quiet = now - self._heard_at
+            self._heard, self._heard_at, self._pinged_at = False, now, None
         if (
             (self._close_at is not None and now >= self._close_at)
             or (not self.greeted and now >= self._born_at + HANDSHAKE_SECONDS)
-            or quiet >= QUIET_SECONDS + ANSWER_SECONDS
+            or (self._pinged_at is not None and now >= self._pinged_at + ANSWER_SECONDS)
         ):
             self.hang_up()
-        elif quiet >= QUIET_SECONDS and not self._pinged:
-            self._pinged = True
+        elif self._pinged_at is None and now >= self._heard_at + QUIET_SECONDS:
+            self._pinged_at = now
             self.ping()
 
     def hang_up(self) -> None:

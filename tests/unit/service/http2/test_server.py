@@ -110,6 +110,18 @@ def test_a_connection_that_is_idle_is_kept(tmp_path: Path) -> None:
         assert read(client, frames.DATA).payload == message(b"two")
 
 
+def test_a_server_that_was_stopped_for_minutes_asks_first(tmp_path: Path) -> None:
+    """All its clients were silent for longer than a PING may go unanswered, and none was asked."""
+    with watched(tmp_path, Fake()) as (clock, client):
+        client.sendall(GREETING + headers() + data(1, message(b"one")))
+        read(client, frames.DATA)
+        clock.forward(1.0)
+        clock.forward(http2_server.QUIET_SECONDS + http2_server.ANSWER_SECONDS)
+        assert not read(client, frames.PING).flags & frames.ACK
+        client.sendall(data(1, message(b"two")))
+        assert read(client, frames.DATA).payload == message(b"two")
+
+
 def until_pinged(clock: Clock, client: socket.socket) -> Frame:
     """Be silent until the server asks for a sign of life."""
     client.sendall(frames.frame(frames.PING, 0, 0, b"have you"))
