@@ -10,10 +10,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import duckdb
-import duckdb_extension_httpfs
 import pytest
-from support import buckets, bulk
+from support import buckets, bulk, duck
 from support.buckets import S3, Proxy
 from support.commands import PROGRAM
 from support.stack import RunningStack, eventually
@@ -160,21 +158,7 @@ def test_an_engine_counts_what_the_hosts_count(s3: S3, data: Path, tmp_path: Pat
         exchanges = (each for each in reader.exchanges([directory]) if not each.in_flight)
         host = (directory / "host").read_text().strip()
         counts[host] = sum(f"w{each['worker']}-{each['boot_id']}-000001" in closed for each in exchanges)
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    connection.execute(f"LOAD '{extension()}'")
-    connection.execute(
-        f"CREATE SECRET (TYPE s3, KEY_ID '{buckets.KEY}', SECRET '{buckets.SECRET}', URL_STYLE 'path', USE_SSL false,"
-        f" ENDPOINT '{s3.endpoint.removeprefix('http://')}')"
-    )
-    rows = connection.execute(
-        f"SELECT host, count(DISTINCT id), count(*) FROM read_parquet('{bucket.url}/v1/exchanges/**/*.parquet',"
-        " hive_partitioning = true) GROUP BY host"
-    ).fetchall()
+    counting = f"SELECT host, count(DISTINCT id), count(*) FROM {duck.rows_of(bucket.url)} GROUP BY host"
+    rows = duck.on_s3(s3.endpoint).execute(counting).fetchall()
     assert {host: distinct for host, distinct, _ in rows} == counts
     assert all(distinct == every for _, distinct, every in rows)
-
-
-def extension() -> Path:
-    """The wheel's httpfs, so that nothing is downloaded."""
-    assert duckdb_extension_httpfs.__file__ is not None
-    return next(Path(duckdb_extension_httpfs.__file__).parent.rglob("httpfs.duckdb_extension"))

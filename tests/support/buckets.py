@@ -70,7 +70,7 @@ class S3:
                 [
                     weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
                     "-master.volumeSizeLimitMB=64", "-volume.max=20", "-filer", "-s3", f"-s3.config={config}",
-                    "-s3.port.iceberg=0", *(f"-{name}={port}" for name, port in ports.items()),
+                    "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items()),
                 ],
                 stdout=log, stderr=log, cwd=data,
             )  # fmt: skip
