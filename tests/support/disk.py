@@ -160,6 +160,9 @@ class Disk:
                 done = [change for change in handle.node.pending if change.done]
                 self._covered[id(call)] = handle.node, done
             return False
+        if call.name == "close":  # from here on another thread may be given the number
+            self._handles.pop(call.number(0), None)
+            return False
         said = len(self._said)
         changes = self._begun[id(call)] = self._changes(call)
         return bool(changes) or len(self._said) > said
@@ -226,8 +229,6 @@ class Disk:
         match kind:
             case "open":
                 self._open(call.result, paths[0], rest[0])
-            case "close":
-                self._handles.pop(call.number(0), None)
             case "dup" | "dup3":
                 self._same(call.number(0), call.result)
             case "fcntl" if call.arguments[1].startswith("F_DUPFD"):
