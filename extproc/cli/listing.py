@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from extproc.cli import output, view
+from extproc.core.joined import Exchange
 
 FORMS: Final = ("table", "wide", "json", "csv")
 
@@ -51,7 +52,7 @@ def form_of(form: str | None, as_json: bool) -> str:
 
 
 def print_all(
-    exchanges: Iterable[view.Exchange],
+    exchanges: Iterable[Exchange],
     form: str,
     columns: Sequence[str] | None = None,
     *,
@@ -87,7 +88,7 @@ def print_lines(lines: Iterable[str], *, at_once: bool = False) -> int:
     return count
 
 
-def _print_csv(exchanges: Iterable[view.Exchange], names: Sequence[str], *, at_once: bool) -> int:
+def _print_csv(exchanges: Iterable[Exchange], names: Sequence[str], *, at_once: bool) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     count = 0

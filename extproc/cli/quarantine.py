@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
 from extproc import config
 from extproc.cli import options, output
+from extproc.core.joined import Members
 from extproc.core.outcome import Outcome, class_of
 from extproc.core.record import moment_text
 from extproc.errors import ConfigError, ExtprocError
@@ -276,13 +277,13 @@ def _counts(directory: Path, found: Quarantine) -> dict[str, _Met]:
     return met
 
 
-def _atoms(exchange: Mapping[str, Any]) -> Mapping[str, str]:
+def _atoms(exchange: Members) -> Mapping[str, str]:
     body = evidence.recorded_body(exchange, "request")
     params = (exchange.get("llm") or {}).get("params")
     return atoms.of(str(exchange.get("path") or ""), body, params, len(body or b""))
 
 
-def _count(met: _Met, exchange: Mapping[str, Any]) -> None:
+def _count(met: _Met, exchange: Members) -> None:
     met.matched += 1
     if exchange.get("outcome") == Outcome.REJECTED_BY_POLICY:
         met.refused += 1

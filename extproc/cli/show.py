@@ -91,9 +91,7 @@ def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
 
 def _is_sampled(exchange: Exchange) -> bool:
     """Whether there is a span of it, by the flags of its trace context."""
-    record = exchange.records.get("request") or exchange.records.get("open") or {}
-    flags = record.get("trace_flags")
-    return isinstance(flags, int) and bool(flags & 1)
+    return exchange.begun is not None and bool((exchange.begun.trace_flags or 0) & 1)
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
@@ -110,7 +108,7 @@ def _attempt(attempt: Mapping[str, Any]) -> str:
     return f"{where}: {what}, after {view.duration(attempt.get('duration_ms'))}"
 
 
-def _times(exchange: view.Exchange) -> str:
+def _times(exchange: Exchange) -> str:
     response = exchange.get("response") or {}
     parts = [view.duration(exchange.get("duration_ms"))]
     for text, value in (
@@ -123,7 +121,7 @@ def _times(exchange: view.Exchange) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _silence(exchange: view.Exchange) -> str | None:
+def _silence(exchange: Exchange) -> str | None:
     """The longest pause within the answer, where it is one that somebody would have noticed."""
     response = exchange.get("response") or {}
     lasted, began, byte = (response.get(name) for name in ("max_silence_ms", "silence_at_ms", "silence_at_byte"))
@@ -140,7 +138,7 @@ def _error(error: Any) -> str | None:
     return ": ".join(part for part in (named, error.get("message")) if part) or "without a reason"
 
 
-def _progress(exchange: view.Exchange) -> str | None:
+def _progress(exchange: Exchange) -> str | None:
     """How far one had come that has not ended, or was cut off by the recorder's own death."""
     progress = exchange.get("progress")
     if not progress:
@@ -168,7 +166,7 @@ def _section(title: str) -> Iterator[str]:
     yield output.styled(title, bold=True)
 
 
-def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
+def _direction(exchange: Exchange, direction: str) -> Iterator[str]:
     part = exchange.get(direction)
     if part is None:
         yield from _section(f"{direction.capitalize()}: none was seen")
@@ -192,7 +190,7 @@ def _direction(exchange: view.Exchange, direction: str) -> Iterator[str]:
     yield from _body(exchange, direction, part)
 
 
-def _body(exchange: view.Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
+def _body(exchange: Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
     try:
         body = bodies.whole(exchange, direction)
         answer = assembled(exchange) if direction == "response" else None

@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any, Final
 
 from extproc.cli.output import Cell, Column, Row
+from extproc.core.joined import NO_LLM, Exchange
 from extproc.core.outcome import Outcome, class_of
 from extproc.history import filters
 from extproc.history.filters import IN_FLIGHT
-
-Exchange = Mapping[str, Any]
 
 MEANING: Final[Mapping[str, str]] = {
     Outcome.OK: "the answer is complete",
@@ -51,7 +50,7 @@ _YELLOW: Final = {
 
 def outcome(exchange: Exchange) -> str:
     """The outcome, or that there is none yet."""
-    return exchange.get("outcome") or IN_FLIGHT
+    return exchange.outcome or IN_FLIGHT
 
 
 def meaning(exchange: Exchange) -> str:
@@ -154,25 +153,25 @@ def row(exchange: Exchange, names: Iterable[str] = LISTED, *, local: bool, short
 
 
 def _started(exchange: Exchange, local: bool, _: bool) -> str:
-    return short_time(exchange.get("started_at")) if local else _text(exchange.get("started_at"))
+    return short_time(exchange.started_at) if local else _text(exchange.started_at)
 
 
 def _silent(exchange: Exchange, local: bool, _: bool) -> str:
-    silent = exchange.get("silent_ms")
+    silent = getattr(exchange, "silent_ms", None)
     return duration(silent) if local else _text(silent)
 
 
 def _state(exchange: Exchange, *_: bool) -> Cell:
-    state = _text(exchange.get("state"))
+    state = _text(getattr(exchange, "state", None))
     return Cell(state, {"silent": "red", "waiting": "yellow"}.get(state, ""))
 
 
 def _plain(name: str) -> Callable[[Exchange, bool, bool], str]:
-    return lambda exchange, *_: _text(exchange.get(name))
+    return lambda exchange, *_: _text(getattr(exchange, name))
 
 
 def _took(exchange: Exchange, local: bool, _: bool) -> str:
-    took = exchange.get("duration_ms")
+    took = exchange.duration_ms
     return duration(took) if local else _text(took)
 
 
@@ -181,11 +180,11 @@ _CELLS: Final[Mapping[str, Callable[[Exchange, bool, bool], Cell | str]]] = {
     "outcome": lambda exchange, *_: Cell(outcome(exchange), colour(exchange)),
     **{name: _plain(name) for name in ("status", "method", "path", "upstream", "cluster", "route", "client", "key")},
     "model": lambda exchange, *_: filters.model(exchange),
-    "api": lambda exchange, *_: _text((exchange.get("llm") or {}).get("api")),
+    "api": lambda exchange, *_: _text((exchange.llm or NO_LLM).api),
     "state": _state,
     "silent": _silent,
-    "received": lambda exchange, *_: _text(exchange.get("response_bytes")),
+    "received": lambda exchange, *_: _text(getattr(exchange, "response_bytes", None)),
     "took": _took,
     "tokens": lambda exchange, *_: tokens(exchange),
-    "id": lambda exchange, _, short: short_id(str(exchange.get("id"))) if short else str(exchange.get("id")),
+    "id": lambda exchange, _, short: short_id(exchange.id) if short else exchange.id,
 }

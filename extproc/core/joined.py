@@ -5,11 +5,14 @@ The fields are the members of the JSON object, in its order. One that is UNSET i
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
+from typing import Protocol as Shape
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from extproc.core import record as line_format
 from extproc.core.records import Attempt, Body, Headers, Passed, Progress, Protocol, Routing, Silences, Tls
 
 
@@ -107,6 +110,12 @@ class Difference(msgspec.Struct, frozen=True, gc=False):
     """In bytes."""
 
 
+NO_REQUEST: Final = ExchangeRequest()
+NO_RESPONSE: Final = ExchangeResponse()
+NO_ERROR: Final = Error(None, None)
+NO_LLM: Final = Llm(None, None, None, None, None, None, None, None, None, None, None)
+
+
 class Exchange(msgspec.Struct, frozen=True, gc=False):
     """One HTTP request and its response. A field is null where neither the records nor Envoy's entry say it."""
 
@@ -181,3 +190,33 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     class_: str | None = msgspec.field(name="class")
     """Whose doing the end was: `ok`, `client`, `limited`, `upstream`, `local`, `sidecar` or `unknown`. Null while it is
     in flight."""
+
+    def get(self, name: str, otherwise: Any = None) -> Any:
+        """A member by its name in JSON, as plain values; `otherwise` where there is none of that name."""
+        value = getattr(self, "class_" if name == "class" else name, otherwise)
+        if not isinstance(value, list | dict | msgspec.Struct):
+            return value
+        return line_format.decode_any(line_format.encode(value))
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.__struct_encode_fields__:
+            raise KeyError(name)
+        return self.get(name)
+
+    def keys(self) -> Sequence[str]:
+        """The names of the members."""
+        return self.__struct_encode_fields__
+
+    def members(self) -> dict[str, Any]:
+        """All of them as plain values, as they stand in JSON."""
+        return line_format.decode(line_format.encode(self))
+
+
+class Members(Shape):
+    """What is read by the names of its members: an exchange, or some of what one says."""
+
+    def get(self, name: str, /) -> Any:
+        """A member; None where there is none."""
+        ...
+
+    def __getitem__(self, name: str, /) -> Any: ...

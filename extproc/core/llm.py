@@ -8,15 +8,13 @@ that of a body which is left out of its record (`without_body`).
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any, TypeVar
 
-import msgspec
 from msgspec import structs
 
 from extproc.core import dialects, encoding
 from extproc.core.reading import RequestReader, ResponseReader
 from extproc.core.records import (
+    AnyRecord,
     Body,
     Headers,
     Open,
@@ -26,10 +24,7 @@ from extproc.core.records import (
     Response,
     ResponseDirection,
     ResponseLlm,
-    kept,
 )
-
-D = TypeVar("D", RequestDirection, ResponseDirection)
 
 
 def request_llm(record: Request | Open) -> RequestLlm | None:
@@ -98,32 +93,16 @@ def at_least(record: Response) -> Response:
     )
 
 
-def of_request(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """`request_llm` of a record's members."""
-    if record is None or record.get("llm") is not None or record.get("request") is None:
-        return None if record is None else record.get("llm")
-    direction = _typed(RequestDirection, record["request"])
-    return _members(_of_request_body(record.get("method"), record.get("path"), direction))
-
-
-def of_response(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """`response_llm` of a record's members."""
-    if record is None or record.get("llm") is not None or record.get("response") is None:
-        return None if record is None else record.get("llm")
-    direction = _typed(ResponseDirection, record["response"])
-    return _members(_of_response_body(record.get("method"), record.get("path"), record.get("status"), direction))
-
-
-def _typed(kind: type[D], members: Mapping[str, Any]) -> D:
-    try:
-        return msgspec.convert(members, kind)
-    except msgspec.ValidationError:
-        return kept(kind, members)
-
-
-def _members(llm: RequestLlm | ResponseLlm | None) -> dict[str, Any] | None:
-    members: dict[str, Any] | None = msgspec.to_builtins(llm)
-    return members
+def without_content(record: AnyRecord) -> AnyRecord:
+    """Any record with what its body says in the place of the body."""
+    match record:
+        case Request() | Open() if record.request is not None and record.request.body is not None:
+            request: RequestDirection = structs.replace(record.request, body=None)
+            return structs.replace(record, llm=request_llm(record), request=request)
+        case Response() if record.response is not None and record.response.body is not None:
+            response: ResponseDirection = structs.replace(record.response, body=None)
+            return structs.replace(record, llm=response_llm(record), response=response)
+    return record
 
 
 def _coding(headers: Headers | None) -> str | None:

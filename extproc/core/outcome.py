@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Mapping
-from typing import Any
 
+from msgspec import UNSET
+
+from extproc.core.joined import Members
 from extproc.core.media import is_stream_type, media_type
+from extproc.core.records import Access, Orphan, Response, ResponseDirection, ResponseLlm
 
 
 class Outcome(enum.StrEnum):
@@ -59,8 +62,6 @@ _CLASSES: Mapping[str, str] = {
     Outcome.PROXY_DRAIN: "sidecar",
     Outcome.UNKNOWN: "unknown",
 }
-
-Record = Mapping[str, Any]
 
 _OF_STATUS: Mapping[int, str] = {
     # A backend that answers so is well: the request was at fault. 408 and 5xx stay the backend's.
@@ -113,27 +114,29 @@ _CLIENT_LEFT_DETAILS = ("downstream_remote_disconnect", "http2.remote_", "http3.
 _PROXY_LEFT_DETAILS = ("downstream_local_disconnect", "drained")
 _STREAMED_BY_CHOICE = frozenset({"chat.completions", "completions"})
 _TERMINAL_EVENT = frozenset({"responses", "messages"})
+_NOTHING_READ = ResponseLlm()
 
 
-def decide(response: Record | None, orphan: Record | None, access: Record | None = None) -> Outcome:
-    """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one.
+def decide(response: Response | None, orphan: Orphan | None, access: Access | None = None) -> Outcome:
+    """The outcome of one exchange from its `response`, `orphan` and `access` records, each where there is one. The
+    `llm` of the response is in it, if any of the answer was read.
 
     Of an `access` record alone: Envoy ended it before the recorder had a say.
     """
     if response is None and orphan is None:
-        return _without_us(access or {})
+        return Outcome.UNKNOWN if access is None else _without_us(access)
     if response is None:
         return Outcome.SIDECAR_RESTART_ORPHAN
-    if response.get("closed") != "drain" and (recorder_failed(access or {}) or recorder_failed(response)):
+    if response.closed != "drain" and ((access is not None and recorder_failed(access)) or recorder_failed(response)):
         return Outcome.RECORDER_FAILED
-    if response.get("rejected"):
+    if response.rejected:
         return Outcome.REJECTED_BY_POLICY
-    answer = response.get("response")
-    if answer is None or answer.get("ended_by") in {"closed", "cancelled", "drain"}:
-        return _cut_off(response, answer, access or {})
-    details = response.get("response_code_details")
+    answer = response.response
+    if answer is None or answer.ended_by in {"closed", "cancelled", "drain"}:
+        return _cut_off(response, answer, access)
+    details = response.response_code_details
     if details and details != _FROM_UPSTREAM:
-        return _local_reply(details, response.get("status"))
+        return _local_reply(details, response.status)
     return _complete(response, answer)
 
 
@@ -150,13 +153,13 @@ def outcome_class(outcome: object, status: object = None, grpc_status: object = 
     return _CLASSES.get(outcome, "unknown") if isinstance(outcome, str) else "unknown"
 
 
-def recorder_failed(record: Record) -> bool:
+def recorder_failed(record: Response | Access) -> bool:
     """Whether Envoy ended an exchange because of us, by the details in its entry or in our record.
 
     What had been seen of it until then does not count any more: the end of an answer that was waiting for our word
     never reached the client.
     """
-    return str(record.get("response_code_details") or "").startswith(RECORDER_FAILED_DETAILS)
+    return (record.response_code_details or "").startswith(RECORDER_FAILED_DETAILS)
 
 
 def broke_off(response_flags: Collection[str] | None, method: str | None) -> bool:
@@ -168,12 +171,12 @@ def broke_off(response_flags: Collection[str] | None, method: str | None) -> boo
     return _PROTOCOL_ERROR in (response_flags or ()) and method is not None
 
 
-def class_of(exchange: Record) -> str:
+def class_of(exchange: Members) -> str:
     """The class of an exchange as `extproc log --json` gives it."""
     return outcome_class(exchange.get("outcome"), exchange.get("status"), exchange.get("grpc_status"))
 
 
-def is_failure(exchange: Record) -> bool:
+def is_failure(exchange: Members) -> bool:
     """Whether an exchange that has ended counts as an error: not what the client did itself, nor what a limit or a
     rule refused it, be it the backend's or, in an answer below 500, Envoy's."""
     kind, status = class_of(exchange), exchange.get("status")
@@ -181,41 +184,41 @@ def is_failure(exchange: Record) -> bool:
     return kind not in _NO_FAILURE and not refused
 
 
-def _cut_off(response: Record, answer: Record | None, access: Record) -> Outcome:
-    llm = response.get("llm") or {}
-    if llm.get("error"):
+def _cut_off(response: Response, answer: ResponseDirection | None, access: Access | None) -> Outcome:
+    llm = response.llm or _NOTHING_READ
+    if llm.error:
         return Outcome.UPSTREAM_ERROR_FRAME
-    if answer is not None and llm.get("done"):
+    if answer is not None and llm.done:
         return Outcome.OK_CLIENT_LEFT_AFTER_TERMINAL
-    if response.get("closed") == "drain":
+    if response.closed == "drain":
         return Outcome.PROXY_DRAIN
-    return _as_envoy_says(answer, access)
+    return Outcome.UNKNOWN if access is None else _as_envoy_says(answer, access)
 
 
-def _without_us(access: Record) -> Outcome:
+def _without_us(access: Access) -> Outcome:
     if recorder_failed(access):
         return Outcome.RECORDER_FAILED
-    if _client_left(access) and (access.get("status") is None or _broke_off(access)):
+    if _client_left(access) and (access.status is None or _broke_off(access)):
         return Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
-    return Outcome.LOCAL_REPLY if access.get("response_code_details") else Outcome.UNKNOWN
+    return Outcome.LOCAL_REPLY if access.response_code_details else Outcome.UNKNOWN
 
 
-def _broke_off(access: Record) -> bool:
-    return broke_off(access.get("response_flags"), access.get("method"))
+def _broke_off(access: Access) -> bool:
+    return broke_off(access.response_flags, access.method)
 
 
-def _client_left(access: Record) -> bool:
-    details = access.get("response_code_details") or ""
-    return not _CLIENT_LEFT.isdisjoint(access.get("response_flags") or ()) or details.startswith(_CLIENT_LEFT_DETAILS)
+def _client_left(access: Access) -> bool:
+    details = access.response_code_details or ""
+    return not _CLIENT_LEFT.isdisjoint(access.response_flags or ()) or details.startswith(_CLIENT_LEFT_DETAILS)
 
 
-def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
+def _as_envoy_says(answer: ResponseDirection | None, access: Access) -> Outcome:
     """Who cut it off: the client, the backend or Envoy. Only Envoy's access log knows."""
-    details = access.get("response_code_details") or ""
-    if access.get("failed_open"):
+    details = access.response_code_details or ""
+    if access.failed_open:
         return Outcome.RECORDER_FAILED  # and Envoy went on without us
     if _client_left(access):
-        began = answer is not None and answer.get("bytes")
+        began = answer is not None and answer.bytes
         return Outcome.CLIENT_CANCEL_MID_STREAM if began else Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE
     if details.startswith(_PROXY_LEFT_DETAILS):
         return Outcome.PROXY_DRAIN
@@ -227,9 +230,9 @@ def _as_envoy_says(answer: Record | None, access: Record) -> Outcome:
     return why or Outcome.UNKNOWN
 
 
-def _announced(answer: Record) -> bool:
+def _announced(answer: ResponseDirection) -> bool:
     """Whether the answer said how long it would be."""
-    return any(header[0] == "content-length" for header in answer.get("headers") or () if header)
+    return any(header[0] == "content-length" for header in answer.headers or ())
 
 
 def _local_reply(details: str, status: int | None) -> Outcome:
@@ -241,36 +244,36 @@ def _reason(details: str) -> Outcome | None:
     return next((outcome for start, outcome in _WHY if details.startswith(start)), None)
 
 
-def _complete(response: Record, answer: Record) -> Outcome:
-    status = response.get("status")
-    llm = response.get("llm") or {}
-    if (status is not None and status >= _FIRST_ERROR) or response.get("grpc_status") not in {None, "0"}:
+def _complete(response: Response, answer: ResponseDirection) -> Outcome:
+    status = response.status
+    llm = response.llm or _NOTHING_READ
+    if (status is not None and status >= _FIRST_ERROR) or response.grpc_status not in {None, "0"}:
         return Outcome.UPSTREAM_ERROR_STATUS
-    if llm.get("error"):
+    if llm.error:
         return Outcome.UPSTREAM_ERROR_FRAME
-    if answer.get("truncated") or _ended_too_soon(llm, answer) or _lacks_status(response, answer):
+    if answer.truncated or _ended_too_soon(llm, answer) or _lacks_status(response, answer):
         return Outcome.UPSTREAM_TRUNCATED
     return Outcome.OK
 
 
-def _lacks_status(response: Record, answer: Record) -> bool:
+def _lacks_status(response: Response, answer: ResponseDirection) -> bool:
     """A gRPC answer that ended without the status with which each of them ends. gRPC-Web has it in its body."""
-    content_type = media_type(answer.get("content_type"))
+    content_type = media_type(answer.content_type)
     is_grpc = content_type == "application/grpc" or content_type.startswith("application/grpc+")
-    return is_grpc and response.get("grpc_status") is None
+    return is_grpc and response.grpc_status is None
 
 
-def _ended_too_soon(llm: Record, answer: Record) -> bool:
+def _ended_too_soon(llm: ResponseLlm, answer: ResponseDirection) -> bool:
     """An answer that ended cleanly, but not where its format ends one. Who read it knows.
 
     Records of before that was noted have it only for event streams in which nothing else was odd.
     """
-    if "cut" in llm:
-        return bool(llm["cut"])
-    if not is_stream_type(answer.get("content_type")) or llm.get("done") or llm.get("parse_error"):
+    if llm.cut is not UNSET:
+        return llm.cut
+    if not is_stream_type(answer.content_type) or llm.done or llm.parse_error:
         return False
-    api = llm.get("api")
+    api = llm.api
     if api in _STREAMED_BY_CHOICE:
-        reasons = llm.get("finish_reasons") or []
+        reasons = llm.finish_reasons or []
         return not reasons or None in reasons
     return api in _TERMINAL_EVENT

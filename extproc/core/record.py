@@ -41,7 +41,7 @@ class DamagedLine(ValueError):
     """A line that is not what was written: cut, changed or not ours. The text says what was seen."""
 
 
-def encode(fields: Mapping[str, Any] | msgspec.Struct) -> bytes:
+def encode(fields: Any) -> bytes:
     """One record as a JSON object without a line end, ASCII only.
 
     Content never makes it raise: NaN and infinities become null, and an integer of more digits than Python turns
@@ -93,14 +93,19 @@ def whole(line: bytes) -> bytes:
 
 def decode(line: bytes) -> dict[str, Any]:
     """The JSON object of a line that is whole. Raises `DamagedLine` where it is none."""
-    try:
-        record = _decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        # Whole by its checksum, yet beyond the fast decoder: a lone surrogate, or nesting that only we wrote.
-        record = _decode_slowly(line, error)
+    record = decode_any(line)
     if not isinstance(record, dict):
         raise DamagedLine("the line is not a JSON object")
     return record
+
+
+def decode_any(text: bytes) -> Any:
+    """Any value that `encode` has written."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        # Beyond the fast decoder: a lone surrogate, or nesting that only we wrote.
+        return _decode_slowly(text, error)
 
 
 def timestamp(ns: int) -> str:

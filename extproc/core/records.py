@@ -455,6 +455,15 @@ class Unknown(Kept, frozen=True, gc=False):
 Known = Segment | Request | Open | Response | Orphan | Late | Access | Gap | End
 AnyRecord = Known | Unknown
 
+NOTHING: Final = Unknown(unknown={})
+
+
+def id_of(record: AnyRecord) -> str | None:
+    """The exchange's that a record belongs to; None where it names none."""
+    found: str | None = getattr(record, "id", None)
+    return found
+
+
 TYPES: Final[Mapping[str, type[Known]]] = {each.type: each for each in typing.get_args(Known)}
 
 
@@ -477,7 +486,9 @@ def of_fields(fields: Mapping[str, Any]) -> AnyRecord:
     known = TYPES.get(fields["type"]) if isinstance(fields.get("type"), str) else None
     if known is not None:
         try:
-            return kept(known, {name: value for name, value in fields.items() if name != "type"})
+            record = kept(known, {name: value for name, value in fields.items() if name != "type"})
+            # Whether anything was kept at whatever depth is so to be seen at the top: see `as_dict`.
+            return msgspec.structs.replace(record, unknown={}) if record.unknown is UNSET else record
         except TypeError:
             pass  # it has no id, or none that is a text
     plain = {name: value for name, value in fields.items() if _is(Unknown, name, value)}
@@ -539,6 +550,14 @@ def fields_of(value: Kept) -> dict[str, Any]:
     if isinstance(value, Unknown):
         return dict(value.unknown or {})
     return dict(line_format.plain(value))
+
+
+def as_dict(record: Known | Unknown) -> dict[str, Any]:
+    """The same for a record that was read, quickly: values stay as they are."""
+    if isinstance(record, Unknown) or record.unknown is not UNSET:
+        return fields_of(record)
+    members: dict[str, Any] = msgspec.to_builtins(record)
+    return members
 
 
 def encode(record: Kept) -> bytes:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from extproc.core import dialects, encoding
 from extproc.core.encoding import Decoder
+from extproc.core.joined import Members
 from extproc.errors import JournalError
 from extproc.history import bodies as recorded
 from extproc.history.join import Exchange
@@ -46,7 +47,7 @@ def text_or_base64(body: bytes) -> tuple[str, bool]:
         return base64.b64encode(body).decode("ascii"), True
 
 
-def assembled(exchange: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+def assembled(exchange: Members) -> list[dict[str, Any]] | None:
     """The answer's messages by choice index, put together from the recorded bytes. Raises JournalError."""
     response = exchange.get("response")
     api = (exchange.get("llm") or {}).get("api")

@@ -36,7 +36,7 @@ def write(exchanges: Iterable[Exchange], sink: BinaryIO, *, bodies: bool, note: 
 
 def _entry(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]:
     timings = _timings(exchange)
-    own = {name: value for name, value in exchange.items() if name not in {"request", "response"}}
+    own = {name: exchange[name] for name in exchange.__struct_encode_fields__ if name not in {"request", "response"}}
     if bodies and (answer := assembled_if_there(exchange)) is not None:
         own["llm"] = {**(own["llm"] or {}), "output": answer}
     entry = {

@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import DamagedLine, moment_text, unseal
+from extproc.core.record import DamagedLine, moment_text
+from extproc.core.records import id_of, unseal
 from extproc.history import alone, reader
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
@@ -99,7 +100,7 @@ def _alone(raw: bytes) -> set[str]:
         record = alone.as_own(unseal(raw))
     except DamagedLine:
         return set()
-    return {str(record["id"])} if alone.stands_alone(record) else set()
+    return {str(id_of(record))} if alone.stands_alone(record) else set()
 
 
 def _moment(text: object) -> datetime | None:

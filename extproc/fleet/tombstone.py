@@ -13,7 +13,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from extproc.core.record import DamagedLine, seal, unseal
+from extproc.core.record import DamagedLine, seal
+from extproc.core.records import id_of, unseal
 from extproc.history import alone
 from extproc.journal import frames, lines
 from extproc.journal.flight import type_and_id
@@ -40,9 +41,10 @@ class Wanted:
             record = alone.as_own(unseal(line))
         except DamagedLine:
             return None
-        if record.get("id") in self.ids:
-            return str(record["id"])
-        return str(record.get("request_id")) if record.get("request_id") in self.request_ids else None
+        own, others = id_of(record), getattr(record, "request_id", None)
+        if own in self.ids:
+            return own
+        return str(others) if others in self.request_ids else None
 
 
 @dataclass(slots=True)

@@ -16,22 +16,22 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
+from extproc.core.llm import without_content
 from extproc.core.record import timestamp
+from extproc.core.records import AnyRecord, Segment
 from extproc.follow import checkpoint
 from extproc.follow.checkpoint import Checkpoint
 from extproc.history import feed
 from extproc.history.feed import Feed
 from extproc.history.index.indexer import Indexer
 from extproc.history.join import Exchange
-from extproc.history.joiner import FOLLOWING, Joiner, without_body
+from extproc.history.joiner import FOLLOWING, Joiner
 from extproc.history.position import PositionedRecord, records_at
-
-Record = Mapping[str, Any]
 
 SAVE_SECONDS: Final = 1.0
 BATCH: Final = 1000
@@ -45,7 +45,7 @@ class Consumer(Protocol):
         """A final exchange; each comes once."""
         ...
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AnyRecord) -> None:
         """A record of no exchange: a `gap`, or an `access` entry to which there is none of ours."""
         ...
 
@@ -61,7 +61,7 @@ class Consumer(Protocol):
 class Watcher(Consumer, Protocol):
     """A consumer that looks at what has not ended, too."""
 
-    def taken(self, record: Record) -> None:
+    def taken(self, record: AnyRecord) -> None:
         """A record, as it is read."""
         ...
 
@@ -120,9 +120,9 @@ class Follower:
         """Read what is there, up to a batch, and give out what is final. False: everything has been read."""
         count, at = 0, ""
         for found in self._feed.records(BATCH):
-            count, at = count + 1, str(found.record["at"])
-            if self._new and found.record["type"] == "segment":
-                self._begin_series(found)
+            count, at = count + 1, found.record.at
+            if self._new and isinstance(found.record, Segment):
+                self._begin_series(found.position.series, found.record)
             self._take(found)
         more = count == BATCH
         self.lag_seconds = max(0.0, time.time() - _seconds(at)) if more else 0.0
@@ -137,7 +137,7 @@ class Follower:
     def _take(self, found: PositionedRecord) -> None:
         whole = found.record
         if not self._keep_bodies:  # what they say is read once, whoever asks for it
-            found = found._replace(record=without_body(whole))
+            found = found._replace(record=without_content(whole))
         self._joiner.add(found)
         if self._watcher is not None:
             self._watcher.taken(found.record)
@@ -175,11 +175,11 @@ class Follower:
         while not self._save() and time.monotonic() < until:
             time.sleep(0.01)
 
-    def _begin_series(self, header: PositionedRecord) -> None:
+    def _begin_series(self, series: str, head: Segment) -> None:
         """On the very first start: what is in flight at the head of an open segment began before our time."""
-        if header.position.series not in self._seen_series:
-            self._seen_series.add(header.position.series)
-            self._joiner.pass_over(header.record.get("in_flight") or {})
+        if series not in self._seen_series:
+            self._seen_series.add(series)
+            self._joiner.pass_over(head.in_flight)
 
     def _give_out(self, watermark: str) -> None:
         for exchange in self._joiner.final(watermark):

@@ -10,11 +10,13 @@ every `TABLES_SECONDS`. What it sees is for the reporter, in a thread of its own
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from extproc.core.joined import NO_LLM, NO_RESPONSE
 from extproc.core.record import timestamp
+from extproc.core.records import AnyRecord
 from extproc.follow.reports import Reports
 from extproc.history import now as history_now
 from extproc.history.join import Exchange
@@ -53,7 +55,7 @@ class Incidents:
             if self._prober is not None:
                 self._prober.named(flight.upstream)
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Of no exchange: nothing that a backend did."""
 
     def sequence(self) -> int:
@@ -65,7 +67,7 @@ class Incidents:
 
     # And more ----------------------------------------------------------------------------------------------------
 
-    def taken(self, record: Mapping[str, Any]) -> None:
+    def taken(self, record: AnyRecord) -> None:
         """A record, as it is read: a suspect who comes again is told at once."""
         if (repeat := self._reports.repeats.of(record)) is not None:
             self._reports.repeat(repeat)
@@ -109,9 +111,9 @@ class Incidents:
 
 def _without_bodies(exchange: Exchange) -> list[Flight]:
     """What an exchange says without what its request asked for, which is most of the work: deaths are found so."""
-    answer, llm = exchange.get("response") or {}, exchange.get("llm") or {}
-    message = str((llm.get("error") or {}).get("message") or "")
-    streamed = "event-stream" in str(answer.get("content_type") or "")
+    answer, llm = exchange.response or NO_RESPONSE, exchange.llm or NO_LLM
+    message = (llm.error and llm.error.message) or ""
+    streamed = "event-stream" in (answer.content_type or "")
     return evidence.flights(exchange, lambda *_: None, Known(None, message, streamed))
 
 

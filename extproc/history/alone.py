@@ -13,13 +13,13 @@ where the exchange's own entry comes, that one counts.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
+
+from msgspec import structs
 
 from extproc.core.outcome import REFUSED_DETAILS, broke_off, recorder_failed
-
-Record = Mapping[str, Any]
+from extproc.core.records import Access, AnyRecord, Open, Request
 
 _START: Final = b'{"type":"access","id":null'
 _FROM_UPSTREAM: Final = "via_upstream"
@@ -31,44 +31,42 @@ def may_be(line: bytes) -> bool:
     return line.startswith(_START)
 
 
-def as_own(record: Record) -> Record:
+def as_own(record: AnyRecord) -> AnyRecord:
     """The record of an exchange of its own, named by `id`, where this is one; else the record as it is."""
-    return {**record, "id": _id(record), "alone": True} if _stands_alone(record) else record
+    if isinstance(record, Access) and _stands_alone(record):
+        return structs.replace(record, id=_id(record), alone=True)
+    return record
 
 
-def stands_alone(record: Record) -> bool:
+def stands_alone(record: AnyRecord) -> bool:
     """Whether `as_own` has made an exchange of it."""
-    return bool(record.get("alone"))
+    return isinstance(record, Access) and record.alone is True
 
 
-def is_of(entry: Record, request: Record) -> bool:
+def is_of(entry: Access, request: Request | Open) -> bool:
     """Whether an entry that stands alone is that of an exchange with this `request` or `open` record."""
-    if not entry.get("request_id") or entry.get("request_id") != request.get("request_id"):
+    if not entry.request_id or entry.request_id != request.request_id:
         return False
-    unheard = (
-        recorder_failed(entry)
-        or broke_off(entry.get("response_flags"), entry.get("method"))
-        or entry.get("status") is None
-    )
-    return unheard or bool(request.get("best_effort"))
+    unheard = recorder_failed(entry) or broke_off(entry.response_flags, entry.method) or entry.status is None
+    return unheard or bool(request.best_effort)
 
 
-def _stands_alone(record: Record) -> bool:
-    if record.get("id") is not None or record.get("type") != "access" or record.get("bypass"):
+def _stands_alone(entry: Access) -> bool:
+    if entry.id is not None or entry.bypass:
         return False
-    details = str(record.get("response_code_details") or "")
+    details = entry.response_code_details or ""
     ended_by_envoy = bool(details) and details != _FROM_UPSTREAM and REFUSED_DETAILS not in details
-    return ended_by_envoy and not record.get("upstream") and not record.get("failed_open")
+    return ended_by_envoy and not entry.upstream and not entry.failed_open
 
 
-def _id(record: Record) -> str:
-    began = f"{_milliseconds(record.get('started_at') or record.get('at')):012x}"
-    said = hashlib.sha256(repr([record.get(name) for name in _SAID]).encode("utf-8", "surrogatepass")).hexdigest()
+def _id(entry: Access) -> str:
+    began = f"{_milliseconds(entry.started_at or entry.at):012x}"
+    said = hashlib.sha256(repr([getattr(entry, name) for name in _SAID]).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{began[:8]}-{began[8:]}-7{said[:3]}-8{said[3:6]}-{said[6:18]}"
 
 
-def _milliseconds(at: Any) -> int:
+def _milliseconds(at: str) -> int:
     try:
-        return max(0, int(datetime.fromisoformat(str(at)).timestamp() * 1000))
+        return max(0, int(datetime.fromisoformat(at).timestamp() * 1000))
     except (ValueError, OverflowError):
         return 0

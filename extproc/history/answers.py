@@ -200,7 +200,7 @@ class Answers:
         yield from filter(question.means, heapq.merge(*running, key=_started))
 
     def _named(self, question: Question, *, running: bool) -> list[Exchange]:
-        found = {exchange["id"]: exchange for id in question.wanted.ids for exchange in self.find(id)}
+        found = {exchange.id: exchange for id in question.wanted.ids for exchange in self.find(id)}
         meant = (each for each in found.values() if (running or not each.in_flight) and question.means(each))
         return sorted(meant, key=lambda each: (each.in_flight, _started(each)))
 
@@ -276,11 +276,11 @@ class _Directory:
         given: set[str] = set()
         try:
             for exchange in self._indexed(self._index, self._tail, question, limit):
-                given.add(exchange["id"])
+                given.add(exchange.id)
                 yield exchange
         except Unusable as error:
             self._give_up(error)
-            yield from (exchange for exchange in self._scanned(question) if exchange["id"] not in given)
+            yield from (exchange for exchange in self._scanned(question) if exchange.id not in given)
 
     def rows(self) -> Iterator[Found]:
         """What has ended and what has not, as it stands in the index, or all of it from the journal."""
@@ -289,13 +289,13 @@ class _Directory:
             with self._or_by_scanning():
                 for count, found in enumerate(self._index.rows(Filters()), 1):
                     self._progress(f"{count} exchanges")
-                    given.add(found.exchange["id"])
+                    given.add(found.exchange.id)
                     yield found
                 yield from (Found(each, (), True) for each in (*self._tail.ended, *self._tail.in_flight))
                 return
         for count, exchange in enumerate(reader.exchanges([self.directory]), 1):
             self._progress(f"{count} exchanges")
-            if exchange["id"] not in given:
+            if exchange.id not in given:
                 yield Found(exchange, exchange.positions, True)
 
     def whole(self, found: Found) -> Exchange | None:
@@ -389,8 +389,8 @@ class _Directory:
         identifier = Identifier.of(text)
         if self._index is not None and self._tail is not None:
             with self._or_by_scanning():
-                return self._with_tail(self._index.beginning(identifier), lambda each: identifier.begins(each["id"]))
-        return [exchange for exchange in self.named(text) if identifier.begins(exchange["id"])]
+                return self._with_tail(self._index.beginning(identifier), lambda each: identifier.begins(each.id))
+        return [exchange for exchange in self.named(text) if identifier.begins(exchange.id)]
 
     def named(self, text: str) -> list[Exchange]:
         """What goes by this name."""
@@ -458,7 +458,7 @@ def _has(index: Index | None, id: str) -> bool:
 
 
 def _started(exchange: Exchange) -> str:
-    return str(exchange["started_at"])
+    return exchange.started_at
 
 
 def _moment(text: str) -> datetime:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from extproc import fs
+from extproc.core.joined import Members
+from extproc.core.records import Body, fields_of
 from extproc.errors import JournalError
 from extproc.history.join import Exchange
 from extproc.journal.directory import BODIES, exchange_of, reason
@@ -16,7 +18,7 @@ from extproc.journal.directory import BODIES, exchange_of, reason
 _PIECE_BYTES: Final = 1024 * 1024
 
 
-def whole(exchange: Mapping[str, Any], direction: str) -> bytes | None:
+def whole(exchange: Members, direction: str) -> bytes | None:
     """One direction's body as far as it was recorded; None when it was not. Raises JournalError when its file is gone
     or cannot be read."""
     if not isinstance(exchange, Exchange):
@@ -31,12 +33,12 @@ def pieces(exchange: Exchange, direction: str) -> Iterator[bytes]:
     return iter(()) if field is None else pieces_of(field, exchange.directory)
 
 
-def pieces_of(field: Mapping[str, Any], directory: Path) -> Iterator[bytes]:
+def pieces_of(field: Body, directory: Path) -> Iterator[bytes]:
     """What a record's `body` stands for, in pieces. Raises JournalError likewise."""
-    if "text" in field:
-        yield str(field["text"]).encode("utf-8", "surrogatepass")
-    elif "base64" in field:
-        yield _decoded(field["base64"])
+    if field.text is not None:
+        yield field.text.encode("utf-8", "surrogatepass")
+    elif field.base64 is not None:
+        yield _decoded(field.base64)
     else:
         path = path_of(field, directory)
         try:
@@ -47,11 +49,11 @@ def pieces_of(field: Mapping[str, Any], directory: Path) -> Iterator[bytes]:
             raise JournalError(f"{path}: {reason(error)}") from error
 
 
-def path_of(field: Mapping[str, Any], directory: Path) -> Path:
+def path_of(field: Body, directory: Path) -> Path:
     """The file of a spooled body. Raises JournalError for a name that the journal cannot have written."""
-    name = str(field.get("file", "")).removeprefix(f"{BODIES}/")
+    name = (field.file or "").removeprefix(f"{BODIES}/")
     if exchange_of(name) is None:
-        raise JournalError(f"a record refers to a body by a name that is none: {field!r}")
+        raise JournalError(f"a record refers to a body by a name that is none: {fields_of(field)!r}")
     return directory / BODIES / name
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from extproc.core.record import DamagedLine, moment_text
+from extproc.core.records import Access
 from extproc.history import feed
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.feed import Feed
-from extproc.history.join import Record, later
+from extproc.history.join import later
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.flight import BEGINNING, type_and_id
@@ -54,11 +55,11 @@ class Coverage:
         self._gaps: dict[tuple[str, str], str] = {}
         self._written: list[tuple[str, str]] | None = None
 
-    def accesses(self, since: datetime | None = None) -> Iterator[Record]:
+    def accesses(self, since: datetime | None = None) -> Iterator[Access]:
         """The access entries of requests that began at this time or later, and perhaps some of earlier ones."""
         start = feed.since("" if since is None else moment_text(since), by_heads=True)
         entries = Feed(self._directories, start, wanted=lambda raw: raw.startswith(_ACCESS), report=self._report)
-        yield from (found.record for found in entries.records() if found.record["type"] == "access")
+        yield from (found.record for found in entries.records() if isinstance(found.record, Access))
 
     def known(self, names: Collection[str], first: str, last: str) -> set[str]:
         """Those of the exchanges that have a record. They began between these times."""

@@ -32,7 +32,7 @@ def at_crash(directories: Sequence[Path], asked: Answers) -> list[Exchange]:
     for exchange in asked.exchanges(_HIT, running=True, complete=True):
         if not exchange.in_flight:
             orphans = _latest([*orphans, exchange])
-        elif (exchange.directory, exchange["worker"], exchange["boot_id"]) in left:
+        elif (exchange.directory, exchange.worker, exchange.boot_id) in left:
             abandoned.append(exchange)
     if abandoned:
         return abandoned
@@ -41,14 +41,14 @@ def at_crash(directories: Sequence[Path], asked: Answers) -> list[Exchange]:
 
 def _latest(orphans: list[Exchange]) -> list[Exchange]:
     """Those that were found together with the last one."""
-    found = [(_moment(exchange["ended_at"]), exchange) for exchange in orphans]
+    found = [(_moment(exchange.ended_at), exchange) for exchange in orphans]
     last = max(at for at, _ in found if at is not None)
     return [exchange for at, exchange in found if at is not None and at >= last - TOGETHER]
 
 
 def _nothing_after(directories: Sequence[Path], orphans: Sequence[Exchange]) -> bool:
     """Whether no death was found after these orphans: one that hit nothing would have left none."""
-    last = max((at for each in orphans if (at := _moment(each["ended_at"]))), default=None)
+    last = max((at for each in orphans if (at := _moment(each.ended_at))), default=None)
     if last is None:
         return True
     return not any(at > last + TOGETHER for at in _deaths(directories, last.timestamp()))

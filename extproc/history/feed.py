@@ -109,7 +109,7 @@ class Feed:
             self._refresh(directory)
         for key, line in self._merge.lines(limit):
             self._positions[key] = (line.segment.number, line.end)
-            yield PositionedRecord(key[0], RecordPosition(key[1], line.segment.number, line.offset), line.record)
+            yield PositionedRecord(key[0], RecordPosition(key[1], line.segment.number, line.offset), line.typed)
         self._let_go()
 
     def behind_bytes(self) -> int:

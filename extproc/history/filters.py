@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from extproc.core.joined import NO_LLM, Exchange, Llm
 from extproc.core.outcome import CLASSES, Outcome, class_of
 from extproc.core.redact import MARK
 from extproc.history.identifier import Identifier
-
-Exchange = Mapping[str, Any]
 
 IN_FLIGHT: Final = "in_flight"
 """Stands where the outcome of an exchange that has not ended would stand."""
@@ -130,7 +129,7 @@ def _tests(filters: Filters) -> tuple[Test, ...]:
 
 def tokens(exchange: Exchange) -> tuple[int | None, int | None]:
     """Tokens in and out as the backend counted them, by OpenAI's names or Anthropic's."""
-    usage = _llm(exchange).get("usage")
+    usage = _llm(exchange).usage
     if not isinstance(usage, Mapping):
         return None, None
     sent = usage.get("prompt_tokens", usage.get("input_tokens"))
@@ -147,7 +146,7 @@ def total_tokens(exchange: Exchange) -> int | None:
 def model(exchange: Exchange) -> str:
     """The model that was asked for, or that answered."""
     llm = _llm(exchange)
-    return str(llm.get("model") or llm.get("response_model") or "")
+    return str(llm.model or llm.response_model or "")
 
 
 def without_port(address: str) -> str:
@@ -159,24 +158,23 @@ def _whole(number: Any) -> int | None:
     return int(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
 
 
-def _llm(exchange: Exchange) -> Mapping[str, Any]:
-    llm: Mapping[str, Any] = exchange.get("llm") or {}
-    return llm
+def _llm(exchange: Exchange) -> Llm:
+    return exchange.llm or NO_LLM
 
 
 def _ended(exchange: Exchange) -> str:
     """When it ended; of one in flight, later than any time."""
-    return exchange.get("ended_at") or "~"
+    return exchange.ended_at or "~"
 
 
 def _has_outcome(exchange: Exchange, wanted: str) -> bool:
     if wanted.startswith(CLASS):
-        return exchange.get("outcome") is not None and glob(class_of(exchange), wanted.removeprefix(CLASS))
-    return glob(exchange.get("outcome") or IN_FLIGHT, wanted)
+        return exchange.outcome is not None and glob(class_of(exchange), wanted.removeprefix(CLASS))
+    return glob(exchange.outcome or IN_FLIGHT, wanted)
 
 
 def _has_status(exchange: Exchange, wanted: str) -> bool:
-    status = exchange.get("status")
+    status = exchange.status
     if wanted == NONE or status is None:
         return wanted == NONE and status is None
     return str(status) == wanted or (wanted.endswith("xx") and str(status)[0] == wanted[0])
@@ -198,7 +196,7 @@ def _texts(values: Callable[[Exchange], Iterable[Any]]) -> Callable[[tuple[str, 
 
 def _address(name: str) -> Callable[[Exchange], Iterable[Any]]:
     def values(exchange: Exchange) -> Iterable[Any]:
-        address = exchange.get(name)
+        address = getattr(exchange, name)
         if not isinstance(address, str):
             return ()
         return addresses(address)
@@ -212,16 +210,16 @@ def addresses(address: str) -> tuple[str, ...]:
 
 
 def _paths(exchange: Exchange) -> Iterable[Any]:
-    path = str(exchange.get("path") or "")
+    path = str(exchange.path or "")
     return path, path.partition("?")[0]
 
 
 def _models(exchange: Exchange) -> Iterable[Any]:
-    return _llm(exchange).get("model"), _llm(exchange).get("response_model")
+    return _llm(exchange).model, _llm(exchange).response_model
 
 
 def _finishes(exchange: Exchange) -> Iterable[Any]:
-    return _llm(exchange).get("finish_reasons") or ()
+    return _llm(exchange).finish_reasons or ()
 
 
 def _at_least(value: Any, least: float) -> bool:
@@ -253,7 +251,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 def _marks(keys: tuple[str, ...]) -> Test:
     marks = {key.removeprefix(MARK) for key in keys}
-    return lambda exchange: str(exchange.get("key") or "").removeprefix(MARK) in marks
+    return lambda exchange: str(exchange.key or "").removeprefix(MARK) in marks
 
 
 def _identifiers(ids: tuple[str, ...]) -> Test:
@@ -262,27 +260,27 @@ def _identifiers(ids: tuple[str, ...]) -> Test:
 
 
 _KINDS: Final[Mapping[str, Callable[[Any], Test]]] = {
-    "since": lambda since: lambda exchange: exchange["started_at"] >= since,
-    "until": lambda until: lambda exchange: exchange["started_at"] < until,
-    "between": lambda span: lambda exchange: exchange["started_at"] <= span[1] and _ended(exchange) >= span[0],
+    "since": lambda since: lambda exchange: exchange.started_at >= since,
+    "until": lambda until: lambda exchange: exchange.started_at < until,
+    "between": lambda span: lambda exchange: exchange.started_at <= span[1] and _ended(exchange) >= span[0],
     "outcomes": _any_of(_has_outcome),
-    "failed": lambda _: lambda exchange: exchange.get("outcome") is not None and class_of(exchange) != Outcome.OK,
+    "failed": lambda _: lambda exchange: exchange.outcome is not None and class_of(exchange) != Outcome.OK,
     "statuses": _any_of(_has_status),
     "models": _texts(_models),
     "paths": _texts(_paths),
-    "methods": _texts(lambda exchange: (exchange.get("method"),)),
+    "methods": _texts(lambda exchange: (exchange.method,)),
     "upstreams": _texts(_address("upstream")),
-    "clusters": _texts(lambda exchange: (exchange.get("cluster"),)),
-    "routes": _texts(lambda exchange: (exchange.get("route"),)),
+    "clusters": _texts(lambda exchange: (exchange.cluster,)),
+    "routes": _texts(lambda exchange: (exchange.route,)),
     "clients": _texts(_address("client")),
     "keys": _marks,
-    "apis": _texts(lambda exchange: (_llm(exchange).get("api"),)),
-    "min_duration_ms": lambda least: lambda exchange: _at_least(exchange.get("duration_ms"), least),
-    "min_ttft_ms": lambda least: lambda exchange: _at_least(_llm(exchange).get("ttft_ms"), least),
+    "apis": _texts(lambda exchange: (_llm(exchange).api,)),
+    "min_duration_ms": lambda least: lambda exchange: _at_least(exchange.duration_ms, least),
+    "min_ttft_ms": lambda least: lambda exchange: _at_least(_llm(exchange).ttft_ms, least),
     "finishes": _texts(_finishes),
     "tokens": lambda bounds: lambda exchange: bounds.holds(total_tokens(exchange)),
-    "params": _any_of(lambda exchange, param: param.holds(_llm(exchange).get("params"))),
-    "fingerprints": lambda wanted: lambda exchange: str(_llm(exchange).get("fingerprint") or "").startswith(wanted),
+    "params": _any_of(lambda exchange, param: param.holds(_llm(exchange).params)),
+    "fingerprints": lambda wanted: lambda exchange: str(_llm(exchange).fingerprint or "").startswith(wanted),
     "ids": _identifiers,
 }
 """How each filter tests an exchange, by its name."""

@@ -12,11 +12,13 @@ before it, and in its log with the number of a choice or prompt and a few random
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from extproc.core.llm import of_response
+from extproc.core.joined import NO_LLM, Exchange
+from extproc.core.llm import response_llm
+from extproc.core.records import AnyRecord, Response, id_of
 from extproc.journal.flight import type_and_id
 
 SHORTEST: Final = 6
@@ -56,12 +58,10 @@ class Identifier:
         """Whether an id of ours is this one, or begins or ends so."""
         return self.begins(id) or (len(self.own) >= SHORTEST and id.endswith(self.own))
 
-    def names(self, exchange: Mapping[str, Any]) -> bool:
+    def names(self, exchange: Exchange) -> bool:
         """Whether it is this exchange's, by any of its ids."""
-        response_id = (exchange.get("llm") or {}).get("response_id")
-        return self.is_ours(str(exchange.get("id"))) or not self.others.isdisjoint(
-            (exchange.get("request_id"), response_id)
-        )
+        by_others = exchange.request_id, (exchange.llm or NO_LLM).response_id
+        return self.is_ours(exchange.id) or not self.others.isdisjoint(by_others)
 
     def may_name(self, line: bytes) -> bool:
         """Whether a journal's line is worth being decoded for `names_record`. Quick: it is asked of every line."""
@@ -70,12 +70,12 @@ class Identifier:
         type, id = type_and_id(line)
         return self.is_ours(id) or (bool(self.core) and type == "response" and b'"base64":"' in line)
 
-    def names_record(self, record: Mapping[str, Any]) -> bool:
+    def names_record(self, record: AnyRecord) -> bool:
         """Whether it is the exchange's to which this record belongs, as far as the record tells."""
-        if self.is_ours(str(record.get("id"))) or record.get("request_id") in self.others:
+        if self.is_ours(str(id_of(record))) or getattr(record, "request_id", None) in self.others:
             return True
-        llm = of_response(record) if record.get("type") == "response" and self.others else None
-        return llm is not None and llm.get("response_id") in self.others
+        llm = response_llm(record) if isinstance(record, Response) and self.others else None
+        return llm is not None and llm.response_id in self.others
 
 
 def _meanings(text: str) -> Iterator[str]:

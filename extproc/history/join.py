@@ -17,16 +17,35 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from extproc.core.llm import of_request, of_response
-from extproc.core.outcome import class_of, decide
+from msgspec import UNSET, UnsetType, structs
+
+from extproc.core import joined
+from extproc.core.llm import request_llm, response_llm
+from extproc.core.outcome import decide, outcome_class
 from extproc.core.record import moment_text, timestamp
+from extproc.core.records import (
+    Access,
+    AnyRecord,
+    Body,
+    Headers,
+    Known,
+    Late,
+    Open,
+    Orphan,
+    Protocol,
+    Request,
+    RequestDirection,
+    RequestLlm,
+    Response,
+    ResponseDirection,
+    ResponseLlm,
+)
 from extproc.core.routing import credential
 from extproc.history import alone
 from extproc.history.position import RecordPosition
-
-Record = Mapping[str, Any]
+from extproc.journal.live import LiveExchange
 
 ACCESS_SECONDS: Final = 5
 """How long after its end an exchange waits for Envoy's access entry."""
@@ -42,35 +61,61 @@ _LAST_SECOND: Final = 59.999999
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-class Exchange(dict[str, Any]):
-    """One exchange with the fields of `extproc log --json`. `records`: what they were made of, by type; `positions`:
-    where these stand in its directory, in the order in which they were met."""
+class Exchange(joined.Exchange, frozen=True, dict=True, gc=True):
+    """One exchange, and where it was read. What it says is in its fields, and is all of it that goes into JSON."""
 
-    __slots__ = ("directory", "positions", "records")
+    def read_from(
+        self, directory: Path, records: Mapping[str, Known], positions: Sequence[RecordPosition] = ()
+    ) -> Self:
+        """Note what it was made of."""
+        self.__dict__["source"] = directory, records, positions
+        return self
 
-    def __init__(
-        self,
-        fields: Mapping[str, Any],
-        directory: Path,
-        records: Mapping[str, Record],
-        positions: Sequence[RecordPosition] = (),
-    ) -> None:
-        super().__init__(fields)
-        self.directory = directory
-        self.records = records
-        self.positions = positions
+    def with_fields(self, **fields: Any) -> Self:
+        """The same with other values."""
+        return structs.replace(self, **fields).read_from(*self.__dict__["source"])
+
+    @property
+    def directory(self) -> Path:
+        """The data directory."""
+        found: Path = self.__dict__["source"][0]
+        return found
+
+    @property
+    def records(self) -> Mapping[str, Known]:
+        """What it was made of, by type; none of one that an index has told."""
+        found: Mapping[str, Known] = self.__dict__["source"][1]
+        return found
+
+    @property
+    def positions(self) -> Sequence[RecordPosition]:
+        """Where these stand in its directory, in the order in which they were met."""
+        found: Sequence[RecordPosition] = self.__dict__["source"][2]
+        return found
 
     @property
     def in_flight(self) -> bool:
         """It has no terminal record yet."""
-        return self["outcome"] is None
+        return self.outcome is None
 
-    def body(self, direction: str) -> Mapping[str, Any] | None:
+    @property
+    def begun(self) -> Request | Open | None:
+        """What there is of the request: its record, else that of the unfinished one."""
+        found = self.records.get("request") or self.records.get("open")
+        return found if isinstance(found, Request | Open) else None
+
+    @property
+    def access(self) -> Access | None:
+        """Envoy's entry."""
+        found = self.records.get("access")
+        return found if isinstance(found, Access) else None
+
+    def body(self, direction: str) -> Body | None:
         """What its record says of a direction's body: the text, the bytes, or the name of a file."""
-        record = self.records.get(direction) or (self.records.get("open") if direction == "request" else None)
-        part = (record or {}).get(direction)
-        field = part.get("body") if isinstance(part, dict) else None
-        return field if isinstance(field, dict) else None
+        if direction == "request":
+            return self.begun.request.body if self.begun is not None and self.begun.request is not None else None
+        answer = self.records.get("response")
+        return answer.response.body if isinstance(answer, Response) and answer.response is not None else None
 
 
 class Parts:
@@ -95,36 +140,37 @@ class Parts:
         self.directory = directory
         self.positions: list[RecordPosition] = []
         """Where the records stand, of those that stand in this directory."""
-        self.opened: Record | None = None
-        self.request: Record | None = None
-        self.response: Record | None = None
-        self.orphan: Record | None = None
-        self.late: Record | None = None
-        self.access: Record | None = None
-        self.protocol: Record | None = None
-        self.seen: Mapping[str, Any] | None = None
-        """What the table of exchanges in flight says of it: `LiveExchange.fields`."""
+        self.opened: Open | None = None
+        self.request: Request | None = None
+        self.response: Response | None = None
+        self.orphan: Orphan | None = None
+        self.late: Late | None = None
+        self.access: Access | None = None
+        self.protocol: Protocol | None = None
+        self.seen: LiveExchange | None = None
+        """What the table of exchanges in flight says of it."""
 
-    def add(self, record: Record, position: RecordPosition | None = None) -> bool:
+    def add(self, record: AnyRecord, position: RecordPosition | None = None) -> bool:
         """Take a record in. True when it is the one that ends the exchange."""
         if position is not None:
             self.positions.append(position)
-        self.protocol = record.get("protocol") or self.protocol
-        match record["type"]:
-            case "open":
-                self.opened = record if self.opened is None or "request" in record else self.opened
-            case "request":
+        if isinstance(record, Request | Open | Response | Late):
+            self.protocol = record.protocol or self.protocol
+        match record:
+            case Open():
+                self.opened = record if self.opened is None or record.request is not None else self.opened
+            case Request():
                 self.request = self.request or record
-            case "late":
+            case Late():
                 self.late = record
-            case "access":
+            case Access():
                 if self.access is None or alone.stands_alone(self.access):
                     self.access = record
                 return self.is_alone
-            case "response" if not self.over:
+            case Response() if not self.over:
                 self.response = record
                 return True
-            case "orphan" if not self.over:
+            case Orphan() if not self.over:
                 self.orphan = record
                 return True
         return False
@@ -161,86 +207,129 @@ class Parts:
         return any(each is not None for each in (self.request, self.opened, self.response, self.orphan))
 
     @property
+    def begun(self) -> Request | Open | None:
+        """What there is of the request: its record, else that of the unfinished one."""
+        return self.request or self.opened
+
+    @property
     def started_at(self) -> str:
         """When its request came; what of it only Envoy has seen began by Envoy's clock."""
-        if self.request is None and self.opened is None and (self.access or {}).get("started_at"):
-            seen = str((self.response or {}).get("started_at") or "~")
-            return min(seen, str((self.access or {})["started_at"]))
-        for record in (self.request, self.opened, self.response):
-            if record is not None and "started_at" in record:
-                return str(record["started_at"])
-        return started_by_id(self.id) or str((self.orphan or self.opened or self.access or {}).get("at", ""))
+        answered_at = None if self.response is None else self.response.started_at
+        if self.begun is None and self.access is not None and self.access.started_at:
+            return min(answered_at or "~", self.access.started_at)
+        found = (self.request and self.request.started_at) or (self.opened and self.opened.started_at) or answered_at
+        first = self.orphan or self.opened or self.access
+        return found or started_by_id(self.id) or ("" if first is None else first.at)
 
     @property
     def ended_at(self) -> str | None:
         """When it ended, by its terminal record; None while it is in flight."""
         if self.is_alone and self.access is not None:
-            return later(self.started_at, (self.access.get("duration_ms") or 0) / 1000)
-        ended_at = self.response.get("ended_at") if self.response is not None else (self.orphan or {}).get("at")
-        return None if ended_at is None else str(ended_at)
+            return later(self.started_at, (self.access.duration_ms or 0) / 1000)
+        if self.response is not None:
+            return self.response.ended_at
+        return None if self.orphan is None else self.orphan.at
 
     def exchange(self, now: str | None = None) -> Exchange:
         """What the records say together. `now`, RFC 3339: an entry that has not come yet may still be expected."""
-        begun, response, orphan = self.request or self.opened or {}, self.response or {}, self.orphan or {}
-        access = self.access or {}
-        first = begun or response or orphan or access
-        seen = begun or {name: access.get(name) or None for name in _REQUEST_LINE}
-        known = orphan or self.seen or {}
-        llm = of_request(self.request or self.opened), of_response(self.response)
+        begun, access, ended_at = self.begun, self.access or _NO_ENTRY, self.ended_at
+        asked, seen = begun or _NO_REQUEST, begun or access
+        response = self.response or Response(id=self.id)
         if self.response is not None:
-            response = {**self.response, "llm": llm[1]}
-        ended_at = self.ended_at
-        request = _direction(begun.get("request"), _REQUEST_FIELDS, self.late, "request")
-        if request is not None and request["ended_by"] is None and self.orphan is not None:
-            request["ended_by"] = "orphan"
-        answer = _direction(response.get("response"), _RESPONSE_FIELDS, self.late, "response")
-        earlier_ms = _milliseconds(self.started_at, response.get("started_at")) or 0.0
-        if answer is not None and earlier_ms:
-            answer |= {name: _later_by(answer[name], earlier_ms) for name in _TIMES_SINCE_START}
-        fields = {
-            "id": self.id,
-            "started_at": self.started_at,
-            "ended_at": ended_at,
-            "duration_ms": _later_by(response.get("duration_ms"), earlier_ms)
-            if "duration_ms" in response
-            else _milliseconds(self.started_at, ended_at),
-            "outcome": decide(response or None, self.orphan, self.access).value if self.over else None,
-            "method": seen.get("method") or response.get("method"),
-            "path": seen.get("path") or response.get("path"),
-            "authority": seen.get("authority"),
-            "scheme": seen.get("scheme"),
-            "client": seen.get("client"),
-            "status": response.get("status", access.get("status") if self.is_alone else known.get("status")),
-            "upstream": access.get("upstream") or response.get("upstream") or known.get("upstream"),
-            "cluster": access.get("cluster") or response.get("cluster") or known.get("cluster"),
-            "route": access.get("route") or response.get("route"),
-            "response_flags": access.get("response_flags", response.get("response_flags")),
-            "response_code_details": access.get("response_code_details") or response.get("response_code_details"),
-            "request_id": seen.get("request_id"),
-            "trace_id": begun.get("trace_id"),
-            "span_id": begun.get("span_id"),
-            "worker": first.get("worker"),
-            "boot_id": first.get("boot_id"),
-            "seq": first.get("seq"),
-            "request": request,
-            "response": answer,
-            "llm": _llm(*llm),
-            "protocol": {"late": {}, "duplicate_end_of_stream": 0} | dict(self.protocol or {}),
-            "grpc_status": response.get("grpc_status"),
-            "parent_span_id": begun.get("parent_span_id"),
-            "held": begun.get("held"),
-            "best_effort": begun.get("best_effort"),
-            "routing": begun.get("routing"),
-            "attempts": access.get("attempts"),
-            "failed_attempts": access.get("failed_attempts"),
-            "access_log": self._access_log(ended_at, now),
-            "envoy": {name: access.get(name) for name in _ENVOY_FIELDS} if access else None,
-            "integrity": _integrity(request, answer, access),
-            "progress": known.get("progress"),
-            "key": credential((request or {}).get("headers") or ()),
-        }
-        fields["class"] = class_of(fields) if self.over else None
-        return Exchange(fields, self.directory, self._records(), self.positions)
+            response = structs.replace(response, llm=response_llm(self.response))
+        first = begun or self.response or self.orphan or self.access
+        known = self.orphan or self.seen or _NO_ORPHAN
+        earlier_ms = _milliseconds(self.started_at, response.started_at) or 0.0
+        request = None if begun is None or begun.request is None else self._request(begun.request)
+        answer = None if response.response is None else self._answer(response.response, earlier_ms)
+        outcome = decide(self.response and response, self.orphan, self.access) if self.over else None
+        status = response.status
+        if self.response is None:
+            status = access.status if self.is_alone else known.status
+        progress = self.orphan.progress if self.orphan is not None else self.seen.progress() if self.seen else None
+        made = Exchange(
+            id=self.id,
+            started_at=self.started_at,
+            ended_at=ended_at,
+            duration_ms=_milliseconds(self.started_at, ended_at)
+            if response.duration_ms is None
+            else _later_by(response.duration_ms, earlier_ms),
+            outcome=None if outcome is None else outcome.value,
+            method=seen.method or response.method,
+            path=seen.path or response.path,
+            authority=seen.authority or None,
+            scheme=seen.scheme or None,
+            client=seen.client or None,
+            status=status,
+            upstream=access.upstream or response.upstream or known.upstream,
+            cluster=access.cluster or response.cluster or known.cluster,
+            route=access.route or response.route,
+            response_flags=response.response_flags if self.access is None else access.response_flags,
+            response_code_details=access.response_code_details or response.response_code_details,
+            request_id=seen.request_id or None,
+            trace_id=asked.trace_id,
+            span_id=asked.span_id,
+            worker=_of_the_journal(first, "worker"),
+            boot_id=_of_the_journal(first, "boot_id"),
+            seq=_of_the_journal(first, "seq"),
+            request=request,
+            response=answer,
+            llm=_llm(None if begun is None else request_llm(begun), response.llm),
+            protocol=self.protocol or Protocol(),
+            grpc_status=response.grpc_status,
+            parent_span_id=asked.parent_span_id,
+            held=asked.held,
+            best_effort=asked.best_effort,
+            routing=asked.routing,
+            attempts=access.attempts,
+            failed_attempts=access.failed_attempts,
+            access_log=self._access_log(ended_at, now),
+            envoy=None if self.access is None else _envoy(self.access),
+            integrity=_integrity(request, answer, access),
+            progress=progress,
+            key=credential((request and request.headers) or ()),
+            class_=None if outcome is None else outcome_class(outcome, status, response.grpc_status),
+        )
+        return made.read_from(self.directory, self._records(), self.positions)
+
+    def _request(self, part: RequestDirection) -> joined.ExchangeRequest:
+        ended_by = "orphan" if part.ended_by is None and self.orphan is not None else part.ended_by
+        return joined.ExchangeRequest(
+            part.bytes,
+            part.sha256,
+            part.chunks,
+            ended_by,
+            part.truncated,
+            part.content_type,
+            part.headers,
+            trailers=self._trailers(part.trailers, "request"),
+            body_lost=part.body_lost,
+            unknown=part.unknown,
+        )
+
+    def _answer(self, part: ResponseDirection, earlier_ms: float) -> joined.ExchangeResponse:
+        return joined.ExchangeResponse(
+            part.bytes,
+            part.sha256,
+            part.chunks,
+            part.ended_by,
+            part.truncated,
+            part.content_type,
+            part.headers,
+            part.max_silence_ms,
+            _later_by(part.silence_at_ms, earlier_ms),
+            part.silence_at_byte,
+            _later_by(part.first_byte_ms, earlier_ms),
+            _later_by(part.last_byte_ms, earlier_ms),
+            trailers=self._trailers(part.trailers, "response"),
+            body_lost=part.body_lost,
+            unknown=part.unknown,
+        )
+
+    def _trailers(self, trailers: Headers | UnsetType, direction: str) -> Headers | UnsetType:
+        if trailers is UNSET and self.late is not None and self.late.trailers is not UNSET:
+            return self.late.trailers.get(direction, UNSET)
+        return trailers
 
     def _access_log(self, ended_at: str | None, now: str | None) -> str:
         if self.access is not None:
@@ -248,90 +337,74 @@ class Parts:
         late = ended_at is not None and (now is None or now > later(ended_at, ACCESS_SECONDS))
         return "missing" if late else "pending"
 
-    def _records(self) -> dict[str, Record]:
+    def _records(self) -> dict[str, Known]:
         every = (self.request, self.opened, self.response, self.orphan, self.late, self.access)
-        return {str(record["type"]): record for record in every if record is not None}
+        return {record.type: record for record in every if record is not None}
 
 
-_REQUEST_FIELDS: Final = ("bytes", "sha256", "chunks", "ended_by", "truncated", "content_type", "headers")
-_SILENCE_FIELDS: Final = ("max_silence_ms", "silence_at_ms", "silence_at_byte")
-_RESPONSE_FIELDS: Final = (*_REQUEST_FIELDS, *_SILENCE_FIELDS, "first_byte_ms", "last_byte_ms")
-_TIMES_SINCE_START: Final = ("silence_at_ms", "first_byte_ms", "last_byte_ms")
-_REQUEST_LINE: Final = ("method", "path", "authority", "scheme", "client", "request_id")
-"""What Envoy's entry has of a request of which the recorder saw nothing."""
-_LLM_FIELDS: Final = (
-    "api",
-    "model",
-    "stream",
-    "params",
-    "response_model",
-    "response_id",
-    "finish_reasons",
-    "usage",
-    "ttft_ms",
-    "output_chars",
-    "fingerprint",
-)
-_ENVOY_FIELDS: Final = (
-    "started_at",
-    "duration_ms",
-    "times_ms",
-    "request_bytes",
-    "response_bytes",
-    "request_headers_bytes",
-    "response_headers_bytes",
-    "http_version",
-    "peer",
-    "tls",
-    "connection_termination_details",
-    "upstream_failure",
-)
+_NO_REQUEST: Final = Request(id="")
+_NO_ORPHAN: Final = Orphan(id="")
+_NO_ENTRY: Final = Access(id=None)
 _WHOLE: Final = frozenset({"headers", "end_of_stream", "content_length", "trailers"})
 
 
-def _direction(part: Any, names: Sequence[str], late: Record | None, direction: str) -> dict[str, Any] | None:
-    if not isinstance(part, dict):
+def _of_the_journal(record: Known | None, name: str) -> Any:
+    """What the journal has added to a record; null where nobody has."""
+    found = getattr(record, name, UNSET)
+    return None if found is UNSET else found
+
+
+def _llm(request: RequestLlm | None, response: ResponseLlm | None) -> joined.Llm | None:
+    if request is None and response is None:
         return None
-    fields = {name: part.get(name) for name in names}
-    trailers = part.get("trailers") or ((late or {}).get("trailers") or {}).get(direction)
-    lost = {"body_lost": True} if part.get("body_lost") else {}
-    return fields | ({"trailers": trailers} if trailers else {}) | lost
+    asked, answered = request or RequestLlm(), response or ResponseLlm()
+    errors = [part.parse_error for part in (asked, answered) if part.parse_error]
+    error = answered.error
+    return joined.Llm(
+        api=answered.api or asked.api,
+        model=asked.model,
+        stream=asked.stream,
+        params=asked.params,
+        response_model=answered.response_model,
+        response_id=answered.response_id,
+        finish_reasons=answered.finish_reasons,
+        usage=answered.usage,
+        ttft_ms=answered.ttft_ms,
+        output_chars=answered.output_chars,
+        fingerprint=asked.fingerprint,
+        error=UNSET if error is None else joined.Error(error.type, error.code, error.message),
+        parse_error="; ".join(map(str, errors)) or UNSET,
+    )
 
 
-def _llm(request: Any, response: Any) -> dict[str, Any] | None:
-    if not request and not response:
-        return None
-    both = {**(request or {}), **(response or {})}
-    fields = {name: both.get(name) for name in _LLM_FIELDS}
-    errors = [part["parse_error"] for part in (request, response) if part and part.get("parse_error")]
-    if both.get("error"):
-        fields["error"] = both["error"]
-    return fields | ({"parse_error": "; ".join(errors)} if errors else {})
+def _envoy(access: Access) -> joined.Envoy:
+    return joined.Envoy(**{name: getattr(access, name) for name in joined.Envoy.__struct_fields__})
 
 
-def _integrity(request: Any, response: Any, access: Record) -> list[dict[str, Any]]:
+def _integrity(
+    request: joined.ExchangeRequest | None, response: joined.ExchangeResponse | None, access: Access
+) -> list[joined.Difference]:
     """Where Envoy has counted other bytes than we have digested.
 
     Only directions that ended whole can be compared, and an answer only where nothing broke on its way: of one that
     was cut off, or that Envoy has compressed, it counts what left for the client, and we what came from the backend.
     """
     findings = []
-    whole = not access.get("response_flags") and not _compressed_by_envoy(response, access)
+    whole = not access.response_flags and not _compressed_by_envoy(response, access)
     for direction, part, envoy in (
-        ("request", request, access.get("request_bytes")),
-        ("response", response, access.get("response_bytes") if whole else None),
+        ("request", request, access.request_bytes),
+        ("response", response, access.response_bytes if whole else None),
     ):
-        if part is None or envoy is None or part["ended_by"] not in _WHOLE or part["truncated"]:
+        if part is None or envoy is None or part.ended_by not in _WHOLE or part.truncated or part.bytes is None:
             continue
-        if part["bytes"] != envoy:
-            findings.append({"direction": direction, "envoy": envoy, "recorded": part["bytes"]})
+        if part.bytes != envoy:
+            findings.append(joined.Difference(direction, envoy, part.bytes))
     return findings
 
 
-def _compressed_by_envoy(response: Any, access: Record) -> bool:
-    encoding = access.get("encoding")
-    headers = (response or {}).get("headers") or ()
-    return encoding is not None and all(header[:2] != ["content-encoding", encoding] for header in headers)
+def _compressed_by_envoy(response: joined.ExchangeResponse | None, access: Access) -> bool:
+    headers = (response and response.headers) or ()
+    return access.encoding is not None and ("content-encoding", access.encoding) not in headers
 
 
 # Times ---------------------------------------------------------------------------------------------------------
@@ -355,8 +428,8 @@ def later(at: str, seconds: float) -> str:
     return moment_text(moment)
 
 
-def _later_by(milliseconds: Any, more: float) -> Any:
-    return round(milliseconds + more, 3) if isinstance(milliseconds, int | float) else milliseconds
+def _later_by(milliseconds: float | None, more: float) -> float | None:
+    return milliseconds if milliseconds is None or not more else round(milliseconds + more, 3)
 
 
 def _milliseconds(started_at: str, ended_at: str | None) -> float | None:

@@ -21,18 +21,18 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from extproc.core.llm import of_request, of_response
+from extproc.core.llm import without_content
 from extproc.core.record import timestamp
+from extproc.core.records import Access, AnyRecord, Gap, Open, Request, id_of
 from extproc.history import alone
 from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later, started_by_id
 from extproc.history.position import PositionedRecord, RecordPosition
 from extproc.journal.flight import BEGINNING
 
-Record = Mapping[str, Any]
 T = TypeVar("T")
 
 REQUEST_SECONDS: Final = 1
@@ -96,22 +96,21 @@ class Joiner:
         """Which of the pending ones Envoy knows by this id, for entries that name none of ours."""
         self._early_entries: dict[str, PositionedRecord] = {}
         """Entries that name an exchange of which nothing has come yet."""
-        self._given_alone: dict[str, tuple[Record, list[RecordPosition]]] = {}
+        self._given_alone: dict[str, tuple[Access, list[RecordPosition]]] = {}
         """Entries that were given as exchanges, by Envoy's id: their exchange may still come."""
-        self._others: list[Record] = []
+        self._others: list[AnyRecord] = []
 
     # In ----------------------------------------------------------------------------------------------------------
 
     def add(self, found: PositionedRecord) -> None:
         """Take one record in."""
         record = alone.as_own(found.record)
-        type, id = record["type"], record.get("id")
-        if type not in JOINED:
-            if type == "gap":
+        if record.type not in JOINED:
+            if isinstance(record, Gap):
                 self._add_other(record)
             return
-        self.read_until = str(record["at"])
-        if not isinstance(id, str):
+        self.read_until, id = record.at, id_of(record)
+        if id is None:
             self._add_other(record)  # an access entry that names no exchange
         elif id not in self._given and id not in self._passed_over:
             self._add(id, found if record is found.record else found._replace(record=record))
@@ -119,9 +118,9 @@ class Joiner:
     def restore(self, records: Iterable[PositionedRecord]) -> None:
         """Take records in that were still needed when another joiner was asked for its `positions`."""
         for found in records:
-            id = found.record.get("id")
-            if found.record["type"] == "access" and isinstance(id, str) and id not in self._pending:
-                self._early_entries[id] = found
+            record = found.record
+            if isinstance(record, Access) and record.id is not None and record.id not in self._pending:
+                self._early_entries[record.id] = found
             else:
                 self.add(found)
 
@@ -133,9 +132,9 @@ class Joiner:
         record = found.record
         parts = self._pending.get(id)
         if parts is None:
-            if alone.stands_alone(record):
+            if isinstance(record, Access) and alone.stands_alone(record):
                 parts = self._whose(record)
-            elif record["type"] not in BEGINNING:
+            elif record.type not in BEGINNING:
                 self._add_early(id, found)
                 return
             if parts is None:
@@ -146,20 +145,20 @@ class Joiner:
         self._join(parts, found)
 
     def _add_early(self, id: str, found: PositionedRecord) -> None:
-        if found.record["type"] != "access" or started_by_id(id) < self._policy.entries_since:
+        if not isinstance(found.record, Access) or started_by_id(id) < self._policy.entries_since:
             return
         self._early_entries[id] = found
         if len(self._early_entries) > self._policy.most_waiting:
             self._add_other(self._early_entries.pop(next(iter(self._early_entries))).record)
 
-    def _add_other(self, record: Record) -> None:
+    def _add_other(self, record: AnyRecord) -> None:
         if self._policy.keep_others:
             self._others.append(record)
 
-    def _is_asked_for(self, record: Record) -> bool:
+    def _is_asked_for(self, record: AnyRecord) -> bool:
         """Whether its exchange began in time, as far as this record tells."""
-        started_at = record.get("started_at")
-        return not started_at or self._policy.since <= str(started_at) < self._policy.until
+        started_at: str | None = getattr(record, "started_at", None)
+        return not started_at or self._policy.since <= started_at < self._policy.until
 
     def _begin(self, id: str, found: PositionedRecord) -> Parts:
         most = self._policy.most_pending
@@ -173,27 +172,28 @@ class Joiner:
         return parts
 
     def _join(self, parts: Parts, found: PositionedRecord) -> None:
-        record = found.record if self._policy.keep_bodies else without_body(found.record)
+        record = found.record if self._policy.keep_bodies else without_content(found.record)
         parts.add(record, found.position if found.directory == parts.directory else None)
         self._set_deadline(parts)
 
     # Entries without an id of ours ---------------------------------------------------------------------------------
 
-    def _whose(self, entry: Record) -> Parts | None:
+    def _whose(self, entry: Access) -> Parts | None:
         """The exchange that an entry which stands alone is of, where that is here and has none."""
-        parts = self._pending.get(self._by_request_id.get(str(entry.get("request_id")), ""))
-        begun = None if parts is None else parts.request or parts.opened
-        if parts is None or begun is None or parts.access is not None or not alone.is_of(entry, begun):
+        parts = self._pending.get(self._by_request_id.get(entry.request_id or "", ""))
+        if parts is None or parts.begun is None or parts.access is not None or not alone.is_of(entry, parts.begun):
             return None
         return parts
 
-    def _note_request_id(self, parts: Parts, record: Record) -> None:
+    def _note_request_id(self, parts: Parts, record: AnyRecord) -> None:
         """Remember it, and take over the entry that stood alone under it."""
-        request_id = record.get("request_id")
-        if not isinstance(request_id, str):
+        if not isinstance(record, Request | Open | Access) or record.request_id is None:
             return
+        request_id = record.request_id
         other = self._pending.get(self._by_request_id.get(request_id, ""))
         self._by_request_id[request_id] = parts.id
+        if isinstance(record, Access):
+            return
         if other is not None and other is not parts and other.is_alone and other.access is not None:
             if alone.is_of(other.access, record):
                 parts.take_over(other)
@@ -238,11 +238,11 @@ class Joiner:
         """Whether an exchange that is asked for has not ended."""
         return len(self._pending) > len(self._deadlines)
 
-    def others(self, watermark: str) -> list[Record]:
+    def others(self, watermark: str) -> list[AnyRecord]:
         """Records that belong to no exchange: gaps, and access entries to which nothing has been joined in time."""
         while self._early_entries:
             id, (_, _, entry) = next(iter(self._early_entries.items()))
-            if watermark <= later(str(entry["at"]), ACCESS_SECONDS):
+            if watermark <= later(entry.at, ACCESS_SECONDS):
                 break
             del self._early_entries[id]
             self._add_other(entry)
@@ -269,7 +269,7 @@ class Joiner:
         entry, ended_at = parts.access, parts.ended_at or ""
         if entry is None:
             return later(ended_at, self._policy.entry_seconds)
-        came_at = str(entry["at"])
+        came_at = entry.at
         if parts.is_alone:
             return later(came_at, self._policy.entry_seconds)
         whole_at = later(max(came_at, ended_at), LATE_SECONDS)
@@ -281,7 +281,7 @@ class Joiner:
             self._add_other(parts.access)
             _remember(
                 self._given_alone,
-                str(parts.access.get("request_id")),
+                str(parts.access.request_id),
                 (parts.access, parts.positions),
                 _REMEMBERED_ENTRIES,
             )
@@ -295,7 +295,7 @@ class Joiner:
         del self._pending[parts.id]
         self._deadlines.pop(parts.id, None)
         for record in (parts.request, parts.opened, parts.access):
-            request_id = str((record or {}).get("request_id"))
+            request_id = str(record and record.request_id)
             if self._by_request_id.get(request_id) == parts.id:
                 del self._by_request_id[request_id]
         _remember(self._given, parts.id, None, _REMEMBERED)
@@ -305,19 +305,3 @@ def _remember(latest: dict[str, T], key: str, value: T, most: int) -> None:
     latest[key] = value
     if len(latest) > most:
         del latest[next(iter(latest))]
-
-
-def without_body(record: Record) -> Record:
-    """The record with what its body says in the place of the body."""
-    read: Callable[[Record | None], dict[str, Any] | None]
-    match record["type"]:
-        case "request" | "open":
-            name, read = "request", of_request
-        case "response":
-            name, read = "response", of_response
-        case _:
-            return record
-    half = record.get(name)
-    if not isinstance(half, dict) or half.get("body") is None:
-        return record
-    return {**record, "llm": read(record), name: {**half, "body": None}}

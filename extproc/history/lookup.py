@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.record import DamagedLine, timestamp
+from extproc.core.records import Access, AnyRecord, id_of
 from extproc.history import alone
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.identifier import Identifier
-from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, Record, later
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later
 from extproc.history.position import PositionedRecord, RecordPosition, position_of, record_at
 from extproc.journal import lines
 from extproc.journal.flight import BEGINNING, type_and_id
@@ -48,7 +49,7 @@ def find(directories: Sequence[Path], text: str, report: Report = lambda _: None
 def at_positions(
     directory: Path,
     positions: Iterable[RecordPosition],
-    read: Callable[[Path, RecordPosition], Record | None] = record_at,
+    read: Callable[[Path, RecordPosition], AnyRecord | None] = record_at,
 ) -> Exchange | None:
     """The exchange whose records stand there; None when what is left of them is none. `read` has a record's."""
     parts: Parts | None = None
@@ -57,7 +58,7 @@ def at_positions(
         if record is not None:
             record = alone.as_own(record)
             parts = parts or Parts("", directory)
-            parts.id = str(record["id"]) if not alone.stands_alone(record) or not parts.id else parts.id
+            parts.id = str(id_of(record)) if not alone.stands_alone(record) or not parts.id else parts.id
             parts.add(record, position)
     return parts.exchange(timestamp(time.time_ns())) if parts is not None and parts.began else None
 
@@ -93,7 +94,7 @@ class _Search:
             for name in series.names:
                 for found in self._records(series, name, lambda raw: alone.may_be(raw) or wanted.may_name(raw)):
                     if wanted.names_record(found.record):
-                        yield str(found.record["id"])
+                        yield str(id_of(found.record))
 
     def _find(self, series: Series, wanted: Callable[[str], bool], times: Times, found: dict[str, Parts]) -> None:
         """Add what one series has of the exchanges with such ids; an access record may be in another one."""
@@ -103,11 +104,11 @@ class _Search:
                 break
             name = series.names[position]
             for each in self._records(series, name, lambda raw: alone.may_be(raw) or wanted(type_and_id(raw)[1])):
-                id = str(each.record["id"])
+                id = str(id_of(each.record))
                 if not wanted(id):  # it stood behind another one, on a line whose end was lost
                     continue
                 parts = found.setdefault(id, Parts(id, series.directory))
-                if each.record["type"] in BEGINNING and parts.directory != series.directory:
+                if each.record.type in BEGINNING and parts.directory != series.directory:
                     parts.directory = series.directory  # where its bodies are
                     parts.positions.clear()
                 parts.add(each.record, each.position if parts.directory == series.directory else None)
@@ -115,17 +116,24 @@ class _Search:
     def _find_entries(self, times: Times, found: dict[str, Parts]) -> None:
         """Give exchanges without an entry those that stand alone and are theirs."""
         waiting = {
-            begun["request_id"]: parts
+            parts.begun.request_id: parts
             for parts in found.values()
-            if parts.access is None and (begun := parts.request or parts.opened or {}).get("request_id")
+            if parts.access is None and parts.begun is not None and parts.begun.request_id
         }
         for series in self._series if waiting else ():
             for position in range(self._extents.first_since(series, times[0]), len(series.names)):
                 for each in self._records(series, series.names[position], alone.may_be):
-                    parts = waiting.get(each.record.get("request_id"))
-                    if parts is not None and alone.is_of(each.record, parts.request or parts.opened or {}):
-                        parts.add(each.record, each.position if parts.directory == series.directory else None)
-                        found.pop(str(each.record["id"]), None)
+                    entry = each.record
+                    parts = waiting.get(entry.request_id or "") if isinstance(entry, Access) else None
+                    begun = None if parts is None else parts.begun
+                    if (
+                        parts is not None
+                        and begun is not None
+                        and isinstance(entry, Access)
+                        and alone.is_of(entry, begun)
+                    ):
+                        parts.add(entry, each.position if parts.directory == series.directory else None)
+                        found.pop(str(entry.id), None)
 
     def _begins_after(self, series: Series, position: int, latest: str) -> bool:
         begins = self._extents.begins(series, position)
@@ -136,8 +144,8 @@ class _Search:
         self._report(str(name))
         try:
             for line in lines.read_lines(series.directory, name, wanted=wanted):
-                record = alone.as_own(line.record)
-                if record.get("type") in JOINED and isinstance(record.get("id"), str):
+                record = alone.as_own(line.typed)
+                if record.type in JOINED and id_of(record) is not None:
                     yield PositionedRecord(series.directory, position_of(line), record)
         except (DamagedLine, FileNotFoundError):
             return

@@ -87,9 +87,9 @@ class _Queue:
             line = next(self._lines, None)
             if line is None:
                 return False
-            if line.damage is None and "type" in line.record and "at" in line.record:
+            if line.damage is None and line.typed.type and line.typed.at:
                 self._next = line
-                self.next_at = max(self.next_at, str(line.record["at"]))
+                self.next_at = max(self.next_at, line.typed.at)
         return True
 
     def take(self) -> Line:

@@ -5,15 +5,14 @@ A position holds for good: through closing and compression, and where retention 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from extproc.core.records import AnyRecord
 from extproc.journal import lines
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import Name
-
-Record = Mapping[str, Any]
 
 
 class RecordPosition(NamedTuple):
@@ -32,7 +31,7 @@ class PositionedRecord(NamedTuple):
 
     directory: Path
     position: RecordPosition
-    record: Record
+    record: AnyRecord
 
 
 def series_key(series: Series) -> str:
@@ -45,14 +44,14 @@ def position_of(line: Line) -> RecordPosition:
     return RecordPosition(f"w{line.segment.worker}-{line.segment.boot_id}", line.segment.number, line.offset)
 
 
-def record_at(directory: Path, position: RecordPosition) -> Record | None:
+def record_at(directory: Path, position: RecordPosition) -> AnyRecord | None:
     """The record that stands at a position, whatever has become of its segment; None when it is gone."""
     series, number, offset = position
     name = Name.parse(f"{series}-{number:06d}.jsonl")
     line = None if name is None else lines.line_at(directory, name, offset)
     if line is None and (renamed := _renamed(directory, series, number)) is not None:
         line = lines.line_at(directory, renamed, offset)
-    return None if line is None else line.record
+    return None if line is None else line.typed
 
 
 def records_at(directory: Path, positions: Iterable[RecordPosition]) -> Iterator[PositionedRecord]:

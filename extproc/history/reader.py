@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.record import moment_text, timestamp
+from extproc.core.records import AnyRecord, Request
 from extproc.history import feed
 from extproc.history.extents import ALWAYS, SLACK_SECONDS
 from extproc.history.feed import Feed, Start
-from extproc.history.join import Exchange, Parts, Record, later
+from extproc.history.join import Exchange, Parts, later
 from extproc.history.joiner import FINITE, WATCHING, Joiner, Policy
 from extproc.history.live_tables import LiveTables
 from extproc.history.position import PositionedRecord
@@ -81,7 +82,7 @@ def in_flight(
     first, last = moment_text(at), moment_text(until or at)
     policy = dataclasses.replace(FINITE, until=f"{last}~")
     found = _to_the_end(Feed(directories, feed.with_all_of(first)), policy, tables or LiveTables())
-    return (exchange for exchange in found if exchange["ended_at"] is None or exchange["ended_at"] >= first)
+    return (exchange for exchange in found if exchange.ended_at is None or exchange.ended_at >= first)
 
 
 def latest(directories: Sequence[Path], wanted: Callable[[Exchange], bool]) -> Exchange | None:
@@ -97,8 +98,7 @@ def latest(directories: Sequence[Path], wanted: Callable[[Exchange], bool]) -> E
 
 def unfinished(parts: Parts, tables: LiveTables) -> Exchange:
     """An exchange in flight, with what the tables know of it."""
-    seen = tables.of(parts.directory).get(parts.id)
-    parts.seen = None if seen is None else seen.fields()
+    parts.seen = tables.of(parts.directory).get(parts.id)
     return parts.exchange(timestamp(time.time_ns()))
 
 
@@ -130,8 +130,8 @@ def _following(records: Feed, joiner: Joiner, stop: Callable[[], bool]) -> Itera
             time.sleep(_POLL_SECONDS)
 
 
-def _begins_after(record: Record, at: str) -> bool:
-    return record["type"] == "request" and str(record.get("started_at", "")) > at
+def _begins_after(record: AnyRecord, at: str) -> bool:
+    return isinstance(record, Request) and (record.started_at or "") > at
 
 
 def _text(moment: datetime | None) -> str | None:

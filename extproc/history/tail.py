@@ -14,6 +14,7 @@ from typing import Final
 
 from extproc import fs
 from extproc.core.record import LONGEST_LINE
+from extproc.core.records import NOTHING
 from extproc.journal import lines
 from extproc.journal.lines import Line, Series, Wanted
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
@@ -105,16 +106,16 @@ class Tail:
                 number += 1
                 is_wanted = self._wanted is None or self._wanted(raw)
                 for line in lines.parse(name, number, offset, raw) if is_wanted else ():
-                    seq = line.record.get("seq", 0)
+                    seq = line.typed.seq
                     if not repeated or seq > repeated:
                         last_seq = max(last_seq, seq)
-                        if not lines.is_void(line.record, limit):
+                        if not lines.is_void(line.typed, limit):
                             yield line
                 offset += len(raw)
             if finished or not self._follow:
                 rest = os.fstat(fd).st_size - offset
                 if rest > 0 and name.state != OPEN:
-                    yield Line(name, number + 1, offset, offset + rest, {}, lines.CUT_OFF)
+                    yield Line(name, number + 1, offset, offset + rest, NOTHING, lines.CUT_OFF)
                 return
             yield None
 

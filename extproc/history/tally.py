@@ -7,41 +7,41 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from extproc.core.joined import NO_LLM, Exchange
 from extproc.core.outcome import class_of, is_failure
+from extproc.core.records import Attempt
 from extproc.history import filters
 from extproc.history.index.groups import Group
-
-Exchange = Mapping[str, Any]
 
 NONE: Final = "-"
 """Stands for exchanges that have none: no model, no backend reached."""
 
 
 def _client(exchange: Exchange) -> str | None:
-    client = exchange.get("client")
+    client = exchange.client
     return None if client is None else filters.without_port(str(client))
 
 
 def _llm(name: str) -> Callable[[Exchange], str | None]:
-    return lambda exchange: (exchange.get("llm") or {}).get(name)
+    return lambda exchange: getattr(exchange.llm, name, None)
 
 
 def _status(exchange: Exchange) -> str | None:
-    status = exchange.get("status")
+    status = exchange.status
     return None if status is None else str(status)
 
 
 KEYS: Final[Mapping[str, Callable[[Exchange], str | None]]] = {
-    "upstream": lambda exchange: exchange.get("upstream"),
+    "upstream": lambda exchange: exchange.upstream,
     "model": lambda exchange: filters.model(exchange) or None,
-    "route": lambda exchange: exchange.get("route"),
-    "outcome": lambda exchange: exchange.get("outcome") or filters.IN_FLIGHT,
+    "route": lambda exchange: exchange.route,
+    "outcome": lambda exchange: exchange.outcome or filters.IN_FLIGHT,
     "status": _status,
     "client": _client,  # its address: the port is another one for each connection
-    "key": lambda exchange: exchange.get("key"),
+    "key": lambda exchange: exchange.key,
     "api": _llm("api"),
     "fingerprint": _llm("fingerprint"),
-    "hour": lambda exchange: f"{exchange['started_at'][:13]}:00Z",
+    "hour": lambda exchange: f"{exchange.started_at[:13]}:00Z",
 }
 
 
@@ -62,11 +62,11 @@ class Tally:
     def add(self, exchange: Exchange) -> None:
         """Take one exchange in."""
         self.count += 1
-        if exchange.get("outcome") is not None:
+        if exchange.outcome is not None:
             self.errors += is_failure(exchange)
             self.classes[class_of(exchange)] += 1
-        _append(self.durations, exchange.get("duration_ms"))
-        _append(self.first_tokens, (exchange.get("llm") or {}).get("ttft_ms"))
+        _append(self.durations, exchange.duration_ms)
+        _append(self.first_tokens, (exchange.llm or NO_LLM).ttft_ms)
 
     def add_group(self, group: Group) -> None:
         """Take in what an index has counted."""
@@ -83,16 +83,16 @@ def by(name: str, exchanges: Iterable[Exchange], groups: Iterable[Group] = ()) -
     and was sent to another is counted as well, even where nothing ended there."""
     tallies: dict[str, Tally] = {}
 
-    def add_failed(attempts: Iterable[Mapping[str, Any]], value: str) -> None:
+    def add_failed(attempts: Iterable[Attempt], value: str) -> None:
         for attempt in attempts:
-            at = str(attempt.get("upstream") or NONE) if name == "upstream" else value
+            at = str(attempt.upstream or NONE) if name == "upstream" else value
             tallies.setdefault(at, Tally()).failed_attempts += 1
 
     key = KEYS[name]
     for exchange in exchanges:
         value = str(key(exchange) or NONE)
         tallies.setdefault(value, Tally()).add(exchange)
-        add_failed(exchange.get("failed_attempts") or (), value)
+        add_failed(exchange.failed_attempts or (), value)
     for group in groups:
         value = group.key or NONE
         tallies.setdefault(value, Tally()).add_group(group)

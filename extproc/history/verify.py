@@ -18,11 +18,12 @@ million of its finished ones, and the names of the body files.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from extproc.core.records import AnyRecord, Body, Request, RequestDirection, Response, ResponseDirection, fields_of
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.journal import lines, lock, segment
@@ -106,7 +107,7 @@ class _Series:
                     yield self._finding(name, line.number, line.damage)
                 if line.damage not in {lines.CUT_OFF, lines.LOST_LINE_END} and self._seq is not None:
                     self._seq += 1
-            elif not lines.is_void(line.record, limit):
+            elif not lines.is_void(line.typed, limit):
                 yield from self._record(name, line, first=first)
                 last = line
             first = False
@@ -143,7 +144,7 @@ class _Series:
             yield self._finding(name, number, f"the line belongs to w{record.get('worker')}-{record.get('boot_id')}")
         yield from self._number(name, number, record.get("seq"))
         if isinstance(record.get("id"), str):
-            yield from self._exchange(name, number, str(type), record)
+            yield from self._exchange(name, number, str(type), record["id"], line.typed)
 
     def _number(self, name: Name, number: int, seq: Any) -> Iterator[Finding]:
         if not isinstance(seq, int):
@@ -154,16 +155,19 @@ class _Series:
             yield self._finding(name, number, f"line number {expected} should follow, but it is {seq}")
         self._seq = seq
 
-    def _exchange(self, name: Name, number: int, type: str, record: Mapping[str, Any]) -> Iterator[Finding]:
-        what = self._exchanges.add(type, record["id"], (name, number))
+    def _exchange(self, name: Name, number: int, type: str, id: str, record: AnyRecord) -> Iterator[Finding]:
+        what = self._exchanges.add(type, id, (name, number))
         if what is not None:
-            yield self._finding(name, number, f"exchange {record['id']}: {what}")
-        self._bodies.claim(record["id"])
-        for direction in ("request", "response"):
-            part = record.get(direction)
-            if isinstance(part, dict) and type == direction:
-                for what in self._bodies.check(part):
-                    yield self._finding(name, number, f"exchange {record['id']}: {direction} body: {what}")
+            yield self._finding(name, number, f"exchange {id}: {what}")
+        self._bodies.claim(id)
+        passed: RequestDirection | ResponseDirection | None = None
+        match record:
+            case Request():
+                passed = record.request
+            case Response():
+                passed = record.response
+        for what in self._bodies.check(passed) if passed is not None else ():
+            yield self._finding(name, number, f"exchange {id}: {type} body: {what}")
 
     def _finding(self, name: Name, line: int | None, what: str) -> Finding:
         return Finding(self._directory / SEGMENTS / str(name), line, what)
@@ -235,9 +239,9 @@ class _Bodies:
         for name in [*self._strange, *(name for names in self._unclaimed.values() for name in names)]:
             yield Finding(self._directory / BODIES / name, None, "the body of no recorded exchange")
 
-    def check(self, part: Mapping[str, Any]) -> Iterator[str]:
+    def check(self, passed: RequestDirection | ResponseDirection) -> Iterator[str]:
         """What is wrong with the body of one direction."""
-        field, length, sha256 = part.get("body"), part.get("bytes"), part.get("sha256")
+        field, length, sha256 = passed.body, passed.bytes, passed.sha256
         if field is None or sha256 is None:
             return  # an exchange that could only be noted, or is unfinished
         try:
@@ -250,9 +254,9 @@ class _Bodies:
         elif digest != sha256:
             yield f"its SHA-256 is {digest}, the record says {sha256}"
 
-    def _digest(self, field: Mapping[str, Any]) -> tuple[int, str]:
-        if field.keys().isdisjoint(("text", "base64", "file")):
-            raise JournalError(f"it is neither text nor base64 nor a file: {sorted(field)}")
+    def _digest(self, field: Body) -> tuple[int, str]:
+        if field.text is None and field.base64 is None and field.file is None:
+            raise JournalError(f"it is neither text nor base64 nor a file: {sorted(fields_of(field))}")
         digest, length = hashlib.sha256(), 0
         for piece in bodies.pieces_of(field, self._directory):
             digest.update(piece)

@@ -26,7 +26,7 @@ class Window:
     def add(self, exchange: Exchange) -> Iterator[Exchange]:
         """Take one, and give out what must not be held back any longer."""
         self._count += 1  # of those that began together the one that ended first comes first
-        heapq.heappush(self._held, (str(exchange["started_at"]), self._count, exchange))
+        heapq.heappush(self._held, (exchange.started_at, self._count, exchange))
         while len(self._held) > self._most:
             yield heapq.heappop(self._held)[2]
 

@@ -14,12 +14,13 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from extproc.core.joined import Members
 from extproc.core.outcome import Outcome
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.incidents import atoms
 
-Body = Callable[[Mapping[str, Any], str], bytes | None]
+Body = Callable[[Members, str], bytes | None]
 """The bytes of one direction (`request`, `response`) of an exchange, as far as they were recorded."""
 
 
@@ -125,7 +126,7 @@ class Known(NamedTuple):
     streamed: bool
 
 
-def flights(exchange: Mapping[str, Any], body: Body, known: Known | None = None) -> list[Flight]:
+def flights(exchange: Members, body: Body, known: Known | None = None) -> list[Flight]:
     """What an exchange says of its backends: the one that it ended at, and those at which Envoy had tried before."""
     last = _last(exchange, body, known)
     if last is None:
@@ -170,7 +171,7 @@ def _outcome_of(attempt: Mapping[str, Any]) -> Outcome | None:
     return Outcome.UPSTREAM_ERROR_STATUS if (attempt.get("status") or 0) >= 500 else None
 
 
-def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Flight | None:
+def _last(exchange: Members, body: Body, known: Known | None) -> Flight | None:
     upstream = exchange.get("upstream")
     started = moment(exchange.get("started_at"))
     if not upstream or started is None:
@@ -220,7 +221,7 @@ def _last(exchange: Mapping[str, Any], body: Body, known: Known | None) -> Fligh
     )
 
 
-def _end(exchange: Mapping[str, Any]) -> End:
+def _end(exchange: Members) -> End:
     outcome = exchange.get("outcome")
     if outcome is None:
         return End.RUNNING
@@ -233,7 +234,7 @@ def _end(exchange: Mapping[str, Any]) -> End:
 
 
 def _says_nothing(
-    exchange: Mapping[str, Any], answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body, known: Known | None
+    exchange: Members, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body, known: Known | None
 ) -> bool:
     """Whether the whole answer of an LLM's API is `null`, as when its server fails under it and returns nothing."""
     if not llm.get("api") or not 0 < (answer.get("bytes") or 0) <= _NULL_BYTES:
@@ -246,7 +247,7 @@ def _silence(started: float, answer: Mapping[str, Any]) -> tuple[float, float] |
     return (began, began + lasted / 1000) if began is not None and isinstance(lasted, int | float) else None
 
 
-def _error(exchange: Mapping[str, Any], answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
+def _error(exchange: Members, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
     """The message of an error of the backend's own."""
     message = (llm.get("error") or {}).get("message")
     if message or not answer.get("bytes"):
@@ -262,9 +263,7 @@ def message_of(body: bytes) -> str:
     return found[-1].decode("utf-8", "replace") if found else ""
 
 
-def _atoms(
-    exchange: Mapping[str, Any], request: Mapping[str, Any], llm: Mapping[str, Any], body: Body
-) -> Mapping[str, str]:
+def _atoms(exchange: Members, request: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> Mapping[str, str]:
     content = body(exchange, "request") if (request.get("bytes") or 0) <= atoms.MOST_BYTES else None
     return atoms.of(str(exchange.get("path") or ""), content, llm.get("params"), int(request.get("bytes") or 0))
 
@@ -281,7 +280,7 @@ def moment(text: Any) -> float | None:
         return None
 
 
-def recorded_body(exchange: Mapping[str, Any], direction: str) -> bytes | None:
+def recorded_body(exchange: Members, direction: str) -> bytes | None:
     """The bytes of a body in the journal; None where they are gone, or were not kept."""
     try:
         return bodies.whole(exchange, direction)

@@ -12,19 +12,19 @@ kept, rows that are not whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from extproc.core.joined import Llm, Members
 from extproc.core.outcome import Outcome
+from extproc.core.records import Request, RequestDirection, RequestLlm, Response, ResponseDirection
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.history.answers import Answers
 from extproc.history.index.query import Found, Index
 from extproc.incidents import atoms, evidence
 from extproc.incidents.evidence import Flight, Known
-
-Record = Mapping[str, Any]
 
 _BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
 _ORPHAN: Final = Outcome.SIDECAR_RESTART_ORPHAN.value
@@ -33,22 +33,20 @@ _ORPHAN: Final = Outcome.SIDECAR_RESTART_ORPHAN.value
 class Bodies:
     """Reads what the index keeps of bodies (`history/index/told.py`), as `evidence.flights` reads it from exchanges."""
 
-    def asked(self, request: Record, llm: Any, directory: Path) -> atoms.Atoms:
+    def asked(self, request: Request, llm: RequestLlm | Llm | None, directory: Path) -> atoms.Atoms:
         """The atoms of a request."""
-        part = request.get("request") or {}
-        size = int(part.get("bytes") or 0)
-        content = _body(part, directory) if size <= atoms.MOST_BYTES else None
-        return atoms.of(str(request.get("path") or ""), content, (llm or {}).get("params"), size)
+        size = (request.request and request.request.bytes) or 0
+        content = _body(request.request, directory) if size <= atoms.MOST_BYTES else None
+        return atoms.of(request.path or "", content, llm and llm.params, size)
 
-    def failed(self, response: Record, directory: Path) -> str:
+    def failed(self, response: Response, directory: Path) -> str:
         """The message at the end of an answer."""
-        return evidence.message_of(_body(response.get("response") or {}, directory) or b"")
+        return evidence.message_of(_body(response.response, directory) or b"")
 
 
-def _body(part: Mapping[str, Any], directory: Path) -> bytes | None:
-    field = part.get("body")
+def _body(passed: RequestDirection | ResponseDirection | None, directory: Path) -> bytes | None:
     try:
-        return b"".join(bodies.pieces_of(field, directory)) if isinstance(field, dict) else None
+        return None if passed is None or passed.body is None else b"".join(bodies.pieces_of(passed.body, directory))
     except JournalError:
         return None
 
@@ -77,12 +75,12 @@ def kinds(index: Index) -> Iterator[tuple[Flight, int]]:
 def _known(found: Found) -> Known | None:
     """What is known of the bodies; None where the exchange must be read for it."""
     exchange = found.exchange
-    if found.is_complete or exchange["outcome"] == _ORPHAN or (exchange["request"] and found.told.atoms is None):
+    if found.is_complete or exchange.outcome == _ORPHAN or (exchange.request and found.told.atoms is None):
         return None
-    if found.told.message is None and exchange["class"] != "ok":
+    if found.told.message is None and exchange.class_ != "ok":
         return None
     return Known(found.told.atoms, found.told.message or "", found.streamed)
 
 
-def _unread(_: Mapping[str, Any], __: str) -> bytes | None:
+def _unread(_: Members, __: str) -> bytes | None:
     return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from extproc.core.record import timestamp
+from extproc.core.records import AnyRecord, Request
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident
 
@@ -87,18 +88,16 @@ class Repeats:
             if each.body in more
         ]
 
-    def of(self, record: Mapping[str, Any]) -> Repeat | None:
+    def of(self, record: AnyRecord) -> Repeat | None:
         """Whether a `request` record is that of a suspect who has come again."""
         expected = self._expected
-        if not expected or record["type"] != "request":
+        if not expected or not isinstance(record, Request):
             return None
-        body, llm = (record.get("request") or {}).get("sha256"), record.get("llm") or {}
-        shape = llm.get("fingerprint") if isinstance(llm, Mapping) else getattr(llm, "fingerprint", None)
+        body, shape = record.request and record.request.sha256, record.llm and record.llm.fingerprint
         found = expected.get(str(body)) or expected.get(str(shape))
-        started = str(record.get("started_at") or record["at"])
-        if found is None or record.get("id") == found.exchange:
+        if found is None or record.id == found.exchange:
             return None
-        return Repeat(str(record["id"]), started, None, found)
+        return Repeat(record.id, record.started_at or record.at, None, found)
 
 
 def likely(incident: Incident) -> list[Flight]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from extproc.core.records import Known, Open, Orphan, Request, Response
+from extproc.core.records import AnyRecord, Open, Orphan, Request, Response
 
 _OPENING = b'{"type":"'
 _EARLY_ENDS = 1024
@@ -39,8 +39,8 @@ class Flight:
             if len(self._early) > _EARLY_ENDS:
                 del self._early[next(iter(self._early))]
 
-    def take(self, record: Known) -> None:
-        """The same, of a record that was made here."""
+    def take(self, record: AnyRecord) -> None:
+        """The same, of a record."""
         if isinstance(record, Request | Open | Response | Orphan):
             self.note(record.type, record.id)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,8 @@ import msgspec
 import zstandard
 
 from extproc import fs
-from extproc.core.record import LONGEST_LINE, DamagedLine, unseal
+from extproc.core.record import LONGEST_LINE, DamagedLine
+from extproc.core.records import NOTHING, AnyRecord, Segment, as_dict, unseal
 from extproc.journal import frames, segment
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 
@@ -47,9 +48,14 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     offset: int
     """Where it begins, and where the next one does: in the uncompressed bytes."""
     end: int
-    record: dict[str, Any]
-    """Empty when the line is damaged."""
+    typed: AnyRecord
+    """`NOTHING` when the line is damaged."""
     damage: str | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The same as plain values. Empty when the line is damaged."""
+        return as_dict(self.typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +147,8 @@ def read_lines(directory: Path, name: Name, offset: int = 0, wanted: Wanted | No
     first = next(everything, None)
     if first is None:
         return
-    if first.record.get("kept"):
-        stood = _as_they_stood(first, everything)
+    if isinstance(first.typed, Segment) and first.typed.kept:
+        stood = _as_they_stood(first, first.typed.kept, everything)
         yield from (line for line in stood if line.offset >= offset)
     elif offset:
         everything.close()
@@ -197,12 +203,11 @@ def _lines(directory: Path, name: Name, offset: int, wanted: Wanted | None) -> G
                     yield from parse(name, number, offset, raw)
                 offset += len(raw)
         except DamagedLine as error:
-            yield Line(name, number + 1, offset, offset, {}, str(error))
+            yield Line(name, number + 1, offset, offset, NOTHING, str(error))
 
 
-def _as_they_stood(head: Line, rest: Iterator[Line]) -> Iterator[Line]:
+def _as_they_stood(head: Line, kept: Sequence[tuple[str, int]], rest: Iterator[Line]) -> Iterator[Line]:
     """The lines of a reduced segment, with the places that its head has noted; the footer behind them."""
-    kept = head.record["kept"]
     behind = kept[0][1]
     yield msgspec.structs.replace(head, end=behind)  # it has grown since, and must not reach beyond the first of them
     for line in rest:
@@ -220,7 +225,7 @@ def parse(name: Name, number: int, offset: int, raw: bytes) -> list[Line]:
     cuts = [match.start() for match in _LOST_LINE_END.finditer(raw)]
     if not cuts:
         return [line]
-    found = [Line(name, number, offset, line.end, {}, LOST_LINE_END)]
+    found = [Line(name, number, offset, line.end, NOTHING, LOST_LINE_END)]
     for start, end in zip([0, *(cut + 1 for cut in cuts)], [*cuts, None], strict=True):
         piece = raw[start:] if end is None else raw[start:end] + b"\n"
         found.append(_parse(name, number, offset + start, piece))
@@ -234,21 +239,27 @@ _LOST_LINE_END: Final = re.compile(rb'(?<=,"crc":"[0-9a-f]{8}"\}).(?=\{"type":")
 def _parse(name: Name, number: int, offset: int, raw: bytes) -> Line:
     end = offset + len(raw)
     if not raw.endswith(b"\n"):
-        return Line(name, number, offset, end, {}, CUT_OFF)
+        return Line(name, number, offset, end, NOTHING, CUT_OFF)
     try:
         return Line(name, number, offset, end, unseal(raw))
     except DamagedLine as error:
-        return Line(name, number, offset, end, {}, str(error))
+        return Line(name, number, offset, end, NOTHING, str(error))
 
 
 def header(directory: Path, name: Name) -> dict[str, Any] | None:
     """A segment's first line, or None when it is damaged, not there yet, or the segment is gone."""
+    head = typed_header(directory, name)
+    return None if head is None else as_dict(head)
+
+
+def typed_header(directory: Path, name: Name) -> Segment | None:
+    """The same as its type."""
     try:
         with open_segment(directory, name) as file:
             record = unseal(next(raw_lines(file), b""))
     except (DamagedLine, OSError):
         return None
-    return record if record.get("type") == "segment" else None
+    return record if isinstance(record, Segment) else None
 
 
 def missing(directory: Path) -> list[str]:
@@ -263,7 +274,7 @@ def _between(directory: Path, earlier: Name, later: Name) -> list[str]:
     begin, end = header(directory, earlier), header(directory, later)
     if begin is None or end is None or begin.get("kept"):
         return []
-    last = max((line.record.get("seq", 0) for line in read_lines(directory, earlier)), default=0)
+    last = max((line.typed.seq for line in read_lines(directory, earlier)), default=0)
     # A number may stand for a file that nothing could be written to. A segment takes more than two numbers of lines.
     return [replace(later, number=number).stem for number in numbers] if end["seq"] > last + 2 else []
 
@@ -271,15 +282,12 @@ def _between(directory: Path, earlier: Name, later: Name) -> list[str]:
 def void_from(directory: Path, later: list[Name]) -> int | None:
     """The number from which on lines of a segment were never acknowledged, given the segments after it."""
     for name in later:
-        first = header(directory, name)
-        if first is not None and isinstance(first.get("seq"), int):
-            return int(first["seq"]) - 1
+        first = typed_header(directory, name)
+        if first is not None:
+            return first.seq - 1
     return None
 
 
-def is_void(record: dict[str, Any], limit: int | None) -> bool:
+def is_void(record: AnyRecord, limit: int | None) -> bool:
     """Whether a line was written again in the next segment. The footer takes the number left free for it."""
-    if limit is None:
-        return False
-    seq = record.get("seq", 0)
-    return bool(seq > limit or (seq == limit and record.get("type") != "end"))
+    return limit is not None and (record.seq > limit or (record.seq == limit and record.type != "end"))

@@ -143,10 +143,10 @@ class _Recovery:
     def _find_end(self, name: Name, later: list[Name]) -> _End:
         limit, end = lines.void_from(self._series.directory, later), _End()
         for line in lines.read_lines(self._series.directory, name):
-            if line.damage is None and not lines.is_void(line.record, limit):
-                latest = max(end.latest, str(line.record.get("at", "")))
-                is_footer = line.record.get("type") == "end"
-                end = _End(line.end, line.record.get("seq", 0), line.number, is_footer, latest)
+            if line.damage is None and not lines.is_void(line.typed, limit):
+                latest = max(end.latest, line.typed.at)
+                is_footer = line.typed.type == "end"
+                end = _End(line.end, line.typed.seq, line.number, is_footer, latest)
         return end
 
     def _cut(self, fd: int, name: Name, end: _End) -> None:
@@ -203,8 +203,8 @@ class _Recovery:
         for position in range(first, len(names)):
             limit = lines.void_from(directory, names[position + 1 :])
             for line in lines.read_lines(directory, names[position]):
-                if line.damage is None and not lines.is_void(line.record, limit):
-                    flight.note(str(line.record.get("type")), str(line.record.get("id", "")))
+                if line.damage is None and not lines.is_void(line.typed, limit):
+                    flight.take(line.typed)
         return flight
 
     def _append(self, fd: int, records: Sequence[Known], seq: int) -> int:

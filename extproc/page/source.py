@@ -14,7 +14,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,7 +145,7 @@ class Source:
         found: dict[str, Any] = msgspec.to_builtins(self._row(exchange))
         return found | {name: exchange[name] for name in (*kept, "silent_ms")}
 
-    def _row(self, exchange: Mapping[str, Any]) -> Row:
+    def _row(self, exchange: Exchange) -> Row:
         found = row(exchange)
         return replace_path(found) if self.redact else found
 
@@ -247,7 +247,7 @@ def replace_path(found: Row) -> Row:
     return msgspec.structs.replace(found, path=None if found.path is None else found.path.partition("?")[0])
 
 
-def _place(exchange: Mapping[str, Any]) -> tuple[str, str]:
+def _place(exchange: Exchange) -> tuple[str, str]:
     return str(exchange["started_at"]), str(exchange["id"])
 
 

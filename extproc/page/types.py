@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from extproc.core.joined import NO_LLM, Exchange
 from extproc.core.outcome import class_of
 from extproc.history import filters
 
@@ -148,25 +148,25 @@ class Problem(msgspec.Struct, frozen=True):
     error: str
 
 
-def row(exchange: Mapping[str, Any]) -> Row:
+def row(exchange: Exchange) -> Row:
     """An exchange as a row."""
     tokens_in, tokens_out = filters.tokens(exchange)
     return Row(
-        id=str(exchange["id"]),
-        started_at=str(exchange["started_at"]),
-        ended_at=exchange.get("ended_at"),
-        duration_ms=exchange.get("duration_ms"),
-        outcome=exchange.get("outcome"),
-        class_=None if exchange.get("outcome") is None else str(class_of(exchange)),
-        status=exchange.get("status"),
-        method=exchange.get("method"),
-        path=exchange.get("path"),
+        id=exchange.id,
+        started_at=exchange.started_at,
+        ended_at=exchange.ended_at,
+        duration_ms=exchange.duration_ms,
+        outcome=exchange.outcome,
+        class_=None if exchange.outcome is None else str(class_of(exchange)),
+        status=exchange.status,
+        method=exchange.method,
+        path=exchange.path,
         model=filters.model(exchange) or None,
-        upstream=exchange.get("upstream"),
-        cluster=exchange.get("cluster"),
-        client=exchange.get("client"),
-        key=exchange.get("key"),
+        upstream=exchange.upstream,
+        cluster=exchange.cluster,
+        client=exchange.client,
+        key=exchange.key,
         tokens_in=tokens_in,
         tokens_out=tokens_out,
-        ttft_ms=(exchange.get("llm") or {}).get("ttft_ms"),
+        ttft_ms=(exchange.llm or NO_LLM).ttft_ms,
     )

@@ -21,6 +21,7 @@ import msgspec
 
 from extproc import shell
 from extproc.core.record import moment_text
+from extproc.core.records import Access
 
 JSON_FORMAT: Final[Mapping[str, str]] = {
     "start_time": "%START_TIME%",
@@ -83,24 +84,24 @@ class Unreadable:
     what: str
 
 
-def of_record(record: Mapping[str, Any]) -> Entry:
+def of_record(record: Access) -> Entry:
     """The entry in an `access` record."""
     return Entry(
-        started_at=str(record.get("started_at") or record.get("at") or ""),
-        duration_ms=record.get("duration_ms"),
-        id=record.get("id"),
-        request_id=record.get("request_id"),
-        method=record.get("method"),
-        path=record.get("path") or None,
-        status=record.get("status"),
-        response_flags=tuple(record.get("response_flags") or ()),
-        response_code_details=record.get("response_code_details"),
-        upstream=record.get("upstream"),
-        cluster=record.get("cluster"),
-        route=record.get("route"),
-        attempts=record.get("attempts"),
-        bypass=record.get("bypass"),
-        failed_open=record.get("failed_open"),
+        started_at=record.started_at or record.at,
+        duration_ms=record.duration_ms,
+        id=record.id,
+        request_id=record.request_id,
+        method=record.method,
+        path=record.path or None,
+        status=record.status,
+        response_flags=tuple(record.response_flags or ()),
+        response_code_details=record.response_code_details,
+        upstream=record.upstream,
+        cluster=record.cluster,
+        route=record.route,
+        attempts=record.attempts,
+        bypass=record.bypass,
+        failed_open=record.failed_open,
     )
 
 

@@ -13,16 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from extproc.core import outcome, record
+from extproc.core import outcome
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, HeaderList, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.outcome import Outcome
-from extproc.core.records import Response
+from extproc.core.records import Access, Response
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 from extproc.replay.request import Request
@@ -73,7 +71,7 @@ class Listener:
         self._exchange = Exchange(
             request.id, _SETTINGS, started_ns=time.time_ns(), started_at=now, trace=_TRACE, parent=None
         )
-        self._record: dict[str, Any] = {}
+        self._record = Response(id="")
         # Only what decides how an answer is read: the rest of the request says nothing about it.
         names = [(":method", request.method.encode("utf-8", "replace")), (":path", target.encode())]
         self._take(self._exchange.receive(Headers(Direction.REQUEST, names, True, now)).effects)
@@ -92,7 +90,7 @@ class Listener:
     def ended(self) -> Answer:
         """The answer is over."""
         self._take(self._exchange.receive(Body(Direction.RESPONSE, b"", True, time.monotonic_ns())).effects)
-        return self._answer({})
+        return self._answer()
 
     def broke(self, error: str) -> Answer:
         """The connection is gone."""
@@ -112,17 +110,17 @@ class Listener:
 
     def _cut(self, details: str, error: str) -> Answer:
         self._take(self._exchange.close(CloseReason.CLOSED, time.monotonic_ns()))
-        return self._answer({"response_code_details": details}, error)
+        return self._answer(details, error)
 
     def _take(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             if isinstance(effect, Append) and isinstance(effect.record, Response):
-                self._record = msgspec.json.decode(record.encode(effect.record))
+                self._record = effect.record
 
-    def _answer(self, access: dict[str, Any], error: str = "") -> Answer:
-        decided = outcome.decide(self._record, None, access)
-        status = self._record.get("status")
-        said = ((self._record.get("llm") or {}).get("error") or {}).get("message")
+    def _answer(self, details: str | None = None, error: str = "") -> Answer:
+        decided = outcome.decide(self._record, None, Access(id=None, response_code_details=details))
+        status, llm = self._record.status, self._record.llm
+        said = None if llm is None or llm.error is None else llm.error.message
         return Answer(
             decided,
             outcome.outcome_class(decided, status),

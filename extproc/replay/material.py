@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+from extproc.core.joined import Members
 from extproc.core.outcome import Outcome, class_of
 from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
@@ -30,7 +31,7 @@ from extproc.replay.search import Suspect
 from extproc.replay.sender import Leave
 from extproc.replay.window import Step
 
-Exchange = Mapping[str, Any]
+Exchange = Members
 
 _LEFT: Final = frozenset({Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE, Outcome.CLIENT_CANCEL_MID_STREAM})
 _PLAIN: Final = frozenset(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from extproc.core.joined import Members
 from extproc.core.redact import MARK, parameter_name
 from extproc.errors import ConfigError
 from extproc.history.headers import header_bytes, header_list
@@ -116,7 +117,7 @@ def _is_credential(name: str, text: Text) -> bool:
 
 
 def prepare(
-    exchange: Mapping[str, Any],
+    exchange: Members,
     body: bytes,
     credentials: Mapping[str, Sequence[str]],
     headers: Sequence[tuple[str, bytes]] = (),

@@ -6,11 +6,11 @@ the server's own (its client left, Envoy answered, the recorder was stopped) the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
+from extproc.core.joined import Members
 from extproc.core.outcome import class_of
 from extproc.replay.answer import Answer
 from extproc.replay.target import Life, State
@@ -41,7 +41,7 @@ class Verdict:
         return self.kind is Kind.AS_RECORDED
 
 
-def recorded_class(exchange: Mapping[str, Any]) -> str | None:
+def recorded_class(exchange: Members) -> str | None:
     """The class of the recorded answer; None where the server gave none."""
     outcome, kind = str(exchange.get("outcome") or ""), class_of(exchange)
     if outcome.startswith("client_cancel") or kind not in ("ok", "client", "limited", "upstream"):
@@ -49,7 +49,7 @@ def recorded_class(exchange: Mapping[str, Any]) -> str | None:
     return kind
 
 
-def judge(exchange: Mapping[str, Any], answers: Sequence[Answer], state: State) -> Verdict:
+def judge(exchange: Members, answers: Sequence[Answer], state: State) -> Verdict:
     """The verdict on the answers to one recorded request. `state`: how the server is afterwards."""
     expected = recorded_class(exchange)
     was = exchange.get("outcome") or "in flight"

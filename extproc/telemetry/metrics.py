@@ -16,7 +16,9 @@ from typing import Any, Final, Protocol
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from extproc.core.joined import NO_LLM, NO_RESPONSE, Llm
 from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, class_of, outcome_class
+from extproc.core.records import Access, AnyRecord, Gap
 from extproc.history import alone
 from extproc.history.join import Exchange
 from extproc.telemetry import families, kinds, openmetrics, semconv
@@ -24,7 +26,6 @@ from extproc.telemetry.families import LONG_BUCKETS
 from extproc.telemetry.kinds import OTHER
 from extproc.telemetry.series import Counters, Histograms
 
-Record = Mapping[str, Any]
 Exemplar = dict[str, str] | None
 
 MAX_MODELS: Final = 50
@@ -107,39 +108,38 @@ class Metrics:
 
     def exchange(self, exchange: Exchange) -> None:
         """Count a final exchange."""
-        outcome = str(exchange.get("outcome") or Outcome.UNKNOWN)
+        outcome = exchange.outcome or Outcome.UNKNOWN.value
         kind = class_of(exchange)
         shown = exemplar(exchange)
         self._counters[families.EXCHANGES].labels(outcome).inc()
-        self._counters[families.RESULTS].labels(kind, outcome, _status_class(exchange.get("status"))).inc(1, shown)
-        upstream = self._upstreams.label(exchange.get("upstream"))
+        self._counters[families.RESULTS].labels(kind, outcome, _status_class(exchange.status)).inc(1, shown)
+        upstream = self._upstreams.label(exchange.upstream)
         if upstream:
-            cluster = self._clusters.label(exchange.get("cluster"))
+            cluster = self._clusters.label(exchange.cluster)
             self._counters[families.UPSTREAM_EXCHANGES].labels(upstream, cluster, kind).inc()
             # There from now on, so that the first of each is an increase.
             self._counters[families.UPSTREAM_EXCHANGES].labels(upstream, cluster, "upstream")
             self._counters[families.FAILED_ATTEMPTS].labels(upstream, cluster)
-        for attempt in exchange.get("failed_attempts") or ():
+        for attempt in exchange.failed_attempts or ():
             self._counters[families.FAILED_ATTEMPTS].labels(
-                self._upstreams.label(attempt.get("upstream")), self._clusters.label(attempt.get("cluster"))
+                self._upstreams.label(attempt.upstream), self._clusters.label(attempt.cluster)
             ).inc()
         self._count_bodies(exchange)
         self._count_protocol(exchange)
         self._observe_lifecycle(exchange, kind, shown)
         self._observe_envoy(exchange)
-        llm = exchange.get("llm")
+        llm = exchange.llm
         if llm:
             self._observe_genai(exchange, llm, outcome, kind, shown)
 
-    def record(self, record: Record) -> None:
+    def record(self, record: AnyRecord) -> None:
         """Count what belongs to no exchange."""
-        if record.get("type") == "gap":
-            direction = record.get("direction")
-            self._counters[families.GAPS].labels(str(direction) if direction in DIRECTIONS else OTHER).inc(
-                _positive(record.get("count")) or 0
-            )
-        else:
-            self._counters[families.UNMATCHED].labels(unmatched(record)).inc()
+        match record:
+            case Gap():
+                label = record.direction if record.direction in DIRECTIONS else OTHER
+                self._counters[families.GAPS].labels(label).inc(max(record.count, 0))
+            case Access():
+                self._counters[families.UNMATCHED].labels(unmatched(record)).inc()
 
     def incident(self, kind: str, upstream: str) -> None:
         """Count an incident. For any thread."""
@@ -183,39 +183,38 @@ class Metrics:
 
     def _count_bodies(self, exchange: Exchange) -> None:
         for direction in DIRECTIONS:
-            half = exchange.get(direction)
-            if half:
-                self._counters[families.CHUNKS].labels(direction).inc(_positive(half.get("chunks")) or 0)
-                self._counters[families.BYTES].labels(direction).inc(_positive(half.get("bytes")) or 0)
+            passed = exchange.request if direction == "request" else exchange.response
+            if passed is not None:
+                self._counters[families.CHUNKS].labels(direction).inc(_positive(passed.chunks) or 0)
+                self._counters[families.BYTES].labels(direction).inc(_positive(passed.bytes) or 0)
 
     def _count_protocol(self, exchange: Exchange) -> None:
-        protocol = exchange.get("protocol") or {}
-        for kind, count in (protocol.get("late") or {}).items():
+        for kind, count in exchange.protocol.late.items():
             self._counters[families.LATE].labels(kinds.of_late(kind)).inc(_positive(count) or 0)
-        duplicates = _positive(protocol.get("duplicate_end_of_stream"))
+        duplicates = _positive(exchange.protocol.duplicate_end_of_stream)
         if duplicates:
             self._counters[families.DUPLICATES].labels().inc(duplicates)
-        error = (exchange.get("llm") or {}).get("parse_error")
+        error = (exchange.llm or NO_LLM).parse_error
         if error:
             self._counters[families.PARSE_ERRORS].labels(kinds.of_parse_error(error)).inc()
-        if exchange.get("integrity"):
-            self._counters[families.INTEGRITY].labels().inc(len(exchange["integrity"]))
-        if exchange.get("parent_span_id") is None and set(exchange.records) != {"access"}:
+        if exchange.integrity:
+            self._counters[families.INTEGRITY].labels().inc(len(exchange.integrity))
+        if exchange.parent_span_id is None and set(exchange.records) != {"access"}:
             self._counters[families.UNTRACED].labels().inc()
-        if exchange.get("access_log") == "missing":
+        if exchange.access_log == "missing":
             self._counters[families.MISSING].labels().inc()
 
     def _observe_lifecycle(self, exchange: Exchange, kind: str, shown: Exemplar) -> None:
-        response = exchange.get("response") or {}
-        first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
+        response = exchange.response or NO_RESPONSE
+        first, last = _positive(response.first_byte_ms), _positive(response.last_byte_ms)
         _observe(self._times[families.REQUEST_END], kind, _request_end_ms(exchange))
         _observe(self._times[families.FIRST_BYTE], kind, first, shown)
-        _observe(self._times[families.FIRST_TOKEN], kind, _positive((exchange.get("llm") or {}).get("ttft_ms")), shown)
-        _observe(self._times[families.CHUNK_INTERVAL], kind, _interval(first, last, _positive(response.get("chunks"))))
-        _observe(self._times[families.DURATION], kind, _positive(exchange.get("duration_ms")), shown)
+        _observe(self._times[families.FIRST_TOKEN], kind, _positive((exchange.llm or NO_LLM).ttft_ms), shown)
+        _observe(self._times[families.CHUNK_INTERVAL], kind, _interval(first, last, _positive(response.chunks)))
+        _observe(self._times[families.DURATION], kind, _positive(exchange.duration_ms), shown)
 
     def _observe_envoy(self, exchange: Exchange) -> None:
-        times = (exchange.get("envoy") or {}).get("times_ms") or {}
+        times = (exchange.envoy and exchange.envoy.times_ms) or {}
         uploaded = _positive(times.get("last_request_byte"))
         if uploaded is not None:
             self._times[families.UPLOAD].labels().observe(uploaded / 1000)
@@ -223,7 +222,7 @@ class Metrics:
         answered = _positive(times.get("first_upstream_response_byte"))
         if sent is not None and answered is not None:
             self._times[families.BACKEND].labels().observe(max(0.0, answered - sent) / 1000)
-        lag = _access_lag(exchange.records.get("access"))
+        lag = _access_lag(exchange.access)
         if lag is not None:
             self._times[families.ACCESS_LAG].labels().observe(lag)
 
@@ -282,35 +281,33 @@ class Metrics:
 
         self._usage = use
 
-    def _observe_genai(
-        self, exchange: Exchange, llm: Mapping[str, Any], outcome: str, kind: str, shown: Exemplar
-    ) -> None:
-        operation = semconv.OPERATIONS.get(str(llm.get("api")))
+    def _observe_genai(self, exchange: Exchange, llm: Llm, outcome: str, kind: str, shown: Exemplar) -> None:
+        operation = semconv.OPERATIONS.get(llm.api or "")
         if operation is None:
             return
         values = (
             operation,
-            semconv.PROVIDERS.get(str(llm.get("api")), semconv.PROVIDER),
-            self._models.label(llm.get("model")),
-            self._response_models.label(llm.get("response_model")),
+            semconv.PROVIDERS.get(llm.api or "", semconv.PROVIDER),
+            self._models.label(llm.model),
+            self._response_models.label(llm.response_model),
             *self._server(exchange),
         )
-        duration = _positive(exchange.get("duration_ms"))
+        duration = _positive(exchange.duration_ms)
         histogram = self._embeddings_duration if operation == "embeddings" else self._genai_duration
         if duration is not None:
             histogram.labels(*values, "" if kind == "ok" else outcome).observe(duration / 1000, shown)
-        if llm.get("stream"):
-            response = exchange.get("response") or {}
-            first, last = _positive(response.get("first_byte_ms")), _positive(response.get("last_byte_ms"))
+        if llm.stream:
+            response = exchange.response or NO_RESPONSE
+            first, last = _positive(response.first_byte_ms), _positive(response.last_byte_ms)
             _observe_with(self._genai_first, values, first, shown)
-            _observe_with(self._genai_chunk, values, _interval(first, last, _positive(response.get("chunks"))))
-        tokens = semconv.usage(llm)
+            _observe_with(self._genai_chunk, values, _interval(first, last, _positive(response.chunks)))
+        tokens = semconv.usage(llm.usage)
         for type in ("input", "output"):
             if type in tokens:
                 self._usage(type, values, tokens[type])
 
     def _server(self, exchange: Exchange) -> tuple[str, str]:
-        known = self._upstreams.label(exchange.get("upstream"))
+        known = self._upstreams.label(exchange.upstream)
         return (OTHER, "") if known == OTHER else semconv.server(exchange)
 
     # -- making them ------------------------------------------------------------------------------------------------
@@ -356,27 +353,27 @@ class _SpanFigures:
 
 def exemplar(exchange: Exchange) -> Exemplar:
     """What leads from a figure to this exchange: its trace, where that is sampled, and its id."""
-    record = exchange.records.get("request") or exchange.records.get("open") or {}
-    flags, trace_id, span_id = record.get("trace_flags"), exchange.get("trace_id"), exchange.get("span_id")
-    if not isinstance(flags, int) or not flags & 1 or not _is_hex(trace_id, 32) or not _is_hex(span_id, 16):
+    flags = None if exchange.begun is None else exchange.begun.trace_flags
+    trace_id, span_id = exchange.trace_id, exchange.span_id
+    if flags is None or not flags & 1 or not _is_hex(trace_id, 32) or not _is_hex(span_id, 16):
         return None
-    return {"trace_id": str(trace_id), "span_id": str(span_id), "exchange_id": str(exchange.get("id"))[:36]}
+    return {"trace_id": str(trace_id), "span_id": str(span_id), "exchange_id": exchange.id[:36]}
 
 
 def _is_hex(text: object, length: int) -> bool:
     return isinstance(text, str) and len(text) == length and _HEX.issuperset(text)
 
 
-def unmatched(record: Record) -> str:
+def unmatched(record: Access) -> str:
     """Why an access entry has no exchange: `bypass` by a route's rule, `refused` by us, `malformed` before any filter
     saw it, `malformed_body` where its headers were in order and what followed was no HTTP, `local` where Envoy ended it
     for another reason and no backend had it, else `unrecorded`, which should not be."""
-    if record.get("bypass"):
+    if record.bypass:
         return "bypass"
-    details = str(record.get("response_code_details") or "")
+    details = record.response_code_details or ""
     if REFUSED_DETAILS in details:
         return "refused"
-    if broke_off(record.get("response_flags"), record.get("method")):
+    if broke_off(record.response_flags, record.method):
         return "malformed_body"
     if details.startswith(_BEFORE_THE_FILTERS):
         return "malformed"
@@ -419,15 +416,15 @@ def _interval(first: float | None, last: float | None, chunks: float | None) -> 
 
 def _request_end_ms(exchange: Exchange) -> float | None:
     record = exchange.records.get("request")
-    return None if record is None else _between(exchange.get("started_at"), record.get("at"), 0.0)
+    return None if record is None else _between(exchange.started_at, record.at, 0.0)
 
 
-def _access_lag(access: Record | None) -> float | None:
+def _access_lag(access: Access | None) -> float | None:
     """Seconds from the end, by Envoy's clock, to the arrival here; both are this machine's, or a near one's."""
-    duration = None if access is None else _positive(access.get("duration_ms"))
+    duration = None if access is None else _positive(access.duration_ms)
     if access is None or duration is None:
         return None
-    lag = _between(access.get("started_at"), access.get("at"), duration)
+    lag = _between(access.started_at, access.at, duration)
     return None if lag is None else lag / 1000
 
 

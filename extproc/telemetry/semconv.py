@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from extproc.core.joined import Members
+
 OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 LATEST: Final = "gen_ai_latest_experimental"
 
@@ -141,19 +143,18 @@ def metric_names(latest: bool) -> MetricNames:
 # Reading a record --------------------------------------------------------------------------------------------
 
 
-def server(exchange: Mapping[str, object]) -> tuple[str, str]:
+def server(exchange: Members) -> tuple[str, str]:
     """`server.address` and `server.port`: the backend that answered, behind Envoy. Empty where there was none."""
     host, _, port = str(exchange.get("upstream") or "").rpartition(":")
     return host.strip("[]"), port
 
 
-def usage(llm: Mapping[str, object] | None) -> dict[str, int]:
+def usage(counted: object) -> dict[str, int]:
     """The tokens that the server counted: `input`, `output`, `cache_read`, `cache_write`, `reasoning`; never invented.
 
     OpenAI's names and Anthropic's, llama.cpp's and Ollama's. Anthropic's `input_tokens` leave the cached ones out; the
     conventions' have them in, and so have OpenAI's, also where a gateway adds Anthropic's counts of the cache.
     """
-    counted = (llm or {}).get("usage")
     if not isinstance(counted, Mapping):
         return {}
     input_details = _mapping(counted.get("prompt_tokens_details") or counted.get("input_tokens_details"))

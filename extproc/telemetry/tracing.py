@@ -29,7 +29,9 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from extproc import __version__
 from extproc.config import Config
 from extproc.core import dialects, encoding
+from extproc.core.joined import NO_LLM, NO_RESPONSE, ExchangeResponse
 from extproc.core.outcome import class_of
+from extproc.core.records import AnyRecord
 from extproc.history.join import Exchange
 from extproc.telemetry import otlp, semconv
 from extproc.telemetry.export import Exporter
@@ -102,7 +104,7 @@ class Tracing:
             content = self.captures_content
             self._exporter.add(span_of(exchange, self._resource, latest=self._latest, content=content))
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: AnyRecord) -> None:
         """There is no span without an exchange."""
 
     def incident(self, fields: Mapping[str, Any], at: float, trace_id: str) -> None:
@@ -144,8 +146,8 @@ def span_of(exchange: Exchange, resource: Resource, *, latest: bool = False, con
     assert ids is not None
     flags = TraceFlags(ids.trace_flags & 0xFF)
     parent = None if ids.parent is None else SpanContext(ids.trace_id, ids.parent, is_remote=True, trace_flags=flags)
-    began = _nanoseconds(exchange.get("started_at")) or 0
-    ended = max(began, _nanoseconds(exchange.get("ended_at")) or began)
+    began = _nanoseconds(exchange.started_at) or 0
+    ended = max(began, _nanoseconds(exchange.ended_at) or began)
     attributes = dict(_attributes(exchange, latest=latest))
     if content:
         attributes |= _content(exchange)
@@ -195,11 +197,11 @@ def span_of_incident(fields: Mapping[str, Any], at: float, trace_id: str, resour
 
 def name(exchange: Exchange) -> str:
     """`{operation} {model}` for what is known as an LLM's API, else the HTTP method."""
-    llm = exchange.get("llm") or {}
-    operation = semconv.OPERATIONS.get(str(llm.get("api")))
+    llm = exchange.llm or NO_LLM
+    operation = semconv.OPERATIONS.get(llm.api or "")
     if operation is None:
-        return _text(exchange.get("method")) or "HTTP"
-    model = _text(llm.get("model"))
+        return _text(exchange.method) or "HTTP"
+    model = _text(llm.model)
     return f"{operation} {model}" if model else operation
 
 
@@ -209,37 +211,37 @@ def _attributes(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]
 
 
 def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
-    outcome = exchange.get("outcome")
+    outcome = exchange.outcome
     host, port = semconv.server(exchange)
-    yield semconv.HTTP_METHOD, _text(exchange.get("method"))
-    yield semconv.URL_PATH, _text(str(exchange.get("path") or "").partition("?")[0])
-    yield semconv.HTTP_STATUS, _typed(exchange.get("status"), int)
+    yield semconv.HTTP_METHOD, _text(exchange.method)
+    yield semconv.URL_PATH, _text(str(exchange.path or "").partition("?")[0])
+    yield semconv.HTTP_STATUS, _typed(exchange.status, int)
     yield semconv.SERVER_ADDRESS, host
-    yield semconv.SERVER_PORT, int(port) if port.isdigit() else None
-    yield semconv.CLIENT_ADDRESS, str(exchange.get("client") or "").rpartition(":")[0].strip("[]")
+    yield semconv.SERVER_PORT, int(port) if port.isascii() and port.isdigit() else None
+    yield semconv.CLIENT_ADDRESS, str(exchange.client or "").rpartition(":")[0].strip("[]")
     yield semconv.ERROR_TYPE, None if class_of(exchange) == "ok" else outcome
-    yield "extproc.exchange.id", exchange.get("id")
+    yield "extproc.exchange.id", exchange.id
     yield "extproc.outcome", outcome
-    yield "extproc.worker", _typed(exchange.get("worker"), int)
-    yield "extproc.upstream.cluster", _text(exchange.get("cluster"))
-    yield "extproc.route", _text(exchange.get("route"))
-    yield "extproc.attempts", _typed(exchange.get("attempts"), int)
-    yield "extproc.response_flags", [str(flag) for flag in exchange.get("response_flags") or ()] or None
-    yield "extproc.response_code_details", _text(exchange.get("response_code_details"))
-    for direction in ("request", "response"):
-        yield f"http.{direction}.body.size", _typed((exchange.get(direction) or {}).get("bytes"), int)
+    yield "extproc.worker", _typed(exchange.worker, int)
+    yield "extproc.upstream.cluster", _text(exchange.cluster)
+    yield "extproc.route", _text(exchange.route)
+    yield "extproc.attempts", _typed(exchange.attempts, int)
+    yield "extproc.response_flags", [str(flag) for flag in exchange.response_flags or ()] or None
+    yield "extproc.response_code_details", _text(exchange.response_code_details)
+    for direction, passed in (("request", exchange.request), ("response", exchange.response)):
+        yield f"http.{direction}.body.size", _typed(passed and passed.bytes, int)
 
 
 def _asked(exchange: Exchange) -> Iterator[tuple[str, Any]]:
-    llm = exchange.get("llm") or {}
-    api = str(llm.get("api"))
+    llm = exchange.llm or NO_LLM
+    api = llm.api or ""
     if api not in semconv.OPERATIONS:
         return
-    params = llm.get("params") or {}
+    params = llm.params or {}
     yield semconv.OPERATION_NAME, semconv.OPERATIONS[api]
     yield semconv.PROVIDER_NAME, semconv.PROVIDERS.get(api, semconv.PROVIDER)
-    yield semconv.REQUEST_MODEL, _text(llm.get("model"))
-    yield semconv.REQUEST_STREAM, True if llm.get("stream") else None
+    yield semconv.REQUEST_MODEL, _text(llm.model)
+    yield semconv.REQUEST_STREAM, True if llm.stream else None
     for parameter, (attribute, type) in semconv.PARAMETERS.items():
         yield attribute, _typed(params.get(parameter), type)
     choices = _typed(params.get("n"), int)
@@ -251,21 +253,21 @@ def _asked(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     form = params.get("response_format")
     asked_for = form.get("type") if isinstance(form, Mapping) else None
     yield semconv.OUTPUT_TYPE, {"json_object": "json", "json_schema": "json", "text": "text"}.get(str(asked_for))
-    yield "extproc.fingerprint", _text(llm.get("fingerprint"))
+    yield "extproc.fingerprint", _text(llm.fingerprint)
 
 
 def _answered(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]]:
-    llm = exchange.get("llm") or {}
-    yield semconv.RESPONSE_MODEL, _text(llm.get("response_model"))
-    yield semconv.RESPONSE_ID, _text(llm.get("response_id"))
-    reasons = llm.get("finish_reasons")
+    llm = exchange.llm or NO_LLM
+    yield semconv.RESPONSE_MODEL, _text(llm.response_model)
+    yield semconv.RESPONSE_ID, _text(llm.response_id)
+    reasons = llm.finish_reasons
     if isinstance(reasons, list) and reasons:
         # The conventions want `error` where a reason was to be expected and never came.
         yield semconv.FINISH_REASONS, [_text(reason) or "error" for reason in reasons]
-    if llm.get("stream"):
-        first = _typed(llm.get("ttft_ms"), float)
+    if llm.stream:
+        first = _typed(llm.ttft_ms, float)
         yield semconv.TIME_TO_FIRST_CHUNK, None if first is None else first / 1000
-    tokens = semconv.usage(llm)
+    tokens = semconv.usage(llm.usage)
     yield semconv.INPUT_TOKENS, tokens.get("input")
     yield semconv.OUTPUT_TOKENS, tokens.get("output")
     yield semconv.CACHE_READ_TOKENS, tokens.get("cache_read")
@@ -274,30 +276,29 @@ def _answered(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]]:
 
 
 def _events(exchange: Exchange, began: int, ended: int) -> list[Event]:
-    response = exchange.get("response") or {}
-    late = (exchange.get("protocol") or {}).get("late") or {}
+    response = exchange.response or NO_RESPONSE
+    late = exchange.protocol.late
     times = (
-        ("first byte", response.get("first_byte_ms")),
-        ("first token", (exchange.get("llm") or {}).get("ttft_ms")),
-        ("end of stream", response.get("last_byte_ms") if _ended_by_itself(response) else None),
+        ("first byte", response.first_byte_ms),
+        ("first token", (exchange.llm or NO_LLM).ttft_ms),
+        ("end of stream", response.last_byte_ms if _ended_by_itself(response) else None),
     )
     events = [Event(text, {}, timestamp=began + int(at * 1_000_000)) for text, at in times if _is_span_of_time(at)]
     # When late messages came is not recorded: after the end.
     events += [
         Event("late message", {"extproc.late.kind": _text(kind) or "", "extproc.late.count": count}, timestamp=ended)
         for kind, count in list(late.items())[:16]
-        if isinstance(count, int)
     ]
     return events
 
 
-def _ended_by_itself(half: Mapping[str, Any]) -> bool:
-    return half.get("ended_by") in {"headers", "end_of_stream", "content_length", "trailers"}
+def _ended_by_itself(answer: ExchangeResponse) -> bool:
+    return answer.ended_by in {"headers", "end_of_stream", "content_length", "trailers"}
 
 
 def _content(exchange: Exchange) -> Attributes:
     """What was asked and answered, as the conventions' JSON, where it was asked for."""
-    llm = exchange.get("llm") or {}
+    llm = exchange.llm or NO_LLM
     found: Attributes = {}
     asked = _body(exchange, "request")
     try:
@@ -307,18 +308,18 @@ def _content(exchange: Exchange) -> Attributes:
     messages = document.get("messages") or document.get("prompt") or document.get("input")
     if messages:
         found[semconv.INPUT_MESSAGES] = json.dumps(messages, ensure_ascii=False)[:MAX_CONTENT]
-    answer, response = _body(exchange, "response"), exchange.get("response") or {}
+    answer, response = _body(exchange, "response"), exchange.response or NO_RESPONSE
     if answer:
-        coding = encoding.of_headers(response.get("headers") or ())
-        output = dialects.assemble(str(llm.get("api")), response.get("content_type"), coding, answer)
+        coding = encoding.of_headers(response.headers or ())
+        output = dialects.assemble(llm.api or "", response.content_type, coding, answer)
         if output:
             found[semconv.OUTPUT_MESSAGES] = json.dumps(output, ensure_ascii=False)[:MAX_CONTENT]
     return found
 
 
 def _body(exchange: Exchange, direction: str) -> bytes:
-    field = exchange.body(direction) or {}
-    return str(field.get("text") or "").encode("utf-8", "surrogatepass")
+    body = exchange.body(direction)
+    return ((body and body.text) or "").encode("utf-8", "surrogatepass")
 
 
 def _is_span_of_time(milliseconds: object) -> TypeGuard[float]:
@@ -331,13 +332,15 @@ def _status(exchange: Exchange) -> Status:
 
 
 def _ids(exchange: Exchange) -> _Ids | None:
-    record = exchange.records.get("request") or exchange.records.get("open") or {}
-    try:
-        trace_id, span_id = int(str(exchange.get("trace_id")), 16), int(str(exchange.get("span_id")), 16)
-        parent = exchange.get("parent_span_id")
-        return _Ids(trace_id, span_id, None if parent is None else int(str(parent), 16), int(record["trace_flags"]))
-    except (ValueError, KeyError, TypeError):
+    begun = exchange.begun
+    if begun is None or begun.trace_flags is None:
         return None  # an answer without a request: there was nothing to choose ids for
+    try:
+        trace_id, span_id = int(str(exchange.trace_id), 16), int(str(exchange.span_id), 16)
+        parent = exchange.parent_span_id
+        return _Ids(trace_id, span_id, None if parent is None else int(str(parent), 16), begun.trace_flags)
+    except ValueError:
+        return None
 
 
 def _within(trace_id: int, ratio: float) -> bool:

@@ -561,8 +561,9 @@ def test_a_clients_request_id_joins_nothing(stack: RunningStack, backend: RawBac
             assert client.read_message().head.status == 200
     for path in paths:
         exchange = told(stack, path)
-        assert exchange.records["access"]["path"] == path
-        assert exchange["request_id"] == exchange.records["access"]["request_id"]
+        assert exchange.access is not None
+        assert exchange.access.path == path
+        assert exchange.request_id == exchange.access.request_id
 
 
 def test_what_passes_by_the_recorder_is_told_too(stack: RunningStack, backend: RawBackend) -> None:

@@ -20,7 +20,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ from support.journals import START_NS, Waiter, access, appended, id_of, journal,
 
 from extproc.core.effects import Effect, Spool, SpoolEnd
 from extproc.core.events import Direction
+from extproc.core.records import AnyRecord
 from extproc.follow import checkpoint
 from extproc.follow import follower as follower_
 from extproc.follow.follower import Follower
+from extproc.history.join import Exchange
 from extproc.journal import directory, lines, recovery, retention
 from extproc.journal.lock import lock_directory
 from extproc.journal.segment import OPEN
@@ -198,10 +200,10 @@ class _Consumer:
     def __init__(self, run: Sidecar) -> None:
         self._run = run
 
-    def exchange(self, exchange: Mapping[str, Any]) -> None:
+    def exchange(self, exchange: Exchange) -> None:
         self._run.say("given", exchange["id"])
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: AnyRecord) -> None:
         pass
 
     def sequence(self) -> int:

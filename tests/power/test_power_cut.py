@@ -22,9 +22,11 @@ from support import syscalls
 from support.disk import Disk, State, fingerprint
 from support.journals import appended, id_of, journal, request, response, write
 
+from extproc.core.records import AnyRecord
 from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
 from extproc.history import verify
+from extproc.history.join import Exchange
 from extproc.history.verify import Finding
 from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
@@ -239,10 +241,10 @@ class _Start:
         class Consumer:
             """Hears the rest."""
 
-            def exchange(self, exchange: Mapping[str, Any]) -> None:
+            def exchange(self, exchange: Exchange) -> None:
                 given.add(exchange["id"])
 
-            def record(self, record: Mapping[str, Any]) -> None:
+            def record(self, record: AnyRecord) -> None:
                 pass
 
             def sequence(self) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,13 +13,15 @@ from support.raw import Closed, Connection, Head, RawBackend
 from support.recipes import Answer, Recipe
 from support.stack import eventually
 
+from extproc.core.joined import Members
+
 Fail = Callable[[Connection], None]
 
 LIMIT = 8388608
 """Of overlay.yaml: what Envoy keeps of a request for a retry."""
 
 
-def before(exchange: dict[str, Any]) -> list[tuple[str, int | None, list[str]]]:
+def before(exchange: Members) -> list[tuple[str, int | None, list[str]]]:
     """Server, status and flags of each attempt before the last one."""
     return [(each["upstream"], each["status"], each["response_flags"]) for each in exchange["failed_attempts"]]
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from extproc.core.joined import Members
 from extproc.core.record import timestamp
 from extproc.incidents import evidence
 from extproc.incidents.evidence import Flight
@@ -169,7 +170,7 @@ class World:
         """What is found."""
         return incidents(self.flights())
 
-    def _body(self, exchange: Mapping[str, Any], direction: str) -> bytes | None:
+    def _body(self, exchange: Members, direction: str) -> bytes | None:
         return self._bodies[exchange["id"]] if direction == "request" else self._answers.get(exchange["id"])
 
 

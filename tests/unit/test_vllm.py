@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from support import vllm
+from support.exchanges import access
 from support.vllm import Captured
 
 from extproc.core import dialects
@@ -19,7 +20,7 @@ from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
 from extproc.core.exchange import Exchange, Settings
 from extproc.core.outcome import Outcome
-from extproc.core.records import encode
+from extproc.core.records import encode, of_fields
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 from extproc.history.join import Parts
@@ -44,7 +45,7 @@ def play(captured: Captured, pieces: Sequence[bytes], *, whole: bool) -> dict[st
     def carry_out(effects: Sequence[Effect]) -> None:
         for effect in effects:
             assert isinstance(effect, Append)
-            parts.add(json.loads(encode(effect.record)))
+            parts.add(of_fields(json.loads(encode(effect.record))))
 
     request, response = captured.request, captured.response
     head = [(":method", captured.method.encode()), (":path", captured.path.encode()), (":authority", b"a")]
@@ -59,8 +60,8 @@ def play(captured: Captured, pieces: Sequence[bytes], *, whole: bool) -> dict[st
         last = whole and number == len(pieces)
         carry_out(exchange.receive(Body(Direction.RESPONSE, piece, last, number * MS)).effects)
     carry_out(exchange.close(CloseReason.CLOSED, (len(pieces) + 1) * MS))
-    parts.add({"type": "access", "id": ID, "at": "", **({} if whole else CLIENT_LEFT)})
-    return parts.exchange()
+    parts.add(access({"id": ID, "at": "", **({} if whole else CLIENT_LEFT)}))
+    return parts.exchange().members()
 
 
 def cut(body: bytes, at: Iterable[int]) -> list[bytes]:

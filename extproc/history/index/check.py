@@ -20,18 +20,18 @@ def differences(
 ) -> Iterator[str]:
     """What the index says otherwise than the journal, a line for each exchange. `looked` hears how many were read;
     what bodies tell is compared where there is somebody who reads them."""
-    recent = {exchange["id"] for exchange in tail.ended}
+    recent = {exchange.id for exchange in tail.ended}
     matched = 0
     for count, exchange in enumerate(reader.exchanges([index.directory]), 1):
         looked(count)
         if exchange.in_flight:
             continue
-        stored = index.stored(exchange["id"])
+        stored = index.stored(exchange.id)
         if stored is not None:
             matched += 1
             if difference := _difference(exchange, stored, index, reader_of_bodies):
                 yield f"{exchange['id']}: {difference}"
-        elif exchange["id"] not in recent:
+        elif exchange.id not in recent:
             yield f"{exchange['id']}: it is in the journal and not in the index"
     if more := index.count() - matched:
         yield f"the index has {more} exchanges that the journal has not"

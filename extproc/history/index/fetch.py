@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.record import DamagedLine
+from extproc.core.records import AnyRecord
 from extproc.history import lookup
 from extproc.history.index.store import Positions
-from extproc.history.join import Exchange, Record
+from extproc.history.join import Exchange
 from extproc.history.position import RecordPosition, record_at
 from extproc.journal import lines
 from extproc.journal.frames import FRAME_BYTES
@@ -37,7 +38,7 @@ class Fetch:
         """What the records that stand there say together."""
         return lookup.at_positions(self._directory, positions, self.record)
 
-    def record(self, directory: Path, position: RecordPosition) -> Record | None:
+    def record(self, directory: Path, position: RecordPosition) -> AnyRecord | None:
         """The record that stands at a position; None when it is gone."""
         try:
             raw = None if self._is_reduced(position) else self._line(position)
@@ -46,7 +47,7 @@ class Fetch:
         if raw is None:
             return record_at(directory, position)
         line = lines.parse(_name(position), 0, position[2], raw)[0]
-        return line.record if line.damage is None else None
+        return line.typed if line.damage is None else None
 
     def _is_reduced(self, position: RecordPosition) -> bool:
         """Whether retention has left only some lines of a segment, which then stand elsewhere in the file."""

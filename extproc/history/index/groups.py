@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
+from extproc.core.records import Attempt
 from extproc.history.filters import without_port
 
 _HOUR_US: Final = 3_600_000_000
+_attempts = msgspec.json.Decoder(list[Attempt]).decode
 
 EXPRESSIONS: Final[Mapping[str, str]] = {
     "upstream": "upstream",
@@ -42,7 +45,7 @@ class Group:
     count: int = 0
     durations: array[int] = field(default_factory=lambda: array("q"))
     first_tokens: array[int] = field(default_factory=lambda: array("q"))
-    failed_attempts: list[Mapping[str, Any]] = field(default_factory=list)
+    failed_attempts: list[Attempt] = field(default_factory=list)
 
     def add(self, duration: int | None, first_token: int | None, failed_attempts: str | None) -> None:
         """Take one row in."""
@@ -52,7 +55,7 @@ class Group:
         if first_token is not None:
             self.first_tokens.append(first_token)
         if failed_attempts is not None:
-            self.failed_attempts += json.loads(failed_attempts)
+            self.failed_attempts += _attempts(failed_attempts)
 
 
 def shown(name: str, words: Mapping[int, str]) -> Callable[[Any], str | None]:

@@ -23,6 +23,8 @@ from typing import Final
 
 import zstandard
 
+from extproc.core.llm import without_content
+from extproc.core.records import AnyRecord, Request, Response
 from extproc.errors import JournalError
 from extproc.history.feed import Feed, SegmentOffset, from_checkpoint
 from extproc.history.index import store, told
@@ -30,8 +32,8 @@ from extproc.history.index.fetch import Fetch
 from extproc.history.index.store import Checkpoint, Positions, Store
 from extproc.history.index.told import Told
 from extproc.history.join import Exchange
-from extproc.history.joiner import FOLLOWING, Joiner, without_body
-from extproc.history.position import PositionedRecord, Record, records_at, series_key
+from extproc.history.joiner import FOLLOWING, Joiner
+from extproc.history.position import PositionedRecord, records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -43,7 +45,6 @@ MOST_WAITING: Final = 5000
 POLICY: Final = dataclasses.replace(FOLLOWING, keep_others=False)
 
 _BEGINNING: Final[SegmentOffset] = (0, 0)
-_TELLING: Final = frozenset({"request", "response"})
 _MOST_TOLD: Final = FOLLOWING.most_pending or 0
 _ERRORS: Final = (sqlite3.Error, store.Unusable, OSError, JournalError, OverflowError)
 _log = logging.getLogger("extproc.index")
@@ -90,7 +91,7 @@ class Indexer:
         self.commit()
         return more
 
-    def take(self, found: PositionedRecord, whole: Record | None = None) -> None:
+    def take(self, found: PositionedRecord, whole: AnyRecord | None = None) -> None:
         """Take a record that somebody else has read; one that was taken before is passed over. `whole`: the same with
         its body, where that was taken out of it."""
         work = self._work
@@ -169,7 +170,7 @@ class _Work:
         self.committed = 0
         self._commit_at = 0.0
         for found in records_at(directory, opened.checkpoint.pending):
-            read = found._replace(record=without_body(found.record))
+            read = found._replace(record=without_content(found.record))
             self._hear(read.record, found.record)
             self._joiner.restore([read])
 
@@ -178,12 +179,12 @@ class _Work:
         for found in self._feed.records(most):
             count += 1
             whole = found.record
-            self._join(found._replace(record=without_body(whole)), whole)
+            self._join(found._replace(record=without_content(whole)), whole)
         self.positions = self._feed.positions(self._directory)
         self.caught_up = count < most
         return not self.caught_up
 
-    def take(self, found: PositionedRecord, whole: Record | None) -> None:
+    def take(self, found: PositionedRecord, whole: AnyRecord | None) -> None:
         if found.position[1:] >= self.positions.get(found.position.series, _BEGINNING):
             self._join(found, whole or found.record)
 
@@ -192,19 +193,18 @@ class _Work:
             series: max(position, self.positions.get(series, _BEGINNING)) for series, position in positions.items()
         }
 
-    def _join(self, found: PositionedRecord, whole: Record) -> None:
+    def _join(self, found: PositionedRecord, whole: AnyRecord) -> None:
         self._hear(found.record, whole)
         self._joiner.add(found)
         for exchange in self._joiner.final(self._joiner.read_until):
-            self._store.put(exchange, self._told.pop(exchange["id"], told.NOTHING))
+            self._store.put(exchange, self._told.pop(exchange.id, told.NOTHING))
 
-    def _hear(self, read: Record, record: Record) -> None:
+    def _hear(self, read: AnyRecord, record: AnyRecord) -> None:
         """Keep what a body tells until its exchange is final. `read`: the record with `llm` in the body's place."""
-        id = record.get("id")
-        if self._reader is None or not isinstance(id, str) or record["type"] not in _TELLING:
+        if self._reader is None or not isinstance(record, Request | Response):
             return
-        heard = self._told.pop(id, told.NOTHING)
-        self._told[id] = heard.with_record(record, read.get("llm"), self._reader, self._directory)
+        heard, asked = self._told.pop(record.id, told.NOTHING), read.llm if isinstance(read, Request) else None
+        self._told[record.id] = heard.with_record(record, asked, self._reader, self._directory)
         if len(self._told) > _MOST_TOLD:
             del self._told[next(iter(self._told))]
 

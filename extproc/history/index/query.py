@@ -343,7 +343,7 @@ class Index:
                 if bounds is None
                 else self._rows(f"{_OF_ID} WHERE id BETWEEN ? AND ? AND n <= ?", *bounds, self._last)
             )
-            yield from self._named([*rows, *self._odd_ids()], lambda each: identifier.begins(each["id"]))
+            yield from self._named([*rows, *self._odd_ids()], lambda each: identifier.begins(each.id))
 
     def named(self, identifier: Identifier) -> Iterator[Exchange]:
         """The same of what goes by this name, be it the end of an id of ours, or an id of others'."""

@@ -12,7 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+from msgspec import structs
+
+from extproc.core.joined import NO_ERROR, NO_LLM, NO_REQUEST, NO_RESPONSE, Error, ExchangeRequest, ExchangeResponse, Llm
 from extproc.core.record import moment_text
+from extproc.core.records import Attempt, Protocol
 from extproc.history import filters
 from extproc.history.index import told as told_of
 from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
@@ -45,63 +50,61 @@ def values(
 ) -> Values:
     """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`."""
     row = _Row(word)
-    llm: Mapping[str, Any] = exchange["llm"] or {}
-    request: Mapping[str, Any] = exchange["request"] or {}
-    response: Mapping[str, Any] = exchange["response"] or {}
-    error: Mapping[str, Any] = llm.get("error") or {}
-    started, ended = micros(exchange["started_at"]), micros(exchange["ended_at"])
+    llm, request, response = exchange.llm or NO_LLM, exchange.request or NO_REQUEST, exchange.response or NO_RESPONSE
+    error = llm.error or NO_ERROR
+    started, ended = micros(exchange.started_at), micros(exchange.ended_at)
     row.whole = started is not None and ended is not None
     sent, got = filters.tokens(exchange)
-    failed = exchange["failed_attempts"]
+    failed = exchange.failed_attempts
     fields = (
-        packed_id(exchange["id"]),
-        mirror(exchange["id"]),
+        packed_id(exchange.id),
+        mirror(exchange.id),
         started or 0,
         (ended or 0) - (started or 0),
-        row.span(exchange["duration_ms"]),
-        row.span(response.get("first_byte_ms")),
-        row.span(response.get("last_byte_ms")),
-        row.span(llm.get("ttft_ms")),
-        row.number(exchange["status"]),
-        row.text(exchange["path"]),
-        row.text(exchange["client"]),
-        row.number(exchange["attempts"]),
-        None if not failed else row.text(_json(failed)),
-        row.flag(llm.get("stream")),
+        row.span(exchange.duration_ms),
+        row.span(response.first_byte_ms),
+        row.span(response.last_byte_ms),
+        row.span(llm.ttft_ms),
+        row.number(exchange.status),
+        row.text(exchange.path),
+        row.text(exchange.client),
+        row.number(exchange.attempts),
+        None if not failed else row.text(_json(msgspec.to_builtins(failed))),
+        row.flag(llm.stream),
         row.number(sent),
         row.number(got),
-        _limit(llm.get("params")),
-        row.number(request.get("bytes")),
-        row.number(response.get("bytes")),
-        digest(request.get("sha256")),
-        digest(response.get("sha256")),
-        digest(exchange["trace_id"]),
-        packed_id(exchange["request_id"]),
-        hashed(llm.get("response_id")),
-        EVENTS in str(response.get("content_type") or ""),
-        row.span(response.get("silence_at_ms")),
-        row.span(response.get("max_silence_ms")),
+        _limit(llm.params),
+        row.number(request.bytes),
+        row.number(response.bytes),
+        digest(request.sha256),
+        digest(response.sha256),
+        digest(exchange.trace_id),
+        packed_id(exchange.request_id),
+        hashed(llm.response_id),
+        EVENTS in str(response.content_type or ""),
+        row.span(response.silence_at_ms),
+        row.span(response.max_silence_ms),
         _message(exchange, error, message),
         asked,
     )
     words = (
-        row.word(exchange["outcome"]),
-        row.word(exchange["class"]),
-        row.word(exchange["method"]),
-        row.word(exchange["route"]),
-        row.word(exchange["cluster"]),
-        row.word(exchange["upstream"]),
-        row.listed(exchange["response_flags"]),
-        row.word(exchange["response_code_details"]),
-        row.word(exchange["grpc_status"]),
-        row.word(exchange["key"]),
-        row.word(llm.get("api")),
-        row.word(llm.get("model")),
-        row.word(llm.get("response_model")),
-        row.listed(llm.get("finish_reasons")),
-        row.word(_as_text(error.get("type"))),
-        row.word(_as_text(error.get("code"))),
-        row.word(llm.get("fingerprint")),
+        row.word(exchange.outcome),
+        row.word(exchange.class_),
+        row.word(exchange.method),
+        row.word(exchange.route),
+        row.word(exchange.cluster),
+        row.word(exchange.upstream),
+        row.listed(exchange.response_flags),
+        row.word(exchange.response_code_details),
+        row.word(exchange.grpc_status),
+        row.word(exchange.key),
+        row.word(llm.api),
+        row.word(llm.model),
+        row.word(llm.response_model),
+        row.listed(llm.finish_reasons),
+        row.word(_as_text(error.type)),
+        row.word(_as_text(error.code)),
+        row.word(llm.fingerprint),
     )
     return (*fields, row.whole, *place, *words)
 
@@ -220,11 +223,11 @@ def hashed(text: Any) -> int | None:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
 
 
-def _message(exchange: Exchange, error: Mapping[str, Any], told: str | None) -> str | None:
+def _message(exchange: Exchange, error: Error, told: str | None) -> str | None:
     """The backend's words on why it failed."""
-    if exchange["class"] == "ok":
+    if exchange.class_ == "ok":
         return None
-    message = str(error.get("message") or "") or told
+    message = error.message or told
     return message if message is not None and len(message) <= told_of.MOST_CHARACTERS and _encodes(message) else None
 
 
@@ -258,63 +261,89 @@ def exchange(row: Sequence[Any], text: Callable[[int], str], series: str, direct
     for name in WORDS:
         get[name] = None if get[name] is None else text(get[name])
     worker, _, boot_id = series[1:].partition("-")
-    fields = {
-        "id": unpacked_id(get["id"]),
-        "started_at": _time(get["started"]),
-        "ended_at": _time(get["started"] + get["lasted"]),
-        "duration_ms": _milliseconds(get["duration"]),
-        "outcome": get["outcome"],
-        "class": get["class"],
-        "method": get["method"],
-        "path": get["path"],
-        "client": get["client"],
-        "status": get["status"],
-        "upstream": get["upstream"],
-        "cluster": get["cluster"],
-        "route": get["route"],
-        "response_flags": _parsed(get["response_flags"]),
-        "response_code_details": get["details"],
-        "request_id": None if get["request_id"] is None else unpacked_id(get["request_id"]),
-        "trace_id": _hex(get["trace_id"]),
-        "worker": int(worker),
-        "boot_id": boot_id,
-        "request": _half(get["request_bytes"], get["request_sha256"]),
-        "response": _answer(get),
-        "llm": _llm(get),
-        "grpc_status": get["grpc_status"],
-        "attempts": get["attempts"],
-        "failed_attempts": _parsed(get["failed_attempts"]),
-        "key": get["key"],
-    }
-    return Exchange(fields, directory, {})
+    started_at = _time(get["started"])
+    return structs.replace(
+        _NOTHING,
+        id=unpacked_id(get["id"]),
+        started_at=started_at,
+        ended_at=_time(get["started"] + get["lasted"]),
+        duration_ms=_milliseconds(get["duration"]),
+        outcome=get["outcome"],
+        class_=get["class"],
+        method=get["method"],
+        path=get["path"],
+        client=get["client"],
+        status=get["status"],
+        upstream=get["upstream"],
+        cluster=get["cluster"],
+        route=get["route"],
+        response_flags=_parsed(get["response_flags"]),
+        response_code_details=get["details"],
+        request_id=None if get["request_id"] is None else unpacked_id(get["request_id"]),
+        trace_id=_hex(get["trace_id"]),
+        worker=int(worker),
+        boot_id=boot_id,
+        request=_request(get),
+        response=_answer(get),
+        llm=_llm(get),
+        grpc_status=get["grpc_status"],
+        attempts=get["attempts"],
+        failed_attempts=_attempts(get["failed_attempts"]),
+        key=get["key"],
+    ).read_from(directory, {})
 
 
-def _llm(get: Mapping[str, Any]) -> dict[str, Any] | None:
-    names = ("api", "model", "response_model", "fingerprint")
+_NOTHING: Final = Exchange(
+    **dict.fromkeys(set(Exchange.__struct_fields__) - {"id", "started_at", "protocol", "access_log", "integrity"}),
+    id="",
+    started_at="",
+    protocol=Protocol(),
+    access_log="received",
+    integrity=[],
+)
+_attempts_of = msgspec.json.Decoder(list[Attempt]).decode
+
+
+def _attempts(text: str | None) -> list[Attempt] | None:
+    return None if text is None else _attempts_of(text)
+
+
+def _llm(get: Mapping[str, Any]) -> Llm | None:
     stream = get["stream"]
     usage = {"prompt_tokens": get["tokens_in"], "completion_tokens": get["tokens_out"]}
-    counted = usage["prompt_tokens"] is not None or usage["completion_tokens"] is not None
-    llm = {name: get[name] for name in names} | {
-        "stream": None if stream is None else bool(stream),
-        "finish_reasons": _parsed(get["finish_reasons"]),
-        "usage": usage if counted else None,
-        "ttft_ms": _milliseconds(get["first_token"]),
-    }
-    return llm if any(value is not None for value in llm.values()) else None
+    llm = structs.replace(
+        NO_LLM,
+        api=get["api"],
+        model=get["model"],
+        stream=None if stream is None else bool(stream),
+        response_model=get["response_model"],
+        finish_reasons=_parsed(get["finish_reasons"]),
+        usage=None if usage == _NO_USAGE else usage,
+        ttft_ms=_milliseconds(get["first_token"]),
+        fingerprint=get["fingerprint"],
+    )
+    return None if llm == NO_LLM else llm
 
 
-def _half(size: int | None, sha256: Any) -> dict[str, Any] | None:
-    return None if size is None else {"bytes": size, "sha256": _hex(sha256)}
+_NO_USAGE: Final = {"prompt_tokens": None, "completion_tokens": None}
 
 
-def _answer(get: Mapping[str, Any]) -> dict[str, Any] | None:
-    found = _half(get["response_bytes"], get["response_sha256"])
-    return found and found | {
-        "first_byte_ms": _milliseconds(get["first_byte"]),
-        "last_byte_ms": _milliseconds(get["last_byte"]),
-        "max_silence_ms": _milliseconds(get["silence"]),
-        "silence_at_ms": _milliseconds(get["silence_at"]),
-    }
+def _request(get: Mapping[str, Any]) -> ExchangeRequest | None:
+    size = get["request_bytes"]
+    return None if size is None else ExchangeRequest(bytes=size, sha256=_hex(get["request_sha256"]))
+
+
+def _answer(get: Mapping[str, Any]) -> ExchangeResponse | None:
+    if get["response_bytes"] is None:
+        return None
+    return ExchangeResponse(
+        bytes=get["response_bytes"],
+        sha256=_hex(get["response_sha256"]),
+        first_byte_ms=_milliseconds(get["first_byte"]),
+        last_byte_ms=_milliseconds(get["last_byte"]),
+        max_silence_ms=_milliseconds(get["silence"]),
+        silence_at_ms=_milliseconds(get["silence_at"]),
+    )
 
 
 def _time(micros: int) -> str:

@@ -39,8 +39,6 @@ class Tail:
             ended += joiner.final(joiner.read_until)
         ended += joiner.ended()
         # What came after the end of an exchange that has its row begins none anew.
-        self.ended = sorted(
-            (each for each in ended if not index.has(each["id"])), key=lambda each: str(each["started_at"])
-        )
+        self.ended = sorted((each for each in ended if not index.has(each.id)), key=lambda each: each.started_at)
         running = (reader.unfinished(parts, tables) for parts in joiner.in_flight())
-        self.in_flight = [each for each in running if not index.has(each["id"])]
+        self.in_flight = [each for each in running if not index.has(each.id)]

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
+from extproc.core import joined
+from extproc.core.records import AnyRecord, Request, RequestLlm, Response
 from extproc.history.join import Exchange
 
-Record = Mapping[str, Any]
 Atoms = Mapping[str, str]
 """What a request asks for: at each place, what stands there."""
 
@@ -25,11 +26,11 @@ MOST_CHARACTERS = 300
 class Reader(Protocol):
     """Reads records with their bodies. Nothing is raised, whatever they hold."""
 
-    def asked(self, request: Record, llm: Any, directory: Path) -> Atoms:
+    def asked(self, request: Request, llm: RequestLlm | joined.Llm | None, directory: Path) -> Atoms:
         """`llm`: what the record says of a model's API, as it was written or read from the body."""
         ...
 
-    def failed(self, response: Record, directory: Path) -> str:
+    def failed(self, response: Response, directory: Path) -> str:
         """The backend's words on its error, at the end of its answer; empty where there are none."""
         ...
 
@@ -40,12 +41,14 @@ class Told(NamedTuple):
     atoms: Atoms | None = None
     message: str | None = None
 
-    def with_record(self, record: Record, llm: Any, reader: Reader, directory: Path) -> Told:
+    def with_record(
+        self, record: AnyRecord, llm: RequestLlm | joined.Llm | None, reader: Reader, directory: Path
+    ) -> Told:
         """The same with what one more record tells."""
-        match record["type"]:
-            case "request":
+        match record:
+            case Request():
                 return self._replace(atoms=reader.asked(record, llm, directory))
-            case "response":
+            case Response():
                 return self._replace(message=reader.failed(record, directory))
         return self
 
@@ -58,5 +61,5 @@ def of(exchange: Exchange, reader: Reader | None) -> Told:
     told = NOTHING
     if reader is not None:
         for record in exchange.records.values():
-            told = told.with_record(record, exchange["llm"], reader, exchange.directory)
+            told = told.with_record(record, exchange.llm, reader, exchange.directory)
     return told

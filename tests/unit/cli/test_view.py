@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from support.exchanges import made
 
 from extproc.cli import view
 from extproc.core.outcome import Outcome
@@ -15,7 +16,7 @@ from extproc.history.filters import IN_FLIGHT
 @pytest.mark.parametrize("outcome", [*Outcome, IN_FLIGHT])
 def test_every_outcome_has_a_meaning_and_a_colour(outcome: str) -> None:
     """No outcome is left to be guessed at."""
-    exchange = {"outcome": None if outcome == IN_FLIGHT else outcome}
+    exchange = made({"outcome": None if outcome == IN_FLIGHT else outcome})
     assert view.meaning(exchange) == view.MEANING[outcome]
     assert view.colour(exchange) in {"green", "yellow", "red", "cyan"}
 
@@ -25,7 +26,7 @@ def test_every_outcome_has_a_meaning_and_a_colour(outcome: str) -> None:
 )
 def test_a_backends_error_says_whose_it_is(status: int, colour: str, words: str) -> None:
     """What the client did wrong does not look like a fault of the backend."""
-    exchange = {"outcome": "upstream_error_status", "status": status}
+    exchange = made({"outcome": "upstream_error_status", "status": status})
     assert view.colour(exchange) == colour
     assert words in view.meaning(exchange)
 
@@ -52,14 +53,13 @@ def test_durations(milliseconds: float | None, text: str) -> None:
 )
 def test_tokens(usage: Any, text: str) -> None:
     """By OpenAI's names or Anthropic's; whatever a backend sent."""
-    assert view.tokens({"llm": {"usage": usage}}) == text
+    assert view.tokens(made({"llm": {"usage": usage}})) == text
 
 
 def test_an_exchange_of_which_nothing_is_known_still_has_a_row() -> None:
     """Every field may be missing or null."""
-    assert len(view.row({"id": "x"}, view.COLUMNS, local=True)) == len(view.COLUMNS)
-    empty = dict.fromkeys(["started_at", "status", "method", "path", "llm", "duration_ms", "outcome"])
-    assert len(view.row({"id": "x", **empty}, view.COLUMNS, local=False)) == len(view.COLUMNS)
+    assert len(view.row(made({"id": "x"}), view.COLUMNS, local=True)) == len(view.COLUMNS)
+    assert len(view.row(made({"id": "x"}), view.COLUMNS, local=False)) == len(view.COLUMNS)
 
 
 def test_times_of_today_are_short_and_others_have_their_date() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from msgspec import structs
+from support.exchanges import decided
 
 from extproc.core import llm
-from extproc.core.outcome import Outcome, decide
+from extproc.core.outcome import Outcome
 from extproc.core.record import LONGEST
 from extproc.core.records import (
     Body,
@@ -21,7 +22,6 @@ from extproc.core.records import (
     ResponseDirection,
     ResponseLlm,
     encode,
-    fields_of,
 )
 
 ASK = '{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":1}'
@@ -101,7 +101,7 @@ def test_an_answer_without_its_body_ended_as_it_ended(text: str, half: dict[str,
     reduced = llm.without_body(response(Body(text=text), **half), keep_file=True)
     assert reduced.response is not None
     assert (reduced.response.body, reduced.response.body_lost) == (None, True)
-    assert decide(fields_of(reduced), None) is outcome
+    assert decided(reduced, None) is outcome
 
 
 @pytest.mark.parametrize("keep", [True, False])

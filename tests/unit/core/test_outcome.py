@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.exchanges import decided
 
-from extproc.core.outcome import CLASSES, Outcome, decide, is_failure, outcome_class
+from extproc.core.outcome import CLASSES, Outcome, is_failure, outcome_class
 
 
 def answer(status: int = 200, ended_by: str | None = "end_of_stream", **more: Any) -> dict[str, Any]:
@@ -71,13 +72,13 @@ CASES = [
 @pytest.mark.parametrize(("response", "outcome"), CASES, ids=[f"{n}-{case[1].value}" for n, case in enumerate(CASES)])
 def test_the_outcome_of_an_exchange_that_has_its_terminal_record(response: dict[str, Any], outcome: Outcome) -> None:
     """Status, frames and state decide; what only Envoy's access log could tell is unknown."""
-    assert decide(response, None) is outcome
+    assert decided(response, None) is outcome
 
 
 def test_an_exchange_that_recovery_closed_is_an_orphan() -> None:
     """The sidecar died under it; without even that record it is still running, or was never ended."""
-    assert decide(None, {"type": "orphan"}) is Outcome.SIDECAR_RESTART_ORPHAN
-    assert decide(None, None) is Outcome.UNKNOWN
+    assert decided(None, {"type": "orphan"}) is Outcome.SIDECAR_RESTART_ORPHAN
+    assert decided(None, None) is Outcome.UNKNOWN
 
 
 # With Envoy's access entry -----------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ TOLD = [
 def test_who_cut_it_off(response: dict[str, Any], flags: list[str], details: str | None, outcome: Outcome) -> None:
     """Envoy's flags and details tell the client from the backend and from Envoy itself."""
     access = {"type": "access", "response_flags": flags, "response_code_details": details}
-    assert decide(response, None, access) is outcome
+    assert decided(response, None, access) is outcome
 
 
 @pytest.mark.parametrize(
@@ -158,27 +159,27 @@ def test_who_cut_it_off(response: dict[str, Any], flags: list[str], details: str
 )
 def test_what_envoys_entry_alone_tells(entry: dict[str, Any], outcome: Outcome) -> None:
     """Envoy's own answer is one where it arrives: not to a client whose body broke off in what is no HTTP."""
-    assert decide(None, None, entry) is outcome
+    assert decided(None, None, entry) is outcome
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(504, Outcome.UPSTREAM_TIMEOUT), (408, Outcome.LOCAL_REPLY)])
 def test_who_was_silent(status: int, outcome: Outcome) -> None:
     """The same limit, met by a backend that does not answer or by a client that does not go on sending."""
-    assert decide(answer(status=status, response_code_details="stream_idle_timeout"), None) is outcome
+    assert decided(answer(status=status, response_code_details="stream_idle_timeout"), None) is outcome
 
 
 def test_an_orphan_stays_one() -> None:
     """Whatever Envoy says."""
     access = {"response_flags": ["DC"], "response_code_details": LEFT}
-    assert decide(None, {"type": "orphan"}, access) is Outcome.SIDECAR_RESTART_ORPHAN
+    assert decided(None, {"type": "orphan"}, access) is Outcome.SIDECAR_RESTART_ORPHAN
 
 
 @pytest.mark.parametrize("response", [NO_ANSWER, HALF])
 def test_an_answer_that_passed_without_us(response: dict[str, Any]) -> None:
     """With `failure_mode_allow` Envoy goes on when the recorder fails: that the rest was not seen is our doing."""
     access = {"response_flags": [], "response_code_details": "via_upstream", "failed_open": True}
-    assert decide(response, None, access) is Outcome.RECORDER_FAILED
-    assert decide(answer(), None, access) is Outcome.OK
+    assert decided(response, None, access) is Outcome.RECORDER_FAILED
+    assert decided(answer(), None, access) is Outcome.OK
 
 
 def test_every_outcome_has_a_class() -> None:
@@ -265,4 +266,4 @@ records = st.none() | st.fixed_dictionaries(
 @given(records, records, records)
 def test_it_decides_whatever_is_missing(response: Any, orphan: Any, access: Any) -> None:
     """Any records at all give one of the outcomes."""
-    assert decide(response, orphan, access) in Outcome
+    assert decided(response, orphan, access) in Outcome

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.journals import access, append, id_of, journal, request, response
 from support.stack import eventually
 
+from extproc.core.records import AnyRecord
 from extproc.follow import follower as follower_
 from extproc.follow.follower import Follower
 from extproc.history.join import Exchange
@@ -21,14 +21,14 @@ class Consumer:
 
     def __init__(self) -> None:
         self.ids: list[str] = []
-        self.records: list[Mapping[str, Any]] = []
+        self.records: list[AnyRecord] = []
         self.stuck = False
 
     def exchange(self, exchange: Exchange) -> None:
         """One more."""
         self.ids.append(exchange["id"])
 
-    def record(self, record: Mapping[str, Any]) -> None:
+    def record(self, record: AnyRecord) -> None:
         """One more."""
         self.records.append(record)
 
@@ -185,7 +185,7 @@ def test_over_an_old_journal(data: Path) -> None:
         pass
     follower.finish()
     assert sorted(consumer.ids) == [id_of(1), id_of(2)]
-    assert [record["type"] for record in consumer.records] == ["access"]
+    assert [record.type for record in consumer.records] == ["access"]
 
 
 def test_while_it_is_behind(data: Path, kept: Path, writer: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

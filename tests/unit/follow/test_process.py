@@ -6,15 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
+from support.exchanges import made
 from support.stack import eventually
 from support.worlds import World
 
 from extproc.config import Config
 from extproc.follow import checkpoint, process
-from extproc.history.join import Exchange
 from extproc.incidents import backends
 from extproc.telemetry.metrics import Metrics
 
@@ -50,6 +49,6 @@ def test_backends_that_the_journal_names_are_asked_where_that_is_set(tmp_path: P
     world = World()
     world.add(0, 1, upstream=upstream)
     watcher = process.watching(Config(data_dir=tmp_path, probe_seconds=1), Metrics((), {}), None, position)
-    watcher.exchange(cast(Exchange, world.exchanges[0]))
+    watcher.exchange(made(world.exchanges[0]))
     eventually(lambda: b'"silent":true' in kept.read_bytes(), "the note that it does not answer")
     watcher.close(20.0)

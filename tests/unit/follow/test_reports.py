@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from support.exchanges import record
 from support.receiver import Receiver
 from support.stack import eventually
 from support.worlds import World
@@ -92,7 +93,9 @@ def test_a_suspect_who_comes_again_is_counted_and_posted(tmp_path: Path) -> None
         all_of, metrics, _ = reports(tmp_path, hook)
         all_of.found(found, report, world.flights())
         body = {"sha256": found.suspects[0].flight.body}
-        repeat = all_of.repeats.of({"type": "request", "id": "new", "at": "2025-11-21T03:12:31Z", "request": body})
+        repeat = all_of.repeats.of(
+            record({"type": "request", "id": "new", "at": "2025-11-21T03:12:31Z", "request": body})
+        )
         assert repeat is not None
         all_of.repeat(repeat)
         eventually(lambda: len(receiver.posts) == 2, "both posts")

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.exchanges import access as access_of
 from support.journals import START_NS, access, request
 
 from extproc.core.record import timestamp
+from extproc.core.records import Request, id_of, of_fields
 from extproc.history import alone
 from extproc.history.join import started_by_id
 
@@ -43,25 +45,27 @@ def entry(number: int | None = None, **more: Any) -> dict[str, Any]:
 )
 def test_what_stands_alone(record: dict[str, Any], expected: bool) -> None:
     """What Envoy ended by itself and the recorder gave no name; not what passed, nor what we refused."""
-    assert alone.stands_alone(alone.as_own(record)) is expected
+    read = of_fields(record)
+    assert alone.stands_alone(alone.as_own(read)) is expected
     if not expected:
-        assert alone.as_own(record) is record
+        assert alone.as_own(read) is read
 
 
 def test_its_id_is_its_own() -> None:
     """The same whenever the entry is read, or written again to another place; another for each entry; of its time."""
     records = [entry(request_id=f"{number}") for number in range(500)]
-    ids = [str(alone.as_own(record)["id"]) for record in records]
+    ids = [str(id_of(alone.as_own(of_fields(record)))) for record in records]
     assert len(set(ids)) == 500
-    assert ids[0] == alone.as_own(records[0] | {"worker": 7, "boot_id": "x", "seq": 9, "crc": "0"})["id"]
+    elsewhere = records[0] | {"worker": 7, "boot_id": "x", "seq": 9, "crc": "0"}
+    assert ids[0] == id_of(alone.as_own(of_fields(elsewhere)))
     assert all(started_by_id(id)[:23] == timestamp(START_NS)[:23] for id in ids)
 
 
 @given(st.dictionaries(st.sampled_from(sorted(entry())), st.none() | st.text() | st.integers() | st.floats()))
 def test_odd_entries(fields: dict[str, Any]) -> None:
     """None makes it raise, and whatever stands alone has an id."""
-    own = alone.as_own(entry() | fields | {"type": "access", "id": None})
-    assert not alone.stands_alone(own) or started_by_id(str(own["id"])) is not None
+    own = alone.as_own(of_fields(entry() | fields | {"type": "access", "id": None}))
+    assert not alone.stands_alone(own) or started_by_id(str(id_of(own))) is not None
 
 
 @pytest.mark.parametrize(
@@ -81,7 +85,9 @@ def test_odd_entries(fields: dict[str, Any]) -> None:
 )
 def test_whose_it_is(record: dict[str, Any], more: dict[str, Any], expected: bool) -> None:
     """That of an exchange with the same request id, where the recorder may have had it without Envoy's knowing."""
-    assert alone.is_of(record, json.loads(request(1)) | more) is expected
+    begun = of_fields(json.loads(request(1)) | more)
+    assert isinstance(begun, Request)
+    assert alone.is_of(access_of(record), begun) is expected
 
 
 def test_a_line_that_may_be_one() -> None:

@@ -71,7 +71,7 @@ def record(writer: Journal, clock: Clock, *numbers: int) -> None:
 
 def accesses(data: Path, **options: Any) -> list[str | None]:
     """The ids of the access entries, in their order."""
-    return [entry["id"] for entry in Coverage([data]).accesses(**options)]
+    return [entry.id for entry in Coverage([data]).accesses(**options)]
 
 
 # Which exchanges -----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.journals import START_NS, Faults, abandon, append, id_of, journal, request, response, segments
 
+from extproc.core.records import id_of as id_of_record
 from extproc.history import feed
 from extproc.history.feed import Feed
 from extproc.history.position import RecordPosition, record_at
@@ -37,7 +38,7 @@ def going_on(data: Path, before: Feed) -> Feed:
 
 def read(tails: Feed, limit: int = 1000) -> list[str]:
     """The ids of what is there now; heads and ends of segments left out."""
-    return [str(record["id"]) for _, _, record in tails.records(limit) if "id" in record]
+    return [id for _, _, record in tails.records(limit) if (id := id_of_record(record)) is not None]
 
 
 def test_records_come_once_as_they_are_written(data: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_crash_and_its_recovery(data: Path) -> None:
         assert read(tails) == [id_of(1)]
         abandon(writer)
     recovery.recover(data)
-    found = [record["type"] for _, _, record in tails.records(100)]
+    found = [record.type for _, _, record in tails.records(100)]
     assert found == ["orphan", "end"]
 
 
@@ -158,13 +159,13 @@ def test_a_record_by_its_place(data: Path) -> None:
     """Found again in a closed segment and in a compressed one; None when it is gone."""
     with journal(data) as writer:
         append(writer, request(1), request(2))
-    places = {str(record["id"]): place for _, place, record in from_the_beginning(data).records(100) if "id" in record}
+    places = {id: place for _, place, record in from_the_beginning(data).records(100) if (id := id_of_record(record))}
     for step in (lambda: None, lambda: retention.compress(data)):
         step()
         for id, place in places.items():
             record = record_at(data, place)
             assert record is not None
-            assert record["id"] == id
+            assert id_of_record(record) == id
     series, number, offset = places[id_of(2)]
     assert record_at(data, RecordPosition(series, number, offset + 1)) is None
     assert record_at(data, RecordPosition(series, number + 1, offset)) is None
@@ -177,11 +178,11 @@ def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
         append(writer, request(1), response(1), request(2))
         append(writer, *(record for number in range(3, 9) for record in (request(number), response(number))))
         tails = from_the_beginning(data)
-        places = {record["id"]: place for _, place, record in tails.records(1000) if record["type"] == "request"}
+        places = {id_of_record(record): place for _, place, record in tails.records(1000) if record.type == "request"}
         assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
         found = record_at(data, places[id_of(2)])
         assert found is not None
-        assert found["id"] == id_of(2)
+        assert id_of_record(found) == id_of(2)
         assert record_at(data, places[id_of(1)]) is None
         append(writer, response(2))
 
@@ -194,18 +195,18 @@ def test_going_on_in_a_segment_that_was_reduced(data: Path) -> None:
         before = [
             place
             for _, place, record in from_the_beginning(data).records(1000)
-            if record.get("id") in {id_of(1), id_of(3)}
+            if id_of_record(record) in {id_of(1), id_of(3)}
         ]
         started = [from_the_beginning(data) for _ in range(6)]
         for limit, tails in enumerate(started):
             list(tails.records(limit))
         assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
-        whole = [place for _, place, record in from_the_beginning(data).records(1000) if record["type"] == "request"]
+        whole = [place for _, place, record in from_the_beginning(data).records(1000) if record.type == "request"]
         assert whole[:2] == before
         for place in whole:
             record = record_at(data, place)
             assert record is not None
-            assert record["type"] == "request"
+            assert record.type == "request"
         for tails in started:
             at = next(iter(tails.positions(data).values()), (0, 0))
             left = [place for place in before if place[1:] >= at]

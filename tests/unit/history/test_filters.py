@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.exchanges import made
 
 from extproc.core.outcome import Outcome
 from extproc.history.filters import Bounds, Filters, Param, check_outcome
@@ -112,7 +113,7 @@ BARE: dict[str, Any] = dict.fromkeys(EXCHANGE) | {"id": EXCHANGE["id"], "started
 )
 def test_a_filter(filters: dict[str, Any], holds: bool) -> None:
     """Values of one kind are alternatives; kinds must all hold."""
-    assert Filters(**filters).matches(EXCHANGE) is holds
+    assert Filters(**filters).matches(made(EXCHANGE)) is holds
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_a_filter(filters: dict[str, Any], holds: bool) -> None:
 )
 def test_one_in_flight(filters: dict[str, Any], holds: bool) -> None:
     """It has neither an end nor an outcome, and is in flight at every moment since it began."""
-    assert Filters(**filters).matches(RUNNING) is holds
+    assert Filters(**filters).matches(made(RUNNING)) is holds
 
 
 @pytest.mark.parametrize("field", [name for name in Filters.__slots__ if name not in {"since", "until", "between"}])
@@ -139,14 +140,14 @@ def test_an_exchange_that_knows_nothing_matches_nothing(field: str) -> None:
         "failed": True, "tokens": Bounds(0), "params": (Param("a"),), "min_duration_ms": 0.0, "min_ttft_ms": 0.0,
         "statuses": ("200",), "ids": ("ffffffff",), "outcomes": ("ok",), "paths": ("?*",), "fingerprints": ("0",),
     }  # fmt: skip
-    assert not Filters(**{field: values.get(field, ("*",))}).matches(BARE)
+    assert not Filters(**{field: values.get(field, ("*",))}).matches(made(BARE))
 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_failed_is_every_class_but_ok(outcome: Outcome) -> None:
     """A client that hung up has not had its answer."""
     exchange = {**EXCHANGE, "outcome": outcome.value}
-    assert Filters(failed=True).matches(exchange) is not Filters(outcomes=("class:ok",)).matches(exchange)
+    assert Filters(failed=True).matches(made(exchange)) is not Filters(outcomes=("class:ok",)).matches(made(exchange))
 
 
 @pytest.mark.parametrize(

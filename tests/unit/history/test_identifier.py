@@ -6,6 +6,7 @@ import gzip
 from typing import Any
 
 import pytest
+from support.exchanges import made, record
 
 from extproc.core.record import encode
 from extproc.core.records import Body, fields_of
@@ -52,14 +53,14 @@ def response_record(body: bytes, **more: Any) -> dict[str, Any]:
 def test_an_engines_id(text: str, id: str) -> None:
     """The id of a response or of Envoy is found in what an engine's log makes of it, and a line with it is read."""
     identifier = Identifier.of(text)
-    assert identifier.names({"id": OURS, "request_id": id, "llm": None})
-    assert identifier.names({"id": OURS, "request_id": None, "llm": {"response_id": id}})
+    assert identifier.names(made({"id": OURS, "request_id": id, "llm": None}))
+    assert identifier.names(made({"id": OURS, "request_id": None, "llm": {"response_id": id}}))
     request = {"type": "request", "id": OURS, "request_id": id}
     assert identifier.may_name(encode(request))
-    assert identifier.names_record(request)
+    assert identifier.names_record(record(request))
     response = response_record(b'{"id":"%s","choices":[]}' % id.encode())
     assert identifier.may_name(encode(response))
-    assert identifier.names_record(response)
+    assert identifier.names_record(record(response))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +79,8 @@ def test_an_engines_id(text: str, id: str) -> None:
 def test_what_is_not_that_id(text: str, id: str) -> None:
     """A part of an id, another kind's id, and what is too short or no id name nothing."""
     identifier = Identifier.of(text)
-    assert not identifier.names({"id": "x" * 36, "request_id": id, "llm": {"response_id": id}})
-    assert not identifier.names_record({"type": "request", "id": "x" * 36, "request_id": id})
+    assert not identifier.names(made({"id": "x" * 36, "request_id": id, "llm": {"response_id": id}}))
+    assert not identifier.names_record(record({"type": "request", "id": "x" * 36, "request_id": id}))
 
 
 @pytest.mark.parametrize(
@@ -99,17 +100,17 @@ def test_what_is_not_that_id(text: str, id: str) -> None:
 def test_our_id(text: str, is_ours: bool) -> None:
     """Its beginning is enough however short, and of its end six characters."""
     identifier = Identifier.of(text)
-    assert identifier.names({"id": OURS, "request_id": None, "llm": None}) == is_ours
+    assert identifier.names(made({"id": OURS, "request_id": None, "llm": None})) == is_ours
     assert identifier.may_name(encode({"type": "open", "id": OURS})) >= is_ours
-    assert identifier.names_record({"type": "open", "id": OURS}) == is_ours
+    assert identifier.names_record(record({"type": "open", "id": OURS})) == is_ours
 
 
 def test_an_answer_that_is_not_in_clear_is_read() -> None:
     """A compressed body stands in base64, where no id can be seen; an id in the text of an answer is not its own."""
     body = gzip.compress(b'{"id":"cmpl-hidden","choices":[]}')
-    record = response_record(body, headers=[["content-encoding", "gzip"]])
+    fields = response_record(body, headers=[["content-encoding", "gzip"]])
     identifier = Identifier.of("cmpl-hidden")
-    assert identifier.may_name(encode(record))
-    assert identifier.names_record(record)
-    assert not Identifier.of("cmpl-other").names_record(record)
-    assert not identifier.names_record(response_record(b'{"id":"cmpl-1","choices":[{"text":"cmpl-hidden"}]}'))
+    assert identifier.may_name(encode(fields))
+    assert identifier.names_record(record(fields))
+    assert not Identifier.of("cmpl-other").names_record(record(fields))
+    assert not identifier.names_record(record(response_record(b'{"id":"cmpl-1","choices":[{"text":"cmpl-hidden"}]}')))

@@ -11,16 +11,22 @@ import pytest
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
+from extproc.core.records import AnyRecord, Attempt, of_fields
 from extproc.history.join import ACCESS_SECONDS, Exchange, Parts, later, started_by_id
 
 END = timestamp(START_NS + 1_000_000_000)
+
+
+def unseal_any(record: bytes) -> AnyRecord:
+    """The record of an object that has no seal."""
+    return of_fields(json.loads(record))
 
 
 def joined(*records: bytes, now: str | None = None) -> Exchange:
     """The exchange of these records."""
     parts = Parts(id_of(1), Path("data"))
     for record in records:
-        parts.add(json.loads(record))
+        parts.add(unseal_any(record))
     return parts.exchange(now)
 
 
@@ -37,7 +43,7 @@ def test_the_access_entry_may_come_at_any_place(order: tuple[int, ...]) -> None:
     exchange = joined(*(records[index] for index in order))
     assert (exchange["upstream"], exchange["cluster"], exchange["route"]) == ("127.0.0.1:8001", "llm", "all")
     assert (exchange["attempts"], exchange["access_log"], exchange["outcome"]) == (2, "received", "ok")
-    assert exchange["failed_attempts"] == failed
+    assert exchange.failed_attempts == [Attempt(upstream="127.0.0.1:8002")]
     assert exchange["envoy"]["duration_ms"] == 1000.0
     assert exchange["integrity"] == []
     assert set(exchange.records) == {"request", "response", "access"}
@@ -52,6 +58,28 @@ def test_envoys_last_word_stands_before_what_it_said_in_between() -> None:
     assert exchange["response_flags"] == ["UC"]
     assert exchange["response_code_details"] == details
     assert (exchange["upstream"], exchange["cluster"]) == ("b:2", "x")
+
+
+def test_what_another_version_has_written() -> None:
+    """A member that an older version did not write is null, at whatever depth; one of a newer version stays."""
+    line: dict[str, Any] = {"type": "request", "id": id_of(1), "at": END, "routing": {"by": "body", "new": [1]}}
+    end: dict[str, Any] = {"type": "response", "id": id_of(1), "at": END}
+    exchange = joined(
+        encode(line | {"request": {"bytes": 2, "new": {"a": None}}}),
+        encode(end | {"response": {"bytes": 1, "chunks": "many"}, "llm": {"error": {"type": "x"}}}),
+        access(1, failed_attempts=[{"status": 500, "new": 1}], tls={"sni": "a"}),
+    ).members()
+    assert exchange.keys() == set(joined(request(1), response(1)).members())
+    attempt = dict.fromkeys(Attempt.__struct_encode_fields__[:-1]) | {"status": 500, "new": 1}
+    assert exchange["failed_attempts"] == [attempt]
+    assert exchange["routing"] == {"by": "body", "why": None, "set": {}, "new": [1]}
+    assert exchange["llm"]["error"] == {"type": "x", "code": None, "message": None}
+    assert exchange["protocol"] == {"late": {}, "duplicate_end_of_stream": 0}
+    assert exchange["envoy"]["tls"]["sni"] == "a"
+    assert exchange["envoy"]["tls"]["version"] is None
+    asked, answered = exchange["request"], exchange["response"]
+    assert (asked["bytes"], asked["sha256"], asked["new"]) == (2, None, {"a": None})
+    assert (answered["bytes"], answered["chunks"], answered["max_silence_ms"]) == (1, "many", None)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +167,14 @@ def test_how_far_it_has_come(records: list[bytes], began: bool, over: bool, comp
     """Begun with a record of its own, over with a terminal one, complete with Envoy's entry as well."""
     parts = Parts(id_of(1), Path("data"))
     for record in records:
-        parts.add(json.loads(record))
+        parts.add(unseal_any(record))
     assert (parts.began, parts.over, parts.complete) == (began, over, complete)
 
 
 def test_only_the_first_terminal_record_ends_it() -> None:
     """A second one, whatever it says, changes nothing."""
     parts = Parts(id_of(1), Path("data"))
-    assert [parts.add(json.loads(record)) for record in (response(1), response(1, status=500), orphan())] == [
+    assert [parts.add(unseal_any(record)) for record in (response(1), response(1, status=500), orphan())] == [
         True,
         False,
         False,

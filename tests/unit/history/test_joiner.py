@@ -12,6 +12,8 @@ import pytest
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
+from extproc.core.records import Body, of_fields
+from extproc.core.records import id_of as record_id
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
 from extproc.history.position import PositionedRecord, RecordPosition
@@ -36,7 +38,7 @@ def joining() -> Joiner:
 def add(joining: Joiner, *records: bytes) -> None:
     """Take records in, each from a place of its own."""
     for number, record in enumerate(records):
-        joining.add(PositionedRecord(Path("data"), RecordPosition("w0-b", 1, number), json.loads(record)))
+        joining.add(PositionedRecord(Path("data"), RecordPosition("w0-b", 1, number), of_fields(json.loads(record))))
 
 
 def given(joining: Joiner, watermark: str = NOW) -> list[Exchange]:
@@ -104,10 +106,10 @@ def test_entries_without_an_exchange(joining: Joiner) -> None:
     """One that names none at once; one whose exchange never comes after its time; gaps, too."""
     gap = {"type": "gap", "at": NOW, "count": 3, "direction": "request", "why": "full"}
     add(joining, access(None), access(7), encode(gap))
-    assert [record["type"] for record in joining.others(NOW)] == ["access", "gap"]
+    assert [record.type for record in joining.others(NOW)] == ["access", "gap"]
     assert joining.positions() == [("w0-b", 1, 1)]
     (stray,) = joining.others(LATE)
-    assert stray["id"] == id_of(7)
+    assert record_id(stray) == id_of(7)
     assert joining.others(LATE) == []
 
 
@@ -130,7 +132,7 @@ def test_bodies_are_let_go_of(joining: Joiner) -> None:
     """What they say of a model stays; with `keep_bodies` they stay themselves."""
     chat = b'{"model":"m","messages":[{"role":"user","content":"long"}]}'
     fields: dict[str, Any] = json.loads(request(1, chat)) | {"path": "/v1/chat/completions"}
-    for keep, expected in ((False, None), (True, {"text": chat.decode()})):
+    for keep, expected in ((False, None), (True, Body(text=chat.decode()))):
         joining = joiner(keep_bodies=keep)
         add(joining, encode(fields), response(1), access(1))
         (exchange,) = given(joining)
@@ -151,7 +153,7 @@ def test_what_came_late_after_the_entry(joining: Joiner) -> None:
 
 def test_an_entry_before_its_exchange_survives_a_restart(joining: Joiner) -> None:
     """Its position is among those that are still needed, and the next joiner takes it as the first did."""
-    entry = PositionedRecord(Path("data"), RecordPosition("w0-b", 1, 0), json.loads(access(1)))
+    entry = PositionedRecord(Path("data"), RecordPosition("w0-b", 1, 0), of_fields(json.loads(access(1))))
     joining.add(entry)
     assert joining.positions() == [entry.position]
     later = joiner(entries_since=LATE)
@@ -200,7 +202,7 @@ def test_an_entry_that_is_an_exchange_by_itself(joining: Joiner) -> None:
     assert joining.positions() == [("w0-b", 1, 0)]
     (exchange,) = given(joining, LATE)
     assert (exchange["outcome"], exchange["class"], exchange["status"]) == ("recorder_failed", "sidecar", 504)
-    assert [record["id"] for record in joining.others(LATE)] == [exchange["id"]]
+    assert [record_id(record) for record in joining.others(LATE)] == [exchange["id"]]
     add(joining, entry)
     assert given(joining, LATE) == []
     assert joining.positions() == []

@@ -29,6 +29,7 @@ from support.journals import (
 from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
 from extproc.core.record import encode, timestamp, unseal
+from extproc.core.records import Body
 from extproc.errors import JournalError
 from extproc.history import bodies, lookup, reader
 from extproc.history.join import Exchange
@@ -85,7 +86,7 @@ def test_the_fields_of_an_exchange(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1), response(1))
     (exchange,) = read(data)
-    assert list(exchange) == FIELDS.split()
+    assert list(exchange.keys()) == FIELDS.split()
     assert exchange["started_at"] == "2026-10-26T07:33:20.000000Z"
     assert exchange["ended_at"] == "2026-10-26T07:33:21.000000Z"
     assert (exchange["duration_ms"], exchange["outcome"], exchange["status"]) == (1000.0, "ok", 200)
@@ -207,7 +208,7 @@ def test_bodies(data: Path) -> None:
 def test_a_body_s_name_cannot_lead_elsewhere(data: Path, name: str) -> None:
     """A record that was tampered with reads no other file."""
     with pytest.raises(JournalError, match="a name that is none"):
-        list(bodies.pieces_of({"file": name}, data))
+        list(bodies.pieces_of(Body(file=name), data))
 
 
 # Many --------------------------------------------------------------------------------------------------------
@@ -617,7 +618,7 @@ def test_what_envoy_ended_before_the_recorder_is_listed(data: Path) -> None:
         append(writing, request(2, at=START_NS + 2 * SECOND), response(2, at=START_NS + 2 * SECOND))
     first, alone, last = read(data)
     assert [first["id"], last["id"]] == [id_of(1), id_of(2, START_NS + 2 * SECOND)]
-    assert list(alone) == list(first)
+    assert list(alone.keys()) == list(first.keys())
     assert (alone["outcome"], alone["class"], alone["status"]) == ("local_reply", "local", 404)
     assert (alone["method"], alone["path"], alone["access_log"]) == ("GET", "/none", "received")
     assert (alone["started_at"], alone["duration_ms"]) == (timestamp(START_NS + SECOND), 1000.0)

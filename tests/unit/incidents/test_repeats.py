@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.worlds import JSON_SCHEMA, START, World
 
+from extproc.core.records import AnyRecord, of_fields
 from extproc.incidents.incident import Incident
 from extproc.incidents.repeats import EXPECTED_SECONDS, Repeats
 
@@ -29,7 +30,7 @@ def world(retries: int = 0) -> tuple[World, Incident, str]:
     return made, found, killer
 
 
-def record(made: World, id: str, /, **fields: Any) -> dict[str, Any]:
+def record(made: World, id: str, /, **fields: Any) -> AnyRecord:
     """The request record of an exchange that comes now and is like another."""
     like = next(each for each in made.exchanges if each["id"] == id)
     said = {
@@ -39,7 +40,7 @@ def record(made: World, id: str, /, **fields: Any) -> dict[str, Any]:
         "request": like["request"],
         "llm": like["llm"],
     }
-    return said | fields
+    return of_fields(said | fields)
 
 
 def test_the_same_body_is_known_wherever_it_goes() -> None:

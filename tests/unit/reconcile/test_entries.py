@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
+from support.exchanges import access
 
+from extproc.core.records import Access
 from extproc.reconcile import entries
 from extproc.reconcile.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable, of_record
 
@@ -73,7 +75,7 @@ def test_a_record_and_a_line_say_the_same() -> None:
     """Every field, whichever way it came."""
     record = {"started_at": WHOLE.started_at, "response_flags": ["UF", "URX"], "failed_open": True}
     same = "duration_ms id request_id method path status response_code_details upstream cluster route attempts bypass"
-    assert of_record(record | {name: getattr(WHOLE, name) for name in same.split()}) == WHOLE
+    assert of_record(access(record | {name: getattr(WHOLE, name) for name in same.split()})) == WHOLE
     (found,) = read(line())
     assert without_place(found) == without_place(WHOLE)
     assert isinstance(found, Entry)
@@ -82,7 +84,7 @@ def test_a_record_and_a_line_say_the_same() -> None:
 
 def test_an_old_record_without_the_newer_fields() -> None:
     """Those of an Envoy, or a recorder, that did not tell are None."""
-    entry = of_record({"type": "access", "id": None, "at": "2026-11-21T07:30:41.740000Z"})
+    entry = of_record(Access(id=None, at="2026-11-21T07:30:41.740000Z"))
     assert entry == Entry(started_at="2026-11-21T07:30:41.740000Z")
 
 

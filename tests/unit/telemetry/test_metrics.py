@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from support.exchanges import access, made
 
 from extproc.core.outcome import Outcome
+from extproc.core.records import Gap
 from extproc.history.join import Exchange
 from extproc.telemetry import semconv
 from extproc.telemetry.metrics import MAX_MODELS, MAX_UPSTREAMS, Bounded, Metrics, unmatched
 
 
-def exchange(**more: Any) -> Exchange:
+def exchange(flags: int = 0, **more: Any) -> Exchange:
     """A streamed chat completion that went well; further fields replace its own."""
     fields: dict[str, Any] = {
         "started_at": "2026-11-21T03:12:00.000000Z",
@@ -47,8 +48,8 @@ def exchange(**more: Any) -> Exchange:
         "integrity": [],
     }
     access = {"started_at": "2026-11-21T03:12:00.000000Z", "duration_ms": 2000.0, "at": "2026-11-21T03:12:02.250000Z"}
-    request = {"at": "2026-11-21T03:12:00.020000Z"}
-    return Exchange(fields | more, Path("data"), {"access": access, "request": request})
+    request = {"at": "2026-11-21T03:12:00.020000Z", "trace_flags": flags}
+    return made(fields | more, {"access": access, "request": request})
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -120,9 +121,7 @@ def exemplars(*exchanges: Exchange) -> dict[str, set[str]]:
 def traced(number: int, *, flags: int = 1, **more: Any) -> Exchange:
     """An exchange with a trace."""
     fields = {"id": f"01a1fbeb-d42c-7169-a8c4-{number:012x}", "trace_id": f"{number:032x}", "span_id": f"{number:016x}"}
-    made = exchange(**(fields | more))
-    made.records = {**made.records, "request": {**made.records["request"], "trace_flags": flags}}
-    return made
+    return exchange(flags, **(fields | more))
 
 
 def test_figures_lead_to_traces() -> None:
@@ -218,7 +217,7 @@ def test_integrity() -> None:
     """Late messages by kind, duplicate ends, differing bytes, parse errors, missing entries, untraced ones."""
     odd = exchange(
         protocol={"late": {"response.body": 2, "request.headers": 1}, "duplicate_end_of_stream": 3},
-        integrity=[{"direction": "request"}, {"direction": "response"}],
+        integrity=[{"direction": each, "envoy": 1, "recorded": 2} for each in ("request", "response")],
         access_log="missing",
         parent_span_id=None,
         llm={"api": "chat.completions", "parse_error": "malformed JSON at byte 3"},
@@ -252,16 +251,16 @@ def test_integrity() -> None:
 )
 def test_entries_without_an_exchange(record: dict[str, Any], reason: str) -> None:
     """By the reason; what has none should not have passed."""
-    assert unmatched({"type": "access"} | record) == reason
+    assert unmatched(access(record)) == reason
     metrics = Metrics((), {})
-    metrics.record({"type": "access"} | record)
+    metrics.record(access(record))
     assert samples(metrics)[f'extproc_unmatched_access_entries_total{{reason="{reason}"}}'] == 1
 
 
 def test_gaps() -> None:
     """As many as the record says."""
     metrics = Metrics((), {})
-    metrics.record({"type": "gap", "direction": "request", "count": 7})
+    metrics.record(Gap(direction="request", count=7))
     assert samples(metrics)['extproc_gaps_total{direction="request"}'] == 7
 
 
@@ -285,7 +284,7 @@ def test_names_of_clients_are_bounded() -> None:
 def test_what_never_came_to_the_recorder_is_not_called_untraced() -> None:
     """There was nothing that a trace could have come with."""
     metrics = Metrics((), {})
-    metrics.exchange(Exchange({"outcome": "local_reply", "status": 404}, Path("data"), {"access": {}}))
+    metrics.exchange(made({"outcome": "local_reply", "status": 404}, {"access": {}}))
     found = samples(metrics)
     assert found["extproc_untraced_exchanges_total"] == 0
     assert found['extproc_exchange_results_total{class="local",outcome="local_reply",status="4xx"}'] == 1
@@ -299,7 +298,7 @@ def test_texts_of_records_are_no_labels() -> None:
     for number in range(1000):
         llm = {"parse_error": f"event {number}: malformed at byte {number}"}
         metrics.exchange(exchange(llm=llm, protocol={"late": {f"odd.{number}": 1}}, outcome="ok"))
-        metrics.record({"type": "gap", "direction": f"sideways {number}", "count": 1})
+        metrics.record(Gap(direction=f"sideways {number}", count=1))
     metrics.exchange(exchange(protocol={"late": {"response.trailers": 2}}))
     found = samples(metrics)
     assert found['extproc_parse_errors_total{kind="malformed JSON"}'] == 1000
@@ -332,9 +331,9 @@ values: st.SearchStrategy[Any] = st.one_of(
 )
 
 
-@given(st.dictionaries(st.sampled_from(sorted(exchange())), values))
+@given(st.dictionaries(st.sampled_from(sorted(exchange().keys())), values))
 def test_odd_exchanges(fields: dict[str, Any]) -> None:
     """Scalars of any kind where others are meant, and what is missing: counted as far as they can be."""
     dicts = {"request", "response", "llm", "protocol", "envoy", "integrity"}
     odd = {name: None if name in dicts and not isinstance(value, dict) else value for name, value in fields.items()}
-    counted(exchange(**odd))
+    counted(exchange(0, **odd))

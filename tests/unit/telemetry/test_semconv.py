@@ -99,5 +99,5 @@ def test_durations_reach_minutes() -> None:
 )
 def test_tokens_as_the_server_counted_them(usage: Any, expected: dict[str, int]) -> None:
     """OpenAI's names, Anthropic's, llama.cpp's and Ollama's; nothing is counted twice, nothing is invented."""
-    assert semconv.usage({"usage": usage}) == expected
+    assert semconv.usage(usage) == expected
     assert semconv.usage(None) == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from support.exchanges import made
 
 from extproc.config import Config
 from extproc.core.outcome import Outcome, outcome_class
@@ -65,7 +65,7 @@ def exchange(flags: int = 1, **more: Any) -> Exchange:
     answer = {"choices": [{"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}]}
     response = {"response": {"body": {"text": json.dumps(answer)}}}
     records: dict[str, Any] = {"request": {"trace_flags": flags, **request}, "response": response}
-    return Exchange(fields | more, Path("data"), records)
+    return made(fields | more, records)
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

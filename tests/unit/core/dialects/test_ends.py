@@ -11,9 +11,10 @@ from typing import Any
 import brotli  # type: ignore[import-untyped]  # it comes without types
 import pytest
 import zstandard
+from support.exchanges import decided
 
 from extproc.core.dialects import ResponseReading
-from extproc.core.outcome import Outcome, decide
+from extproc.core.outcome import Outcome
 from extproc.core.records import fields_of
 
 SSE, JSON = "text/event-stream", "application/json"
@@ -85,7 +86,7 @@ def read(
         "headers": [],
     }
     record = {"status": status, "response_code_details": "via_upstream", "response": half, "llm": found}
-    return decide(record, None), found
+    return decided(record, None), found
 
 
 def at_every_cut(body: bytes) -> Iterable[list[bytes]]:

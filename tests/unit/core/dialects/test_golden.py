@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import golden
+from support.exchanges import decided, response_llm_of
 from support.golden import Golden
 
-from extproc.core import llm
 from extproc.core.dialects import RequestReading, ResponseReading, api_of, assemble
 from extproc.core.encoding import Decoder
-from extproc.core.outcome import decide
 from extproc.core.records import Body, fields_of
 from extproc.core.sse import Parser, ServerSentEvent
 from extproc.telemetry import semconv
@@ -170,10 +169,10 @@ def test_a_case_from_the_field(name: str) -> None:
         "response": half(fixture),
     }
     passing, _ = read_response(fixture, golden.chunks(name))
-    for found in (passing, llm.of_response({**record, "llm": None})):
-        assert decide({**record, "llm": found}, None) == fixture.outcome
+    for found in (passing, response_llm_of({**record, "llm": None})):
+        assert decided({**record, "llm": found}, None) == fixture.outcome
         if fixture.input_tokens is not None:
-            assert semconv.usage(found)["input"] == fixture.input_tokens
+            assert semconv.usage((found or {}).get("usage"))["input"] == fixture.input_tokens
 
 
 @every_fixture
