@@ -13,11 +13,12 @@ import click
 
 from extproc import config
 from extproc.cli import options, output
-from extproc.core.joined import Members
+from extproc.core.joined import NO_LLM, NO_REQUEST
 from extproc.core.outcome import Outcome, class_of
 from extproc.core.record import moment_text
 from extproc.errors import ConfigError, ExtprocError
 from extproc.history import reader
+from extproc.history.join import Exchange
 from extproc.incidents import atoms, evidence, incident
 from extproc.quarantine import entries
 from extproc.quarantine.entries import Entry, Mode, Quarantine
@@ -197,10 +198,10 @@ def _fingerprint(id: str, directory: Path) -> tuple[str, str | None]:
             raise ExtprocError(f"{found.id}: nothing points to a request")
         return found.suspects[0].flight.fingerprint, found.id
     exchange = options.one(id, [directory])
-    fingerprint = (exchange.get("llm") or {}).get("fingerprint")
+    fingerprint = (exchange.llm or NO_LLM).fingerprint
     if not fingerprint:
-        raise ExtprocError(f"{exchange['id']}: it has no fingerprint, being no request to a model")
-    return str(fingerprint), None
+        raise ExtprocError(f"{exchange.id}: it has no fingerprint, being no request to a model")
+    return fingerprint, None
 
 
 def _atom(text: str) -> tuple[str, str]:
@@ -263,31 +264,31 @@ def _counts(directory: Path, found: Quarantine) -> dict[str, _Met]:
     since = min(datetime.fromisoformat(each.created_at) for each in found.entries)
     wanted = any(each.atom is not None for each in found.entries)
     for exchange in output.chosen(reader.exchanges([directory], since=since), lambda _: True):
-        llm = exchange.get("llm") or {}
+        llm = exchange.llm or NO_LLM
         there = _atoms(exchange) if wanted else {}
         for each in found.entries:
-            started = str(exchange["started_at"])
+            started = exchange.started_at
             if started < each.created_at or (each.expires_at is not None and started > each.expires_at):
                 continue
             # Of a request that was refused no cluster is known.
-            cluster = exchange.get("cluster") or (each.upstreams[0] if each.upstreams else None)
-            body = (exchange.get("request") or {}).get("sha256")
-            if each.names(llm.get("fingerprint"), there, body) and each.concerns(llm.get("model"), cluster):
+            cluster = exchange.cluster or (each.upstreams[0] if each.upstreams else None)
+            body = (exchange.request or NO_REQUEST).sha256
+            if each.names(llm.fingerprint, there, body) and each.concerns(llm.model, cluster):
                 _count(met[each.id], exchange)
     return met
 
 
-def _atoms(exchange: Members) -> Mapping[str, str]:
+def _atoms(exchange: Exchange) -> Mapping[str, str]:
     body = evidence.recorded_body(exchange, "request")
-    params = (exchange.get("llm") or {}).get("params")
-    return atoms.of(str(exchange.get("path") or ""), body, params, len(body or b""))
+    params = (exchange.llm or NO_LLM).params
+    return atoms.of(exchange.path or "", body, params, len(body or b""))
 
 
-def _count(met: _Met, exchange: Members) -> None:
+def _count(met: _Met, exchange: Exchange) -> None:
     met.matched += 1
-    if exchange.get("outcome") == Outcome.REJECTED_BY_POLICY:
+    if exchange.outcome == Outcome.REJECTED_BY_POLICY:
         met.refused += 1
     elif class_of(exchange) == "ok":
         met.served_well += 1
-    elif exchange.get("outcome") is not None:
+    elif exchange.outcome is not None:
         met.failed += 1

@@ -13,6 +13,7 @@ import click
 
 from extproc.cli import curl, options, output, sending
 from extproc.cli.completion import complete_id
+from extproc.core.joined import NO_REQUEST
 from extproc.errors import ConfigError, ExtprocError
 from extproc.fleet.span import Span
 from extproc.history.join import Exchange
@@ -232,7 +233,7 @@ def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
     if not ID.fullmatch(id) and not (bisect and id == "last"):
         exchange = options.one(id, asked.directories)
         found = _material_of(exchange, asked)
-        return _bisect(str(exchange["id"]), found, asked) if bisect else _once(exchange, found, asked)
+        return _bisect(exchange.id, found, asked) if bisect else _once(exchange, found, asked)
     with options.answers(asked.directories) as journal:
         incident = material.find_incident(journal, id)
         _refuse_production(incident, asked)
@@ -255,8 +256,8 @@ def _material_of(exchange: Exchange, asked: _Asked) -> Material:
 
 
 def _warn_of_a_part(exchange: Exchange) -> None:
-    body, part = material.whole_body(exchange), exchange["request"]
-    if part.get("ended_by") is None or part.get("truncated"):
+    body, part = material.whole_body(exchange), exchange.request or NO_REQUEST
+    if part.ended_by is None or part.truncated:
         click.echo(f"the recorded body is not the whole one: {len(body)} bytes had come", err=True)
 
 
@@ -280,7 +281,7 @@ def _print_curl(
 
 
 def _once(exchange: Exchange, found: Material, asked: _Asked) -> bool:
-    request = found.steps[str(exchange["id"])].request
+    request = found.steps[exchange.id].request
     target = asked.target(found.known_good)
     before = State(Life.ALIVE, "", target.started())
     answers: list[Answer] = []
@@ -320,8 +321,8 @@ def _tell(exchange: Exchange, answers: Sequence[Answer], verdict: Verdict, asked
         fields = {
             "verdict": verdict.kind.value,
             "why": verdict.text,
-            "exchange": exchange["id"],
-            "recorded": exchange.get("outcome"),
+            "exchange": exchange.id,
+            "recorded": exchange.outcome,
             "answers": [_fields(each) for each in answers],
         }
         click.echo(output.json_line(fields))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +14,15 @@ from extproc.cli import options, output, view
 from extproc.cli.completion import complete_id
 from extproc.core import encoding
 from extproc.core.encoding import Decoder
+from extproc.core.joined import NO_LLM, NO_RESPONSE, Difference, Error
+from extproc.core.record import plain
+from extproc.core.records import Attempt, Headers
 from extproc.errors import ExtprocError, JournalError
 from extproc.export.bodies import assembled
 from extproc.export.jsonl import with_bodies
 from extproc.fleet.span import Span
 from extproc.history import bodies
-from extproc.history.headers import header_list, header_text
+from extproc.history.headers import header_text
 from extproc.history.join import Exchange
 
 SHOWN_CHARACTERS: Final = 20_000
@@ -38,55 +41,55 @@ _READ_BYTES: Final = 1024 * 1024
 def describe(exchange: Exchange, jaeger_url: str) -> Iterator[str]:
     """The lines of the page, escaped and coloured."""
     state = view.outcome(exchange)
-    title = f"{exchange.get('method') or '?'} {exchange.get('path') or '?'}"
-    status = exchange.get("status")
+    title = f"{exchange.method or '?'} {exchange.path or '?'}"
+    status = exchange.status
     answer = "no answer" if status is None else str(status)
     yield output.styled(output.escape(title), bold=True)
     colour = view.colour(exchange)
     yield f"{output.styled(output.escape(f'{answer}  {state}'), fg=colour)}: {view.meaning(exchange)}"
     yield ""
     yield from _pairs(_about(exchange, jaeger_url))
-    llm = exchange.get("llm")
-    if llm:
+    if exchange.llm is not None:
+        told = plain(exchange.llm)
+        if exchange.llm.error:
+            told["error"] = _error(exchange.llm.error)
         yield from _section("LLM")
-        yield from _pairs((name, _error(value) if name == "error" else value) for name, value in llm.items())
+        yield from _pairs(told.items())
     yield from _direction(exchange, "request")
     yield from _direction(exchange, "response")
-    protocol = exchange.get("protocol") or {}
+    protocol = plain(exchange.protocol)
     if any(protocol.values()):
         yield from _section("Protocol: messages after the end")
         yield from _pairs(protocol.items())
-    envoy = exchange.get("envoy")
-    if envoy:
+    if exchange.envoy is not None:
         yield from _section("Envoy's access log")
-        yield from _pairs(envoy.items())
+        yield from _pairs(plain(exchange.envoy).items())
 
 
 def _about(exchange: Exchange, jaeger_url: str) -> Iterator[tuple[str, Any]]:
-    started = exchange.get("started_at")
-    yield "id", exchange.get("id")
+    started = exchange.started_at
+    yield "id", exchange.id
     yield "started", f"{view.local_time(started)} ({started})"
     yield "took", _times(exchange)
     yield "silent", _silence(exchange)
     yield "so far", _progress(exchange)
-    yield "client", exchange.get("client")
-    yield "authority", exchange.get("authority")
-    yield "scheme", exchange.get("scheme")
-    yield "upstream", exchange.get("upstream")
-    yield "cluster", exchange.get("cluster")
-    yield "route", exchange.get("route")
-    yield "flags", " ".join(map(str, exchange.get("response_flags") or ()))
-    yield "details", exchange.get("response_code_details")
-    yield "attempts", exchange.get("attempts")
-    yield from (("failed", _attempt(attempt)) for attempt in exchange.get("failed_attempts") or ())
-    yield "access log", "missing" if exchange.get("access_log") == "missing" else None
-    yield "integrity", [_finding(finding) for finding in exchange.get("integrity") or ()]
-    yield "request id", exchange.get("request_id")
-    yield "trace", exchange.get("trace_id")
-    yield "span", exchange.get("span_id")
-    yield "jaeger", f"{jaeger_url}/trace/{exchange.get('trace_id')}" if _is_sampled(exchange) else None
-    worker, boot, seq = (exchange.get(name) for name in ("worker", "boot_id", "seq"))
-    yield "recorded", f"worker {worker}, boot {boot}, line {seq}"
+    yield "client", exchange.client
+    yield "authority", exchange.authority
+    yield "scheme", exchange.scheme
+    yield "upstream", exchange.upstream
+    yield "cluster", exchange.cluster
+    yield "route", exchange.route
+    yield "flags", " ".join(map(str, exchange.response_flags or ()))
+    yield "details", exchange.response_code_details
+    yield "attempts", exchange.attempts
+    yield from (("failed", _attempt(attempt)) for attempt in exchange.failed_attempts or ())
+    yield "access log", "missing" if exchange.access_log == "missing" else None
+    yield "integrity", [_finding(finding) for finding in exchange.integrity]
+    yield "request id", exchange.request_id
+    yield "trace", exchange.trace_id
+    yield "span", exchange.span_id
+    yield "jaeger", f"{jaeger_url}/trace/{exchange.trace_id}" if _is_sampled(exchange) else None
+    yield "recorded", f"worker {exchange.worker}, boot {exchange.boot_id}, line {exchange.seq}"
 
 
 def _is_sampled(exchange: Exchange) -> bool:
@@ -94,27 +97,25 @@ def _is_sampled(exchange: Exchange) -> bool:
     return exchange.begun is not None and bool((exchange.begun.trace_flags or 0) & 1)
 
 
-def _finding(finding: Mapping[str, Any]) -> str:
-    direction, envoy, recorded = (finding.get(name) for name in ("direction", "envoy", "recorded"))
-    return f"{direction}: Envoy counted {envoy} bytes, {recorded} were recorded"
+def _finding(finding: Difference) -> str:
+    return f"{finding.direction}: Envoy counted {finding.envoy} bytes, {finding.recorded} were recorded"
 
 
-def _attempt(attempt: Mapping[str, Any]) -> str:
+def _attempt(attempt: Attempt) -> str:
     """Where it went, what came of it, how long that took."""
-    flags, failure = attempt.get("response_flags") or (), attempt.get("upstream_failure")
-    said = [attempt.get("status"), *flags, f"({failure})" if failure else None]
+    failure = f"({attempt.upstream_failure})" if attempt.upstream_failure else None
+    said = [attempt.status, *(attempt.response_flags or ()), failure]
     what = " ".join(str(each) for each in said if each is not None)
-    where = f"{attempt.get('upstream')} of {attempt.get('cluster')}"
-    return f"{where}: {what}, after {view.duration(attempt.get('duration_ms'))}"
+    return f"{attempt.upstream} of {attempt.cluster}: {what}, after {view.duration(attempt.duration_ms)}"
 
 
 def _times(exchange: Exchange) -> str:
-    response = exchange.get("response") or {}
-    parts = [view.duration(exchange.get("duration_ms"))]
+    response = exchange.response or NO_RESPONSE
+    parts = [view.duration(exchange.duration_ms)]
     for text, value in (
-        ("first byte after", response.get("first_byte_ms")),
-        ("first token after", (exchange.get("llm") or {}).get("ttft_ms")),
-        ("last byte after", response.get("last_byte_ms")),
+        ("first byte after", response.first_byte_ms),
+        ("first token after", (exchange.llm or NO_LLM).ttft_ms),
+        ("last byte after", response.last_byte_ms),
     ):
         if value is not None:
             parts.append(f"{text} {view.duration(value)}")
@@ -123,33 +124,30 @@ def _times(exchange: Exchange) -> str:
 
 def _silence(exchange: Exchange) -> str | None:
     """The longest pause within the answer, where it is one that somebody would have noticed."""
-    response = exchange.get("response") or {}
-    lasted, began, byte = (response.get(name) for name in ("max_silence_ms", "silence_at_ms", "silence_at_byte"))
-    if not isinstance(lasted, int | float) or lasted < NOTICED_MS:
+    response = exchange.response or NO_RESPONSE
+    lasted, began = response.max_silence_ms, view.duration(response.silence_at_ms)
+    if lasted is None or lasted < NOTICED_MS:
         return None
-    return f"for {view.duration(lasted)}, from {view.duration(began)} on, after {byte} bytes of the answer"
+    return f"for {view.duration(lasted)}, from {began} on, after {response.silence_at_byte} bytes of the answer"
 
 
-def _error(error: Any) -> str | None:
+def _error(error: Error) -> str:
     """What the backend said of its failure: type and code, where it gave them, and its words."""
-    if not isinstance(error, Mapping):
-        return None
-    named = " ".join(str(error[name]) for name in ("type", "code") if error.get(name) is not None)
-    return ": ".join(part for part in (named, error.get("message")) if part) or "without a reason"
+    named = " ".join(str(each) for each in (error.type, error.code) if each is not None)
+    return ": ".join(part for part in (named, error.message) if part) or "without a reason"
 
 
 def _progress(exchange: Exchange) -> str | None:
     """How far one had come that has not ended, or was cut off by the recorder's own death."""
-    progress = exchange.get("progress")
-    if not progress:
+    progress = exchange.progress
+    if progress is None:
         return None
-    got = f"{progress['response_bytes']} bytes of the answer in {progress['response_chunks']} chunks"
-    token, last = progress["first_token_ms"], progress["last_chunk_at"]
-    parts = [f"{progress['request_bytes']} bytes of the request", got]
-    if token is not None:
-        parts.append(f"first token after {view.duration(token)}")
-    if last is not None:
-        parts.append(f"the last bytes at {view.local_time(last)}")
+    got = f"{progress.response_bytes} bytes of the answer in {progress.response_chunks} chunks"
+    parts = [f"{progress.request_bytes} bytes of the request", got]
+    if progress.first_token_ms is not None:
+        parts.append(f"first token after {view.duration(progress.first_token_ms)}")
+    if progress.last_chunk_at is not None:
+        parts.append(f"the last bytes at {view.local_time(progress.last_chunk_at)}")
     return ", ".join(parts)
 
 
@@ -167,30 +165,27 @@ def _section(title: str) -> Iterator[str]:
 
 
 def _direction(exchange: Exchange, direction: str) -> Iterator[str]:
-    part = exchange.get(direction)
+    part = exchange.request if direction == "request" else exchange.response
     if part is None:
         yield from _section(f"{direction.capitalize()}: none was seen")
         return
-    chunks = part.get("chunks")
-    ended = part.get("ended_by")
-    facts = [f"{part.get('bytes')} bytes in {chunks} {'chunk' if chunks == 1 else 'chunks'}"]
-    facts.append(f"ended by {ended}" if ended else "not ended")
-    if part.get("truncated"):
+    facts = [f"{part.bytes} bytes in {part.chunks} {'chunk' if part.chunks == 1 else 'chunks'}"]
+    facts.append(f"ended by {part.ended_by}" if part.ended_by else "not ended")
+    if part.truncated:
         facts.append("not whole")
-    if part.get("body_lost"):
+    if part.body_lost:
         facts.append("its body could not be recorded")
     yield from _section(f"{direction.capitalize()}: {output.escape(', '.join(facts))}")
-    yield from _pairs([("sha256", part.get("sha256"))])
-    for name in ("headers", "trailers"):
-        fields = header_list(part, name)
+    yield from _pairs([("sha256", part.sha256)])
+    for name, fields in (("headers", part.headers), ("trailers", part.trailers)):
         if fields:
             yield f"  {output.styled(name, dim=True)}"
             for key, value in fields:
                 yield f"    {output.escape(key)}: {output.escape(header_text(value))}"
-    yield from _body(exchange, direction, part)
+    yield from _body(exchange, direction, part.headers or [])
 
 
-def _body(exchange: Exchange, direction: str, part: Mapping[str, Any]) -> Iterator[str]:
+def _body(exchange: Exchange, direction: str, headers: Headers) -> Iterator[str]:
     try:
         body = bodies.whole(exchange, direction)
         answer = assembled(exchange) if direction == "response" else None
@@ -202,19 +197,19 @@ def _body(exchange: Exchange, direction: str, part: Mapping[str, Any]) -> Iterat
         yield from _indented(json.dumps(answer, ensure_ascii=False, indent=2))
     elif body:
         yield f"  {output.styled('body', dim=True)}"
-        yield from _indented(_readable(body, encoding.of_headers(part.get("headers") or ())))
+        yield from _indented(_readable(body, encoding.of_headers(headers)))
 
 
 def _readable(body: bytes, coding: str | None) -> str:
     """A body for the eye: decoded, JSON laid out, bytes that are no text as escapes."""
     decoder = Decoder(coding, _READ_BYTES)
-    plain = decoder.feed(body) + decoder.finish() or body
+    decoded = decoder.feed(body) + decoder.finish() or body
     try:
-        if len(plain) < _READ_BYTES:
-            return json.dumps(json.loads(plain), ensure_ascii=False, indent=2)
+        if len(decoded) < _READ_BYTES:
+            return json.dumps(json.loads(decoded), ensure_ascii=False, indent=2)
     except (ValueError, RecursionError):
         pass
-    return plain[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
+    return decoded[: 4 * SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
 
 
 def _indented(text: str) -> Iterator[str]:
@@ -255,7 +250,7 @@ def command(id: str, as_json: bool, direction: str | None, data_dirs: Sequence[P
     if direction:
         body = bodies.whole(exchange, direction)
         if body is None:
-            raise ExtprocError(f"{exchange.get('id')}: there is no recorded body of the {direction}")
+            raise ExtprocError(f"{exchange.id}: there is no recorded body of the {direction}")
         sys.stdout.flush()
         sys.stdout.buffer.write(body)
         sys.stdout.buffer.flush()

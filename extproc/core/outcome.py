@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec import UNSET
 
-from extproc.core.joined import Members
+from extproc.core.joined import Exchange
 from extproc.core.media import is_stream_type, media_type
 from extproc.core.records import Access, Orphan, Response, ResponseDirection, ResponseLlm
 
@@ -171,16 +171,15 @@ def broke_off(response_flags: Collection[str] | None, method: str | None) -> boo
     return _PROTOCOL_ERROR in (response_flags or ()) and method is not None
 
 
-def class_of(exchange: Members) -> str:
+def class_of(exchange: Exchange) -> str:
     """The class of an exchange as `extproc log --json` gives it."""
-    return outcome_class(exchange.get("outcome"), exchange.get("status"), exchange.get("grpc_status"))
+    return outcome_class(exchange.outcome, exchange.status, exchange.grpc_status)
 
 
-def is_failure(exchange: Members) -> bool:
-    """Whether an exchange that has ended counts as an error: not what the client did itself, nor what a limit or a
-    rule refused it, be it the backend's or, in an answer below 500, Envoy's."""
-    kind, status = class_of(exchange), exchange.get("status")
-    refused = kind == "local" and isinstance(status, int) and status < _FIRST_FAILURE
+def is_failure(kind: str, status: int | None) -> bool:
+    """Whether an exchange that has ended so counts as an error: not what the client did itself, nor what a limit or a
+    rule refused it, be it the backend's or, in an answer below 500, Envoy's. `kind`: its class."""
+    refused = kind == "local" and status is not None and status < _FIRST_FAILURE
     return kind not in _NO_FAILURE and not refused
 
 

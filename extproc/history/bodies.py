@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from extproc import fs
-from extproc.core.joined import Members
 from extproc.core.records import Body, fields_of
 from extproc.errors import JournalError
 from extproc.history.join import Exchange
@@ -18,11 +17,9 @@ from extproc.journal.directory import BODIES, exchange_of, reason
 _PIECE_BYTES: Final = 1024 * 1024
 
 
-def whole(exchange: Members, direction: str) -> bytes | None:
+def whole(exchange: Exchange, direction: str) -> bytes | None:
     """One direction's body as far as it was recorded; None when it was not. Raises JournalError when its file is gone
     or cannot be read."""
-    if not isinstance(exchange, Exchange):
-        return None
     field = exchange.body(direction)
     return None if field is None else b"".join(pieces_of(field, exchange.directory))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,8 +18,3 @@ def header_bytes(value: Any) -> bytes:
 def header_text(value: Any) -> str:
     """The same as text: one that is not UTF-8 with its odd bytes as escapes."""
     return header_bytes(value).decode("utf-8", "backslashreplace")
-
-
-def header_list(part: Mapping[str, Any] | None, name: str = "headers") -> Sequence[tuple[str, Any]]:
-    """The headers or trailers of one direction."""
-    return [(str(key), value) for key, value in (part or {}).get(name) or ()]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from extproc.core.joined import NO_LLM, Exchange
-from extproc.core.outcome import class_of, is_failure
+from extproc.core.outcome import class_of, is_failure, outcome_class
 from extproc.core.records import Attempt
 from extproc.history import filters
 from extproc.history.index.groups import Group
@@ -63,19 +63,20 @@ class Tally:
         """Take one exchange in."""
         self.count += 1
         if exchange.outcome is not None:
-            self.errors += is_failure(exchange)
-            self.classes[class_of(exchange)] += 1
+            self._add_class(class_of(exchange), exchange.status, 1)
         _append(self.durations, exchange.duration_ms)
         _append(self.first_tokens, (exchange.llm or NO_LLM).ttft_ms)
 
     def add_group(self, group: Group) -> None:
         """Take in what an index has counted."""
-        said = {"outcome": group.outcome, "status": group.status, "grpc_status": group.grpc_status}
         self.count += group.count
-        self.errors += group.count * is_failure(said)
-        self.classes[class_of(said)] += group.count
+        self._add_class(outcome_class(group.outcome, group.status, group.grpc_status), group.status, group.count)
         self.durations.extend(micros / 1000 for micros in group.durations)
         self.first_tokens.extend(micros / 1000 for micros in group.first_tokens)
+
+    def _add_class(self, kind: str, status: int | None, count: int) -> None:
+        self.classes[kind] += count
+        self.errors += count * is_failure(kind, status)
 
 
 def by(name: str, exchanges: Iterable[Exchange], groups: Iterable[Group] = ()) -> dict[str, Tally]:

@@ -14,13 +14,15 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from extproc.core.joined import Members
+from extproc.core.joined import NO_ERROR, NO_LLM, NO_REQUEST, NO_RESPONSE, ExchangeRequest, ExchangeResponse, Llm
 from extproc.core.outcome import Outcome
+from extproc.core.records import Attempt, Progress
 from extproc.errors import JournalError
 from extproc.history import bodies
+from extproc.history.join import Exchange
 from extproc.incidents import atoms
 
-Body = Callable[[Members, str], bytes | None]
+Body = Callable[[Exchange, str], bytes | None]
 """The bytes of one direction (`request`, `response`) of an exchange, as far as they were recorded."""
 
 
@@ -58,6 +60,7 @@ _MESSAGE: Final = re.compile(rb'"message"\s*:\s*"((?:[^"\\]|\\.){0,300})')
 _TAIL_BYTES: Final = 2048
 NULL: Final = "null"
 _NULL_BYTES: Final = 16
+_NO_PROGRESS: Final = Progress()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,29 +129,29 @@ class Known(NamedTuple):
     streamed: bool
 
 
-def flights(exchange: Members, body: Body, known: Known | None = None) -> list[Flight]:
+def flights(exchange: Exchange, body: Body, known: Known | None = None) -> list[Flight]:
     """What an exchange says of its backends: the one that it ended at, and those at which Envoy had tried before."""
     last = _last(exchange, body, known)
     if last is None:
         return []
     found: list[Flight] = []
     reached = last.started
-    for attempt in exchange.get("failed_attempts") or ():
-        started = moment(attempt.get("started_at")) or reached
-        ended = started + (attempt.get("duration_ms") or 0) / 1000
+    for attempt in exchange.failed_attempts or ():
+        started = moment(attempt.started_at) or reached
+        ended = started + (attempt.duration_ms or 0) / 1000
         reached = max(reached, ended)
         outcome = _outcome_of(attempt)
-        if attempt.get("upstream") and outcome is not None:
+        if attempt.upstream and outcome is not None:
             found.append(
                 replace(
                     last,
-                    upstream=str(attempt["upstream"]),
-                    cluster=attempt.get("cluster"),
+                    upstream=attempt.upstream,
+                    cluster=attempt.cluster,
                     started=started,
                     ended=ended,
                     end=_ENDS.get(outcome, End.BAD),
                     outcome=outcome.value,
-                    status=attempt.get("status"),
+                    status=attempt.status,
                     first_byte=None,
                     last_byte=None,
                     token=None,
@@ -159,98 +162,95 @@ def flights(exchange: Members, body: Body, known: Known | None = None) -> list[F
     return [*found, replace(last, started=reached)]
 
 
-def _outcome_of(attempt: Mapping[str, Any]) -> Outcome | None:
+def _outcome_of(attempt: Attempt) -> Outcome | None:
     """How an attempt ended that Envoy did not leave at that; None: by nothing that the backend did."""
-    flags = set(attempt.get("response_flags") or ())
+    flags = set(attempt.response_flags or ())
     if "UF" in flags:
         return Outcome.UPSTREAM_CONNECT_FAIL
     if flags & {"UC", "UR", "UPE"}:
         return Outcome.UPSTREAM_RESET_BEFORE_HEADERS
     if flags & {"UT", "SI"}:
         return Outcome.UPSTREAM_TIMEOUT
-    return Outcome.UPSTREAM_ERROR_STATUS if (attempt.get("status") or 0) >= 500 else None
+    return Outcome.UPSTREAM_ERROR_STATUS if (attempt.status or 0) >= 500 else None
 
 
-def _last(exchange: Members, body: Body, known: Known | None) -> Flight | None:
-    upstream = exchange.get("upstream")
-    started = moment(exchange.get("started_at"))
+def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
+    upstream = exchange.upstream
+    started = moment(exchange.started_at)
     if not upstream or started is None:
         return None
-    answer, request, llm = exchange.get("response") or {}, exchange.get("request") or {}, exchange.get("llm") or {}
-    progress = exchange.get("progress") or {}
-    end, status = _end(exchange), exchange.get("status")
+    answer, request, llm = exchange.response or NO_RESPONSE, exchange.request or NO_REQUEST, exchange.llm or NO_LLM
+    progress, end = exchange.progress or _NO_PROGRESS, _end(exchange)
     answered = end is not End.REFUSED
-    first = _after(started, answer.get("first_byte_ms")) if answered else None
-    last = _after(started, answer.get("last_byte_ms")) if answered else None
+    first = _after(started, answer.first_byte_ms) if answered else None
+    last = _after(started, answer.last_byte_ms) if answered else None
     if end is End.GOOD and _says_nothing(exchange, answer, llm, body, known):
         end = End.BAD
-    has_words = end is End.BAD and exchange.get("outcome") not in _RESETS
-    says_what = end not in (End.REFUSED, End.OTHER) and bool(request)
+    has_words = end is End.BAD and exchange.outcome not in _RESETS
+    says_what = end not in (End.REFUSED, End.OTHER) and exchange.request is not None
     if known is None:
-        events = "event-stream" in str(answer.get("content_type") or "")
+        events = "event-stream" in (answer.content_type or "")
         error = _error(exchange, answer, llm, body) if has_words else ""
         asked = _atoms(exchange, request, llm, body) if says_what else None
     else:
         events, error, asked = known.streamed, known.message if has_words else "", known.atoms if says_what else None
-    token = _after(started, llm.get("ttft_ms"))
+    token = _after(started, llm.ttft_ms)
     if end is End.GOOD and token is None:
         token = last
     return Flight(
-        id=str(exchange["id"]),
-        upstream=str(upstream),
-        cluster=exchange.get("cluster"),
-        model=str(llm.get("model") or ""),
+        id=exchange.id,
+        upstream=upstream,
+        cluster=exchange.cluster,
+        model=llm.model or "",
         started=started,
-        ended=moment(exchange.get("ended_at")),
+        ended=moment(exchange.ended_at),
         end=end,
-        outcome=str(exchange.get("outcome") or ""),
-        status=status if isinstance(status, int) else None,
-        first_byte=first if first is not None else _after(started, progress.get("first_token_ms")),
-        last_byte=last if last is not None else moment(progress.get("last_chunk_at")),
-        token=token if token is not None else _after(started, progress.get("first_token_ms")),
+        outcome=exchange.outcome or "",
+        status=exchange.status,
+        first_byte=first if first is not None else _after(started, progress.first_token_ms),
+        last_byte=last if last is not None else moment(progress.last_chunk_at),
+        token=token if token is not None else _after(started, progress.first_token_ms),
         silence=_silence(started, answer),
-        streamed=events or bool(llm.get("stream")),
+        streamed=events or bool(llm.stream),
         error=error,
-        body=str(request.get("sha256") or ""),
-        size=int(request.get("bytes") or 0),
-        fingerprint=str(llm.get("fingerprint") or ""),
-        path=str(exchange.get("path") or "").partition("?")[0],
-        client=str(exchange.get("client") or ""),
-        trace=str(exchange.get("trace_id") or ""),
+        body=request.sha256 or "",
+        size=request.bytes or 0,
+        fingerprint=llm.fingerprint or "",
+        path=(exchange.path or "").partition("?")[0],
+        client=exchange.client or "",
+        trace=exchange.trace_id or "",
         atoms=asked,
     )
 
 
-def _end(exchange: Members) -> End:
-    outcome = exchange.get("outcome")
+def _end(exchange: Exchange) -> End:
+    outcome = exchange.outcome
     if outcome is None:
         return End.RUNNING
     if outcome == Outcome.UPSTREAM_ERROR_STATUS:
-        return End.BAD if (exchange.get("status") or 0) >= 500 else End.DECLINED
+        return End.BAD if (exchange.status or 0) >= 500 else End.DECLINED
     try:
         return _ENDS.get(Outcome(outcome), End.OTHER)
     except ValueError:
         return End.OTHER
 
 
-def _says_nothing(
-    exchange: Members, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body, known: Known | None
-) -> bool:
+def _says_nothing(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: Body, known: Known | None) -> bool:
     """Whether the whole answer of an LLM's API is `null`, as when its server fails under it and returns nothing."""
-    if not llm.get("api") or not 0 < (answer.get("bytes") or 0) <= _NULL_BYTES:
+    if not llm.api or not 0 < (answer.bytes or 0) <= _NULL_BYTES:
         return False
     return (known.message if known is not None else message_of(body(exchange, "response") or b"")) == NULL
 
 
-def _silence(started: float, answer: Mapping[str, Any]) -> tuple[float, float] | None:
-    began, lasted = _after(started, answer.get("silence_at_ms")), answer.get("max_silence_ms")
-    return (began, began + lasted / 1000) if began is not None and isinstance(lasted, int | float) else None
+def _silence(started: float, answer: ExchangeResponse) -> tuple[float, float] | None:
+    began, lasted = _after(started, answer.silence_at_ms), answer.max_silence_ms
+    return (began, began + lasted / 1000) if began is not None and lasted is not None else None
 
 
-def _error(exchange: Members, answer: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> str:
+def _error(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: Body) -> str:
     """The message of an error of the backend's own."""
-    message = (llm.get("error") or {}).get("message")
-    if message or not answer.get("bytes"):
+    message = (llm.error or NO_ERROR).message
+    if message or not answer.bytes:
         return str(message or "")
     return message_of(body(exchange, "response") or b"")
 
@@ -263,13 +263,13 @@ def message_of(body: bytes) -> str:
     return found[-1].decode("utf-8", "replace") if found else ""
 
 
-def _atoms(exchange: Members, request: Mapping[str, Any], llm: Mapping[str, Any], body: Body) -> Mapping[str, str]:
-    content = body(exchange, "request") if (request.get("bytes") or 0) <= atoms.MOST_BYTES else None
-    return atoms.of(str(exchange.get("path") or ""), content, llm.get("params"), int(request.get("bytes") or 0))
+def _atoms(exchange: Exchange, request: ExchangeRequest, llm: Llm, body: Body) -> Mapping[str, str]:
+    content = body(exchange, "request") if (request.bytes or 0) <= atoms.MOST_BYTES else None
+    return atoms.of(exchange.path or "", content, llm.params, request.bytes or 0)
 
 
-def _after(started: float, milliseconds: Any) -> float | None:
-    return started + milliseconds / 1000 if isinstance(milliseconds, int | float) else None
+def _after(started: float, milliseconds: float | None) -> float | None:
+    return started + milliseconds / 1000 if milliseconds is not None else None
 
 
 def moment(text: Any) -> float | None:
@@ -280,7 +280,7 @@ def moment(text: Any) -> float | None:
         return None
 
 
-def recorded_body(exchange: Members, direction: str) -> bytes | None:
+def recorded_body(exchange: Exchange, direction: str) -> bytes | None:
     """The bytes of a body in the journal; None where they are gone, or were not kept."""
     try:
         return bodies.whole(exchange, direction)

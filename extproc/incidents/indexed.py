@@ -14,19 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from extproc.core.joined import Llm, Members
+from msgspec import structs
+
+from extproc.core.joined import NO_LLM, ExchangeRequest, Llm
 from extproc.core.outcome import Outcome
 from extproc.core.records import Request, RequestDirection, RequestLlm, Response, ResponseDirection
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.history.answers import Answers
 from extproc.history.index.query import Found, Index
+from extproc.history.join import Exchange
 from extproc.incidents import atoms, evidence
 from extproc.incidents.evidence import Flight, Known
 
 _BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
+_NOTHING: Final[dict[str, Any]] = dict.fromkeys(Exchange.__struct_fields__)
+_BEGUN: Final[dict[str, Any]] = {"id": "", "started_at": _BEGINNING, "upstream": "-"}
+_ANY: Final = Exchange(**_NOTHING | _BEGUN | {"request": ExchangeRequest(bytes=0)})
 _ORPHAN: Final = Outcome.SIDECAR_RESTART_ORPHAN.value
 
 
@@ -65,10 +71,10 @@ def kinds(index: Index) -> Iterator[tuple[Flight, int]]:
     """What has rows in an index, counted: one that stands for all that asked for the same of a model and ended alike,
     without what each alone had (id, times, upstream, body), and how many there are."""
     for each in index.counts():
-        said = {"outcome": each.outcome, "status": each.status}
-        llm = {"model": each.model, "fingerprint": each.fingerprint, "ttft_ms": 0.0 if each.had_token else None}
-        began = {"id": "", "upstream": "-", "started_at": _BEGINNING, "request": {"bytes": 0}, "llm": llm}
-        for flight in evidence.flights({**began, **said}, _unread, Known(each.atoms, "", streamed=False)):
+        first = 0.0 if each.had_token else None
+        llm = structs.replace(NO_LLM, model=each.model, fingerprint=each.fingerprint, ttft_ms=first)
+        found: Exchange = structs.replace(_ANY, outcome=each.outcome, status=each.status, llm=llm)
+        for flight in evidence.flights(found, _unread, Known(each.atoms, "", streamed=False)):
             yield flight, each.times
 
 
@@ -82,5 +88,5 @@ def _known(found: Found) -> Known | None:
     return Known(found.told.atoms, found.told.message or "", found.streamed)
 
 
-def _unread(_: Members, __: str) -> bytes | None:
+def _unread(_: Exchange, __: str) -> bytes | None:
     return None

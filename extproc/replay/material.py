@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from extproc.core.joined import Members
+from extproc.core.joined import NO_LLM
 from extproc.core.outcome import Outcome, class_of
 from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
 from extproc.history import bodies
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
+from extproc.history.join import Exchange
 from extproc.incidents import evidence, incident, indexed
 from extproc.incidents.incident import Incident
 from extproc.replay.minimise import CONTENT
@@ -30,8 +31,6 @@ from extproc.replay.request import Request, prepare
 from extproc.replay.search import Suspect
 from extproc.replay.sender import Leave
 from extproc.replay.window import Step
-
-Exchange = Members
 
 _LEFT: Final = frozenset({Outcome.CLIENT_CANCEL_BEFORE_FIRST_BYTE, Outcome.CLIENT_CANCEL_MID_STREAM})
 _PLAIN: Final = frozenset(
@@ -81,7 +80,7 @@ def of_incident(found: Incident, journal: Answers, credentials: Credentials) -> 
     """What an incident's search needs. Raises ExtprocError where nothing of it can be sent."""
     there = {each.id: each for each in (*found.in_flight, *(suspect.flight for suspect in found.ranking.suspects))}
     latches = {suspect.latch.id for suspect in found.ranking.suspects if suspect.latch is not None}
-    recorded = {str(each["id"]): each for each in journal.of_ids({*there, *latches})}
+    recorded = {each.id: each for each in journal.of_ids({*there, *latches})}
     best = _Best({each.model for each in there.values()}, before=found.sighting.at)
     models = () if "" in best.models else tuple(sorted(best.models))
     served = Filters(outcomes=_SERVED, models=models, until=found.at)
@@ -106,11 +105,11 @@ def of_incident(found: Incident, journal: Answers, credentials: Credentials) -> 
 
 def of_exchange(exchange: Exchange, journal: Answers, credentials: Credentials) -> Material:
     """The same for one request alone, whoever is to blame."""
-    id = str(exchange["id"])
+    id = exchange.id
     request = prepare(exchange, whole_body(exchange), credentials.variables, credentials.headers)
     _check([request], credentials)
     best = _Best({_model(exchange)}, but=id)
-    started = datetime.fromisoformat(exchange["started_at"])
+    started = datetime.fromisoformat(exchange.started_at)
     near = Filters(outcomes=_SERVED, since=moment_text(started - _AROUND), until=moment_text(started + _AROUND))
     for each in journal.exchanges(near, limit=_LOOKED_AT, complete=True):
         best.consider(each)
@@ -121,18 +120,18 @@ def of_exchange(exchange: Exchange, journal: Answers, credentials: Credentials) 
 def whole_body(exchange: Exchange) -> bytes:
     """The bytes of a request. Raises ExtprocError where they were not recorded."""
     body = bodies.whole(exchange, "request")
-    if exchange.get("request") is None or body is None:
-        raise ExtprocError(f"{exchange.get('id')}: its request was not recorded")
+    if exchange.request is None or body is None:
+        raise ExtprocError(f"{exchange.id}: its request was not recorded")
     return body
 
 
 def _has_body(exchange: Exchange) -> bool:
-    return exchange.get("request") is not None and evidence.recorded_body(exchange, "request") is not None
+    return exchange.request is not None and evidence.recorded_body(exchange, "request") is not None
 
 
 def _requests(exchanges: Sequence[Exchange], credentials: Credentials) -> dict[str, Request]:
     requests = {
-        str(each["id"]): prepare(each, whole_body(each), credentials.variables, credentials.headers, check=False)
+        each.id: prepare(each, whole_body(each), credentials.variables, credentials.headers, check=False)
         for each in exchanges
     }
     _check(list(requests.values()), credentials)
@@ -170,13 +169,11 @@ def _hints(reasons: Sequence[str]) -> Iterator[str]:
 
 def _leave(exchange: Exchange) -> Leave | None:
     """When its client left."""
-    if exchange.get("outcome") not in _LEFT:
+    if exchange.outcome not in _LEFT:
         return None
-    answered = (exchange.get("response") or {}).get("bytes")
-    if answered:
-        return Leave(bytes=int(answered))
-    duration = exchange.get("duration_ms")
-    return Leave(seconds=float(duration) / 1000) if isinstance(duration, int | float) else None
+    if exchange.response is not None and exchange.response.bytes:
+        return Leave(bytes=exchange.response.bytes)
+    return None if exchange.duration_ms is None else Leave(seconds=exchange.duration_ms / 1000)
 
 
 # Known to be good ----------------------------------------------------------------------------------------------
@@ -192,17 +189,17 @@ class _Best:
         self._found: tuple[tuple[float, ...], Exchange] | None = None
 
     def consider(self, exchange: Exchange) -> None:
-        llm = exchange.get("llm") or {}
+        llm = exchange.llm or NO_LLM
         if (
             class_of(exchange) != "ok"
-            or exchange["id"] == self._but
-            or llm.get("api") not in _BEST_APIS
+            or exchange.id == self._but
+            or llm.api not in _BEST_APIS
             or _model(exchange) not in self.models
-            or not set(llm.get("params") or ()) <= _PLAIN
+            or not set(llm.params or ()) <= _PLAIN
             or not _ended_before(exchange, self._before)
         ):
             return
-        plainness = (len(llm.get("params") or ()), float(exchange.get("duration_ms") or 0))
+        plainness = (len(llm.params or ()), exchange.duration_ms or 0.0)
         if self._found is None or plainness < self._found[0]:
             self._found = plainness, exchange
 
@@ -214,21 +211,21 @@ class _Best:
 
 
 def _ended_before(exchange: Exchange, at: float | None) -> bool:
-    ended = exchange.get("ended_at")
-    return at is None or (bool(ended) and datetime.fromisoformat(str(ended)).timestamp() < at)
+    ended = exchange.ended_at
+    return at is None or (ended is not None and datetime.fromisoformat(ended).timestamp() < at)
 
 
 def _model(exchange: Exchange) -> str:
-    return str((exchange.get("llm") or {}).get("model") or "")
+    return (exchange.llm or NO_LLM).model or ""
 
 
 def _made_up(exchange: Exchange, request: Request) -> Request | None:
     """One word for the same model, where the journal has nothing that was served."""
-    llm = exchange.get("llm") or {}
-    if llm.get("api") not in _BEST_APIS or not llm.get("model"):
+    llm = exchange.llm or NO_LLM
+    if llm.api not in _BEST_APIS or not llm.model:
         return None
-    content = "messages" if llm["api"] == "chat.completions" else "prompt"
-    document = {"model": llm["model"], content: CONTENT[content], "max_tokens": 1}
+    content = "messages" if llm.api == "chat.completions" else "prompt"
+    document = {"model": llm.model, content: CONTENT[content], "max_tokens": 1}
     return request.with_document(document)
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote
 
-from extproc.core.joined import Members
 from extproc.core.redact import MARK, parameter_name
 from extproc.errors import ConfigError
-from extproc.history.headers import header_bytes, header_list
+from extproc.history.headers import header_bytes
+from extproc.history.join import Exchange
 
 PATH: Final = ":path"
 """The name, in `--credential`, of a credential in the path itself."""
@@ -117,7 +117,7 @@ def _is_credential(name: str, text: Text) -> bool:
 
 
 def prepare(
-    exchange: Members,
+    exchange: Exchange,
     body: bytes,
     credentials: Mapping[str, Sequence[str]],
     headers: Sequence[tuple[str, bytes]] = (),
@@ -133,24 +133,24 @@ def prepare(
     marks = _Marks(credentials)
     given = {name for name, _ in headers}
     kept: list[tuple[str, Text]] = []
-    for name, value in header_list(exchange.get("request")):
+    for name, value in (exchange.request and exchange.request.headers) or ():
         raw = header_bytes(value)
         if name in _NOT_SENT or name in given or not TOKEN.fullmatch(name) or re.search(rb"[\r\n\0]", raw):
             continue
         text = marks.fill(name, raw)
         if text is not None:
             kept.append((name, text))
-    target = _target(str(exchange.get("path") or "/"), marks)
+    target = _target(exchange.path or "/", marks)
     if check:
         marks.check()
-    scheme = exchange.get("scheme")
+    scheme = exchange.scheme
     return Request(
-        id=str(exchange.get("id")),
-        started_at=str(exchange.get("started_at")),
-        method=str(exchange.get("method") or "POST"),
+        id=exchange.id,
+        started_at=exchange.started_at,
+        method=exchange.method or "POST",
         target=target,
         scheme=scheme if scheme in ("http", "https") else "http",
-        authority=str(exchange.get("authority") or ""),
+        authority=exchange.authority or "",
         headers=[*kept, *((name, (value,)) for name, value in headers)],
         body=body,
         missing=list(marks.missing),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from extproc.core.joined import Members
+from extproc.core.joined import Exchange
 from extproc.core.outcome import class_of
 from extproc.replay.answer import Answer
 from extproc.replay.target import Life, State
@@ -41,18 +41,18 @@ class Verdict:
         return self.kind is Kind.AS_RECORDED
 
 
-def recorded_class(exchange: Members) -> str | None:
+def recorded_class(exchange: Exchange) -> str | None:
     """The class of the recorded answer; None where the server gave none."""
-    outcome, kind = str(exchange.get("outcome") or ""), class_of(exchange)
+    outcome, kind = exchange.outcome or "", class_of(exchange)
     if outcome.startswith("client_cancel") or kind not in ("ok", "client", "limited", "upstream"):
         return None
     return kind
 
 
-def judge(exchange: Members, answers: Sequence[Answer], state: State) -> Verdict:
+def judge(exchange: Exchange, answers: Sequence[Answer], state: State) -> Verdict:
     """The verdict on the answers to one recorded request. `state`: how the server is afterwards."""
     expected = recorded_class(exchange)
-    was = exchange.get("outcome") or "in flight"
+    was = exchange.outcome or "in flight"
     wrong = next((each for each in answers if not each.whole or each.kind != (expected or each.kind)), None)
     if wrong is None and expected is None:
         wrong = next((each for each in answers if each.is_failure), None)

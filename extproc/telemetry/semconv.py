@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.core.joined import Members
+from extproc.core.joined import Exchange
 
 OPT_IN: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 LATEST: Final = "gen_ai_latest_experimental"
@@ -143,9 +143,9 @@ def metric_names(latest: bool) -> MetricNames:
 # Reading a record --------------------------------------------------------------------------------------------
 
 
-def server(exchange: Members) -> tuple[str, str]:
+def server(exchange: Exchange) -> tuple[str, str]:
     """`server.address` and `server.port`: the backend that answered, behind Envoy. Empty where there was none."""
-    host, _, port = str(exchange.get("upstream") or "").rpartition(":")
+    host, _, port = (exchange.upstream or "").rpartition(":")
     return host.strip("[]"), port
 
 

@@ -9,8 +9,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from extproc.core.joined import Members
+from support.exchanges import made
+
 from extproc.core.record import timestamp
+from extproc.history.join import Exchange
 from extproc.incidents import evidence
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident, incidents
@@ -164,14 +166,14 @@ class World:
 
     def flights(self) -> list[Flight]:
         """What the search sees of them."""
-        return [flight for each in self.exchanges for flight in evidence.flights(each, self._body)]
+        return [flight for each in self.exchanges for flight in evidence.flights(made(each), self._body)]
 
     def incidents(self) -> list[Incident]:
         """What is found."""
         return incidents(self.flights())
 
-    def _body(self, exchange: Members, direction: str) -> bytes | None:
-        return self._bodies[exchange["id"]] if direction == "request" else self._answers.get(exchange["id"])
+    def _body(self, exchange: Exchange, direction: str) -> bytes | None:
+        return self._bodies[exchange.id] if direction == "request" else self._answers.get(exchange.id)
 
 
 def kinds(found: Sequence[Incident]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from support.exchanges import made
 
 from extproc.cli import curl
 from extproc.core import head
@@ -93,7 +94,7 @@ def script(
 ) -> str:
     """The command for it."""
     return curl.script(
-        prepare(recorded, body, {name.replace("_", "-"): each for name, each in credentials.items()}), to
+        prepare(made(recorded), body, {name.replace("_", "-"): each for name, each in credentials.items()}), to
     )
 
 

@@ -232,7 +232,7 @@ def test_a_grpc_backends_error(grpc_status: str, expected: str) -> None:
 )
 def test_what_counts_as_an_error(outcome: str, status: int | None, expected: bool) -> None:
     """What the client did, and what a limit or a rule refused it, does not."""
-    assert is_failure({"outcome": outcome, "status": status}) is expected
+    assert is_failure(outcome_class(outcome, status), status) is expected
 
 
 json_values = st.recursive(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.exchanges import made
 
 from extproc.core.outcome import Outcome, outcome_class
 from extproc.replay.answer import Answer
@@ -57,7 +58,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 )
 def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kind) -> None:
     """0 only for a whole answer of the recorded class from a server that lives."""
-    verdict = judge(RECORDED[recorded], answers, State(life, "why"))
+    verdict = judge(made(RECORDED[recorded]), answers, State(life, "why"))
     assert verdict.kind is kind
     assert verdict.fine is (kind is Kind.AS_RECORDED)
     assert "why" in verdict.text
@@ -66,5 +67,5 @@ def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kin
 @pytest.mark.parametrize("recorded", ["frame", "500"])
 def test_a_failure_that_is_not_met_again_is_told_as_such(recorded: str) -> None:
     """One that was only near when the backend died is answered well elsewhere: no fault of the server's there."""
-    verdict = judge(RECORDED[recorded], [OK], State(Life.ALIVE, "why"))
+    verdict = judge(made(RECORDED[recorded]), [OK], State(Life.ALIVE, "why"))
     assert verdict.text.startswith("not reproduced: answered well (ok 200), recorded upstream")
