@@ -161,6 +161,11 @@ def _decode_member(raw: bytes) -> Any:
     return decode(raw)
 
 
+def is_simple(document: bytes) -> bool:
+    """Whether a document has so few members and brackets that no limit of ours can be reached in it."""
+    return document.count(b",") < MAX_MEMBERS and document.count(b"[") + document.count(b"{") <= MAX_DEPTH
+
+
 class Document:
     """One document: `feed` its bytes in order, then `finish`."""
 

@@ -6,6 +6,8 @@ are servers that send event streams as text, as JSON or without a type.
 
 from __future__ import annotations
 
+import functools
+
 from extproc.core.encoding import may_be_text
 
 _STREAMS = frozenset(
@@ -31,6 +33,7 @@ _MAX_SPACE = 1024
 _LOOKED_AT = 16
 
 
+@functools.lru_cache(maxsize=64)
 def media_type(content_type: str | None) -> str:
     """The type without its parameters, in lower case; empty where there is none. Of several the first."""
     return (content_type or "").replace(",", ";").partition(";")[0].strip().lower()
@@ -62,6 +65,8 @@ def is_stream(content_type: str | None, head: bytes) -> bool | None:
     first = head.removeprefix(_BOM).lstrip(_SPACE)
     if not first:
         return None if len(head) < _MAX_SPACE else False
+    if first[:1] in (b"{", b"["):
+        return False
     if first[:1] == b":":  # a comment, or the first byte of anything
         return may_be_text(first[:_LOOKED_AT]) if len(first) > 1 else None
     if first.startswith(_FIELDS):

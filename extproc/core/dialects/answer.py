@@ -115,7 +115,8 @@ class Dialect(Protocol):
 
     `event` takes the type and data of one event, and raises `jsondoc.Malformed` before it has changed anything;
     `lines` takes the data of many untyped events, one a line, or says None when they should come one by one.
-    Both say whether there was output in them. `document` takes the body of an answer that is not a stream.
+    Both say whether there was output in them. `document` takes the body of an answer that is not a stream;
+    `usual_document` its bytes, and says whether it has read them: it takes only what needs no second look.
     `is_whole` says whether a stream that ends now has said all that it had to.
     """
 
@@ -124,6 +125,8 @@ class Dialect(Protocol):
     def lines(self, answer: Answer, lines: bytes) -> bool | None: ...
 
     def event(self, answer: Answer, name: str, data: bytes) -> bool: ...
+
+    def usual_document(self, answer: Answer, body: bytes) -> bool: ...
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None: ...
 

@@ -59,6 +59,9 @@ class Messages:
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
 
+    def usual_document(self, answer: Answer, body: bytes) -> bool:
+        return False
+
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         if told(body):
             answer.fail(body)

@@ -14,7 +14,7 @@ import msgspec
 
 from extproc.core import jsondoc
 from extproc.core.dialects import native
-from extproc.core.dialects.answer import Answer, mapping, objects, reason_of
+from extproc.core.dialects.answer import MAX_CHOICES, Answer, mapping, objects, reason_of
 from extproc.core.dialects.content import json_text, message_texts, places, shows_something, texts
 from extproc.core.dialects.errors import is_error_name, is_failure, says_something, told
 
@@ -79,7 +79,49 @@ class _Chunk(_Usual):
     prompt_logprobs: Any = None
 
 
+class _Message(_Usual):
+    role: str | None = None
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    function_call: None = None
+    annotations: Any = None
+    audio: None = None
+
+
+class _WholeChoice(_Usual):
+    message: _Message
+    index: int | None = None
+    finish_reason: str | None = None
+    logprobs: Any = None
+    stop_reason: Any = None
+    matched_stop: Any = None
+    native_finish_reason: Any = None
+    token_ids: Any = None
+    content_filter_results: Any = None
+
+
+class _Whole(_Usual):
+    """A whole answer."""
+
+    choices: list[_WholeChoice]
+    id: str | None = None
+    object: Literal["chat.completion"] | None = None
+    created: Any = None
+    model: str | None = None
+    usage: dict[str, Any] | None = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
+    provider: Any = None
+    prompt_logprobs: Any = None
+    prompt_token_ids: Any = None
+    kv_transfer_params: Any = None
+
+
 _chunk = msgspec.json.Decoder(_Chunk)
+_whole = msgspec.json.Decoder(_Whole)
 _spoken = frozenset({"message", "delta", "text"})
 
 
@@ -115,6 +157,27 @@ class Chat:
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, body, whole=False)
+
+    def usual_document(self, answer: Answer, body: bytes) -> bool:
+        if not jsondoc.is_simple(body):
+            return False
+        try:
+            whole = _whole.decode(body)
+        except _REFUSED:
+            return False
+        indices = [position if each.index is None else each.index for position, each in enumerate(whole.choices)]
+        if any(not 0 <= index < MAX_CHOICES for index in indices):
+            return False
+        if len(set(indices)) < len(indices):
+            indices = list(range(len(indices)))
+        for index, choice in zip(indices, whole.choices, strict=True):
+            answer.choice(index, choice.finish_reason)
+            message = choice.message
+            answer.count(message.content, message.reasoning or message.reasoning_content, message.refusal)
+            answer.count(*[call.function.arguments for call in message.tool_calls or () if call.function])
+        answer.identify(whole.id, whole.model)
+        answer.use(whole.usage)
+        return True
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         self._read(answer, body, whole=True)
@@ -227,6 +290,9 @@ class Embeddings:
         self.document(answer, body)
         return False
 
+    def usual_document(self, answer: Answer, body: bytes) -> bool:
+        return False
+
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         answer.output_chars = None
         answer.identify(body.get("id"), body.get("model"))
@@ -292,6 +358,9 @@ class Responses:
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
+
+    def usual_document(self, answer: Answer, body: bytes) -> bool:
+        return False
 
     def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
         self._read_response(answer, body, None)

@@ -239,6 +239,9 @@ class ResponseReading:
     def _read_document(self, document: Document) -> None:
         assert self._dialect is not None
         held = document.held()
+        if held is not None and not self._is_bad and self._dialect.usual_document(self._answer, held):
+            self._answer.done = True
+            return
         summary = document.finish()
         if summary.error is not None and held is not None and self._is_otherwise(held):
             return

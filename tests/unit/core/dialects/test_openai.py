@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from extproc.core.dialects import ResponseReading
 from extproc.core.dialects.answer import Answer
@@ -94,3 +96,78 @@ def test_a_terminal_event_too_long_to_be_held(status: str) -> None:
     assert (found.done, found.usage, found.finish_reasons) == (True, usage, [status])
     assert (found.error is not None) == (status == "failed")
     assert found.parse_error == "event 0: too long at byte 262144"
+
+
+def whole(**members: Any) -> dict[str, Any]:
+    """A whole answer; members of the one choice stand under `choice`, those of its message under `message`."""
+    choice = members.pop("choice", {})
+    message = {"role": "assistant", "content": "abc"} | members.pop("message", {})
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"} | choice]
+    return {"id": "r", "object": "chat.completion", "model": "m", "choices": choices, "usage": {"a": 1}} | members
+
+
+def said(answer: Answer) -> dict[str, Any]:
+    """All that a record tells of an answer."""
+    names = ("response_id", "response_model", "usage", "output_chars", "error", "finish_reasons", "is_finished")
+    return {name: getattr(answer, name) for name in names}
+
+
+values = st.none() | st.integers(-2, 5000) | st.text(max_size=3) | st.booleans() | st.just({"a": None}) | st.just([1])
+calls = st.lists(
+    st.fixed_dictionaries({}, optional={"function": st.just({"arguments": "{}", "name": "f"}), "id": values})
+)
+messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "content": values,
+        "reasoning": values,
+        "reasoning_content": values,
+        "refusal": values,
+        "tool_calls": calls | values,
+        "function_call": values,
+        "unusual": values,
+    },
+)
+choices = st.fixed_dictionaries(
+    {},
+    optional={"index": values, "finish_reason": values | st.just("error"), "message": messages, "text": values},
+)
+answers = st.fixed_dictionaries(
+    {},
+    optional={"choices": st.lists(choices, max_size=3), "error": values, "usage": values, "id": values, "type": values},
+)
+
+
+@given(answers)
+def test_a_usual_answer_is_read_as_any_other(members: dict[str, Any]) -> None:
+    """What is read of an answer without a second look is what a full reading gives."""
+    body = whole(**members)
+    quick, full = Answer(), Answer()
+    read = Chat().usual_document(quick, json.dumps(body).encode())
+    Chat().document(full, body)
+    assert said(quick) == (said(full) if read else said(Answer()))
+
+
+@pytest.mark.parametrize(
+    ("body", "usual"),
+    [
+        (whole(), True),
+        (whole(message={"reasoning_content": "x", "tool_calls": [{"function": {"arguments": "{}"}}]}), True),
+        (whole(choice={"finish_reason": None}), True),
+        (whole(error={"message": "no"}), False),
+        (whole(object="error"), False),
+        (whole(choice={"index": 5000}), False),
+        (whole(choice={"logprobs": [[]] * 200}), False),
+        (whole(message={"content": [{"text": "x"}]}), False),
+    ],
+)
+def test_which_answers_are_usual(body: dict[str, Any], usual: bool) -> None:
+    """The answers of most servers are; one with anything else in it is left for the full reading."""
+    assert Chat().usual_document(Answer(), json.dumps(body).encode()) is usual
+
+
+@pytest.mark.parametrize("repeated", [b'"id":"a",', b'"choices":[],'])
+def test_more_members_than_are_read_are_unusual(repeated: bytes) -> None:
+    """An answer of a thousand members is refused by the full reading, and so no usual one."""
+    body = b"{" + repeated * 1001 + b'"choices":[]}'
+    assert not Chat().usual_document(Answer(), body)
