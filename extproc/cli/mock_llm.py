@@ -99,7 +99,7 @@ def command(
       500[=S]       500 to the request that did it, and S seconds (0.2) later exit 1
       hang          nothing more to anybody, but /health is well
       freeze[=S]    the whole process stands still for S seconds (8), and goes on
-      memory[=S]    slower and slower for S seconds (2), then SIGKILL
+      memory[=S]    slower and slower, nothing to the request that did it; SIGKILL after S seconds (2)
       keep-500      an error to each in flight, and 500 to all that comes, for ever
       keep-503      those in flight are cut, and 503 to all that comes, for ever
       alone         500 to that one request, and the engine lives

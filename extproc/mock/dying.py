@@ -57,7 +57,7 @@ MODES: Final = {
     Mode.ERROR: (0.2, "500 to the request that did it, and S seconds later exit 1"),
     Mode.HANG: (0.0, "nothing more to anybody, but /health is well"),
     Mode.FREEZE: (8.0, "the whole process stands still for S seconds, and goes on"),
-    Mode.MEMORY: (2.0, "slower and slower for S seconds, then SIGKILL, as out of memory"),
+    Mode.MEMORY: (2.0, "slower and slower, and nothing to the request that did it, for S seconds, then SIGKILL"),
     Mode.KEEP_500: (0.0, "an error to each in flight, and 500 to all that comes, for ever"),
     Mode.KEEP_503: (0.0, "those in flight are cut, and 503 to all that comes, for ever"),
     Mode.ALONE: (0.0, "500 to that one request, and the engine lives"),
@@ -231,6 +231,8 @@ class Life:
             if seconds > 0:
                 await asyncio.sleep(seconds)
             return
+        if one is self.culprit and self._plan.how.mode is Mode.MEMORY:
+            await asyncio.Event().wait()  # what it asks for does not fit: it never gets its next token
         if seconds > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dead.wait(), seconds * self._slower)
@@ -293,6 +295,9 @@ class Life:
         if how.mode is Mode.KILL:
             _kill()
         if how.mode is Mode.MEMORY:
+            if self.culprit is not None:
+                return
+            self.culprit = one
             for step in range(_MEMORY_STEPS):
                 self._soon(how.seconds * step / _MEMORY_STEPS, self._slow_down)
             self._soon(how.seconds, _kill)

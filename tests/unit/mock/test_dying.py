@@ -175,6 +175,15 @@ def test_a_freeze(tmp_path: Path) -> None:
         assert backend.process.poll() is None
 
 
+def test_what_does_not_fit_into_memory_is_not_answered(tmp_path: Path) -> None:
+    """memory: however short its answer would be, while others still get theirs."""
+    with demo(tmp_path, "--die-how", "memory=60") as backend:
+        killer = backend.ask(**KILLER, max_tokens=1)
+        eventually(lambda: "user=killer" in (tmp_path / "stderr").read_text(), "the end")
+        assert told(backend.ask(messages=HELLO, max_tokens=1)) == "200 whole"
+        assert killer.nothing_yet()
+
+
 def test_one_request_alone(tmp_path: Path) -> None:
     """alone: it fails, and nobody else."""
     with demo(tmp_path, "--die-how", "alone") as backend:
