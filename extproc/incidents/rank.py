@@ -35,16 +35,20 @@ _BEFORE_SECONDS: Final = 3.0
 _FLOOR: Final = 0.5
 _ENOUGH: Final = 5
 _LATCH_SECONDS: Final = 60.0
+_LATCH_SHARE: Final = 0.25
 _LATCH_MOST: Final = 3
-"""What was served so rarely, and only here so shortly before, is no precedent: it may have prepared the death."""
-LATCHED: Final = 0.6
+"""What was served so rarely, and only here so shortly before, is no precedent: it may have prepared the death. Shortly
+is within these seconds, and within this share of the time of which something is known."""
+LATCHED: Final = 0.85
 """Of how much a new value counts, so much does one that only such requests had."""
 _RARE: Final = 0.06
 """A kind of constraint that so few ask for: when two of them meet, it may be no chance."""
 _WORTH_SAYING: Final = 0.7
 
-TOKEN: Final = -4.0
-"""It had tokens: the engine lived with it for a while. Never wholly acquitted."""
+TOKEN: Final = (-2.0, -4.0)
+"""It had tokens: the engine lived with it for a while, the longer the less it is to blame. Never wholly acquitted."""
+_TOKENS_FROM_SECONDS: Final = 0.2
+"""So long after its first token it is acquitted by the first of these, and e times longer by one more."""
 TWIN: Final = -1.0
 """One of the same shape was served."""
 SAME_BODY_SERVED: Final = -2.0
@@ -97,8 +101,8 @@ FEATURES: Final = (
     ("the very same request waited at another death", f"+{SAME_BODY_DIED:g}", "a client's retry carries it on"),
     ("one of the same rare shape was at another death", f"up to +{OTHER_DEATH:g} for each", "less for usual shapes"),
     ("its client left just before", f"up to +{CANCEL[1] - CANCEL_COMMON:g}", "the more, the fewer leave"),
-    ("it had tokens", f"{TOKEN:g}", "the engine lived with it for a while"),
-    ("it had ended well", f"{TOKEN + ENDED_WELL:g}", "the same, and it was over"),
+    ("it had tokens", f"{TOKEN[0]:g} to {TOKEN[1]:g}", "the engine lived with it, the longer the better"),
+    ("it had ended well", f"{TOKEN[1] + ENDED_WELL:g}", "the same, and it was over"),
     ("nothing unusual, and one of its shape was served", f"{TWIN:g}", "the engine lived with such"),
     ("the very same request was served at another time", f"{SAME_BODY_SERVED:g}", "the same, more so"),
     ("an answer in one piece, for longer than others wait", f"{WORKED_ON:g}", "it was worked on"),
@@ -176,13 +180,15 @@ class Base:
         return self._counts[place][value] if place in self._counts else 0
 
     def far_beyond(self, place: str, value: str) -> bool:
-        """Whether a magnitude is far more than the largest that was served: an engine's limits are met there."""
+        """Whether a magnitude is far more than the largest that was served, or far less than the smallest: an engine's
+        limits are met there."""
         own = _EXPONENT.fullmatch(value)
         counts = self._counts.get(place) if own is not None else None
         if own is None or not counts:
             return False
         served = [int(found[2]) for each in counts if (found := _EXPONENT.fullmatch(each)) and found[1] == own[1]]
-        return bool(served) and int(own[2]) - max(served) >= _FAR_POWERS[own[1]]
+        power, far = int(own[2]), _FAR_POWERS[own[1]]
+        return bool(served) and (power - max(served) >= far or min(served) - power >= far)
 
     def surprise(self, place: str, value: str, own: int = 0) -> float:
         """The logarithm of how many requests it takes, on average, for one with a value that is as new as this.
@@ -279,7 +285,8 @@ def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Seq
     ]
     suspects.sort(key=lambda each: (-each.weight, each.flight.started, each.flight.id))
     few, many = _ACCUSED
-    needed = few + (many - few) * min(max(math.log10(past.everything.total + 1) - 2, 0.0), 1.0)
+    lived_with = past.of(suspects[0].flight).total
+    needed = few + (many - few) * min(max(math.log10(lived_with + 1) - 2, 0.0), 1.0)
     return Ranking(tuple(suspects[:MOST]), round(NOBODY / total, 3), needed)
 
 
@@ -304,7 +311,7 @@ class _Judge:
         self._at = sighting.at
         self._others = [other for other in others if other is not sighting]
         self._waiting_elsewhere = [_waiting(other) for other in self._others]
-        self._shapes_elsewhere = [{one.fingerprint for one in other.in_flight} for other in self._others]
+        self._shapes_elsewhere = [{(one.model, one.fingerprint) for one in other.in_flight} for other in self._others]
         minute = [each.started for each in around if self._at - 60 <= each.started <= self._at]
         self._arrivals = len(minute) / max(self._at - min(minute), 1.0) if minute else 0.0
         cancels = [each.ended for each in around if each.end is End.LEFT and each.ended is not None]
@@ -316,8 +323,9 @@ class _Judge:
         self._patience = 2 * waits[int(len(waits) * 0.9)] if waits else float("inf")
         waiting = sorted((each for each in sighting.in_flight if _waits(each, self._at)), key=lambda each: each.started)
         long = [each for each in waiting if self._at - each.started > 2]
-        lately = [each for each in sighting.life.served if each.started > self._at - _LATCH_SECONDS]
-        self._lately = len(lately)
+        self._known = self._at - min((each.started for each in around), default=self._at)
+        shortly = min(_LATCH_SECONDS, _LATCH_SHARE * self._known)
+        lately = [each for each in sighting.life.served if each.started > self._at - shortly]
         self._recent: dict[tuple[str, str], list[Flight]] = defaultdict(list)
         for each in lately:
             for atom in asked(each).items():
@@ -371,7 +379,8 @@ class _Judge:
         prepared = len(recent) == times > 0
         surprise = base.surprise(place, value, own + times if prepared else own)
         if prepared:
-            surprise = LATCHED * min(surprise, math.log(max(base.total - self._lately, 0) + 1))
+            gap = max(self._at - recent[-1].started, 0.01)
+            surprise = LATCHED * min(surprise, math.log(max(self._known / gap, 1.0)))
         weight = surprise * (_FAR if base.far_beyond(place, value) else _weight(place))
         if place == _COMBINATION:
             weight = min(weight, 0.5 * -math.log(self._expected(each)), COMBINATION)
@@ -400,11 +409,14 @@ class _Judge:
         if over:
             assert each.ended is not None
             if each.end is End.GOOD:
-                return TOKEN + ENDED_WELL, [f"it had ended well {at - each.ended:.2f} s before"]
+                return TOKEN[1] + ENDED_WELL, [f"it had ended well {at - each.ended:.2f} s before"]
             return 0.0, [f"it had failed with {each.status} {at - each.ended:.2f} s before"]
         waited = max(at - each.started, 0.0)
         if _had_token(each, at):
-            return TOKEN, [f"it had tokens, the first {waited - (at - (each.token or at)):.1f} s after it came"]
+            since = at - (each.token or at)
+            least, most = TOKEN
+            weight = least - max(math.log(max(since, 0.001) / _TOKENS_FROM_SECONDS), 0.0)
+            return max(weight, most), [f"it had tokens for {since:.1f} s, the first {waited - since:.1f} s after it came"]
         factor, most = RECENT
         surprise = -math.log(min(1.0, max(self._arrivals, 1 / 60) * max(waited, 0.1)))
         weight = min(factor * surprise, most)
@@ -431,7 +443,7 @@ class _Judge:
         elif (
             each.fingerprint
             and not over
-            and (shapes := sum(each.fingerprint in there for there in self._shapes_elsewhere))
+            and (shapes := sum((each.model, each.fingerprint) in there for there in self._shapes_elsewhere))
         ):
             surprise = min(-math.log(self._expected(each)) - ONE_OF_MANY, OTHER_DEATH)
             if surprise >= _WORTH_SAYING:
