@@ -416,7 +416,8 @@ class _Judge:
             since = at - (each.token or at)
             least, most = TOKEN
             weight = least - max(math.log(max(since, 0.001) / _TOKENS_FROM_SECONDS), 0.0)
-            return max(weight, most), [f"it had tokens for {since:.1f} s, the first {waited - since:.1f} s after it came"]
+            line = f"it had tokens for {since:.1f} s, the first {waited - since:.1f} s after it came"
+            return max(weight, most), [line]
         factor, most = RECENT
         surprise = -math.log(min(1.0, max(self._arrivals, 1 / 60) * max(waited, 0.1)))
         weight = min(factor * surprise, most)
