@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -37,6 +38,11 @@ _REQUEST_SECONDS: Final = 300
 _RETRY_SECONDS: Final = 30
 _RETRIES: Final = 4
 _LONGEST: Final = 300
+_FOR_DEVELOPERS: Final = "\n\nDebug source:"
+_MEASURED: Final = re.compile(
+    r" in [0-9.]+[nµm]?s(?:, after \d+ retries, max_retries: \d+, retry_timeout: \S+ *)?(?= - )"
+)
+"""How long the library has tried: another time in each error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,12 @@ def _told(path: str, *expected: type[Exception]) -> Iterator[None]:
 
 
 def _line(error: BaseException) -> str:
-    text = str(error).partition("\n")[0].strip() or type(error).__name__
+    """What a store has answered: the same words each time, so that who says it once knows it again."""
+    text = str(error).partition(_FOR_DEVELOPERS)[0].strip() or type(error).__name__
+    said = ": ".join(match[1] for name in ("Code", "Message") if (match := re.search(f"<{name}>([^<]*)</", text)))
+    if said:
+        text = f"{text.partition('<')[0]}{said}"
+    text = " ".join(_MEASURED.sub("", text).split())
     return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
 
 

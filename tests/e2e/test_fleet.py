@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import threading
 import time
@@ -75,9 +77,9 @@ def test_two_processes_ship_the_same_segments(s3: S3, data: Path) -> None:
     assert sum(made) == len(list(bucket.objects("v1")))
 
 
-@pytest.mark.parametrize("fault", ["503", "lost", "cut", "refused"])
+@pytest.mark.parametrize("fault", ["503", "507", "403", "lost", "cut", "refused"])
 def test_a_store_that_fails_now_and_then_loses_nothing(s3: S3, data: Path, fault: str) -> None:
-    """Bursts of 503, an answer that is lost, half an upload, no answer: in the end everything is there once."""
+    """Bursts of 503, a quota that is reached, an answer that is lost, half an upload: in the end all is there once."""
     with Proxy(s3.endpoint).running() as proxy:
         bucket = s3.bucket(proxy.endpoint, retries=0)
         puts = 0
@@ -143,6 +145,36 @@ def test_a_stack_ships_its_last_segment_as_it_ends(s3: S3, tmp_path: Path) -> No
             assert [bodies.whole(each, direction) for each in there] == [bodies.whole(each, direction) for each in here]
     assert json.dumps(large).encode() in [bodies.whole(each, "request") for each in here]
     assert len(list(bucket.objects("v1/bodies"))) == 1
+
+
+def test_a_store_that_does_not_answer_is_lag_and_no_more(s3: S3, data: Path) -> None:
+    """Requests are answered and recorded meanwhile, and the metric tells; when it answers there is no lag."""
+    with Proxy(s3.endpoint).running() as proxy:
+        bucket, answering = s3.bucket(), threading.Event()
+
+        def plan(method: str, path: str) -> str | None:
+            answering.wait(100)
+            return None
+
+        proxy.plan = plan
+        for path in (data / "segments").iterdir():
+            os.utime(path, (time.time(), time.time() - 100))  # nothing more is expected of them
+        settings = {**buckets.ENVIRONMENT, "AWS_ENDPOINT_URL": proxy.endpoint, "ship_to": bucket.url}
+        with RunningStack(data.parent, **settings) as stack:
+
+            def lag() -> float:
+                scraped = urllib.request.urlopen(f"{stack.admin}/metrics").read().decode()
+                return float(re.findall(r"^extproc_ship_lag_seconds (\S+)$", scraped, re.MULTILINE)[0])
+
+            eventually(lambda: proxy.seen, "an upload")
+            eventually(lambda: lag() >= 100, "the lag")
+            with urllib.request.urlopen(f"{stack.url}/v1/models") as answer:
+                assert answer.status == 200
+            with urllib.request.urlopen(f"{stack.admin}/readyz") as answer:
+                assert answer.status == 200
+            answering.set()
+            assert stack.stop() == 0
+        assert shipped(bucket) == local(data) != {}
 
 
 def test_an_engine_counts_what_the_hosts_count(s3: S3, data: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ class S3:
 
 
 Fault = str
-"""`503`; `lost`: done, and no answer; `cut`: half of the body, then nothing; `refused`: neither done nor answered."""
+"""A status, as `503`; `lost`: done, and no answer; `cut`: half of the body, and nothing; `refused`: nothing at all."""
 
 Plan = Callable[[str, str], Fault | None]
 """The fault of a request, by its method and path."""
@@ -150,8 +150,8 @@ class Proxy:
                 path = self.path.partition("?")[0]
                 proxy.seen.append((self.command, path))
                 fault = proxy.plan(self.command, path)
-                if fault == "503":
-                    self.send_response(503)
+                if fault is not None and fault.isdecimal():
+                    self.send_response(int(fault))
                     self.send_header("content-length", "0")
                     self.end_headers()
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import subprocess
 from pathlib import Path
@@ -11,7 +12,10 @@ import pytest
 from support.journals import START_NS, append, journal, request, response
 
 from extproc.config import Config
+from extproc.errors import BucketError
 from extproc.fleet.bucket import Bucket, directory_url
+from extproc.fleet.process import Shipping
+from extproc.fleet.ship import Shipper
 from extproc.journal.lock import lock_directory
 from extproc.service.sidecar.follower import SHIPPER
 
@@ -50,3 +54,38 @@ def test_a_bucket_that_is_none_is_said(tmp_path: Path) -> None:
     done = subprocess.run([*SHIPPER], input=config.to_json() + "\n", capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.startswith("failed ConfigError ftp://nowhere: expected s3://")
+
+
+class _Away(Bucket):
+    """A bucket that refuses everything until it is back."""
+
+    back = False
+
+    def create(self, path: str, data: bytes) -> bool:
+        if not self.back:
+            raise BucketError(f"{path}: 507 Insufficient Storage")
+        return super().create(path, data)
+
+
+def test_a_bucket_that_is_away_for_long_is_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Hours of it are one line, failures and a lag that grows; then another line, and no lag."""
+    data, bucket = tmp_path / "data", _Away.open(directory_url(tmp_path / "bucket"))
+    data.mkdir(mode=0o700)
+    with journal(data, clock=lambda: START_NS) as writer:
+        append(writer, request(1), response(1))
+    now = next(iter((data / "segments").iterdir())).stat().st_mtime
+    shipping = Shipping(Shipper(data, bucket, clock=lambda: now))
+    lags = []
+    with caplog.at_level(logging.INFO):
+        for _ in range(100):
+            now += 60
+            shipping.round()
+            lags.append(json.loads(shipping.state())["lag_seconds"])
+        bucket.back = True
+        shipping.round()
+        shipping.round()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "507 Insufficient Storage" in caplog.text
+    assert lags == [60.0 * number for number in range(1, 101)]
+    state = json.loads(shipping.state())
+    assert (state["lag_seconds"], state["behind_bytes"], state["failures"], state["objects"]) == (0, 0, 100, 2)
