@@ -1,13 +1,16 @@
 """How well killers are named: `python tests/forensics/table.py [SEEDS]` plays every row, and writes the table.
 
 Rows are played in simulated fleets, with SEEDS seeds each (1); `make forensics` plays ten. Healthy traffic is an hour
-of each kind. What is played through the real Envoy and on a real vLLM is told in the document by hand.
+of each kind. Each row is played once through the real Envoy, too, and two of the real deaths are proven against the
+demo engine. What is played on a real vLLM is told in the document by hand.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 import sys
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +19,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from forensics import test_prove  # noqa: E402
+from forensics.scenarios import test_scenes  # noqa: E402
+from support import scenes  # noqa: E402
+from support.mortal import Mortal  # noqa: E402
 from support.poison import ROWS  # noqa: E402
 from support.simulated import HEALTHY, at_death, healthy, place, play, stop  # noqa: E402
 
@@ -68,6 +75,33 @@ def _line(name: str, places: list[int | None]) -> str:
     return f"| {name} | {len(places)} | {shares} | {mean:.2f} | {len(places) - len(named)} |"
 
 
+def behind_envoy(directory: Path) -> str:
+    """Every row once through the real Envoy: how many were named, and how soon."""
+    rows = test_scenes.rows(everything=True)
+    size = test_scenes.GROUP
+    groups = [rows[first : first + size] for first in range(0, len(rows), size)]
+    played = [each for number, group in enumerate(groups) for each in scenes.play(directory / str(number), group)]
+    first, three = (sum((each.rank or 99) <= most for each in played) for most in (1, 3))
+    seconds = [each.seconds for each in played if each.seconds is not None and each.rank is not None]
+    missed = [f"{each.row.name} ({each.rank or 'not named'})" for each in played if (each.rank or 99) > 3]
+    return (
+        f"Through the real Envoy: {first} of {len(played)} first, {three} among the first three, told after"
+        f" {statistics.median(seconds):.1f} s (median) and {max(seconds):.1f} s at most."
+        + (f" Missed: {', '.join(missed)}." if missed else "")
+    )
+
+
+def proofs(directory: Path) -> Iterable[str]:
+    """What it takes to prove a killer, and a latched pair, of the real deaths."""
+    for what, journal, rule in (
+        ("a killer", test_prove.TEXT, test_prove.TEXT_RULE),
+        ("a latched pair", test_prove.LATCHED, test_prove.LATCH_RULE),
+    ):
+        with Mortal(rule) as server:
+            _, proof = test_prove.bisect(journal, server.url, directory / journal.name)
+        yield f"{proof['tries']} tries and {proof['restarts']} restarts to prove {what} (`{proof['verdict']}`)"
+
+
 def main(seeds: int) -> None:
     """Play all, and write."""
     jobs: list[Job] = [("row", row.name, seed) for row in ROWS for seed in range(seeds)]
@@ -75,6 +109,11 @@ def main(seeds: int) -> None:
     jobs += [("stop", how, seed) for how in STOPS for seed in range(seeds)]
     with multiprocessing.Pool(2) as pool:
         table = lines(pool.imap_unordered(job, jobs), seeds)
+    with tempfile.TemporaryDirectory() as directory:
+        table += [
+            behind_envoy(Path(directory)),
+            f"Proof, the request made smallest included: {'; '.join(proofs(Path(directory)))}.",
+        ]
     text = DOCUMENT.read_text()
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     DOCUMENT.write_text("\n".join([f"{before}{BEGIN}", "", *table, "", after]))
