@@ -1,8 +1,8 @@
 """What is in flight, while it is: a table in a memory-mapped file for each worker.
 
     table = LiveTable.create(directory, worker=0, boot_id="0193c0de")
-    slot = table.take(id, started_ns)          # None when the table is full: the exchange is only counted
-    slot.describe(started_ns, id, method, path, upstream, cluster)
+    slot = table.take()                        # None when the table is full: the exchange is only counted
+    slot.describe(exchange.progress(), started_ns, id, method, path, upstream, cluster)
     slot.advance(exchange.progress())          # a few stores, no system call
     slot.free()
 
@@ -52,11 +52,14 @@ _SEQUENCE: Final = struct.Struct("<Q")
 HOT: Final = struct.Struct("<qqqQQIIHBB")
 """Last chunk, first byte and first token in nanoseconds after the start, -1 for none; bytes of the request and of the
 response, chunks likewise; status, 0 for none; flags; nothing."""
-_NOTHING: Final = (-1, -1, -1, 0, 0, 0, 0, 0, 0, 0)
+NOTHING: Final = (-1, -1, -1, 0, 0, 0, 0, 0, 0, 0)
+"""Nothing of either direction has come."""
 _COLD: Final = struct.Struct("<q40s16s128s64s64s")
 """Start in nanoseconds since the epoch, 0 for a free slot; id, method, path, upstream, cluster."""
+_BOTH: Final = struct.Struct(HOT.format + _COLD.format.removeprefix("<"))
 _HOT_AT: Final = _SEQUENCE.size
 _COLD_AT: Final = _HOT_AT + HOT.size
+_STARTED: Final = struct.Struct("<q")
 _TRIES: Final = 1000
 
 REQUEST_OVER, RESPONSE_BEGAN, RESPONSE_OVER = 1, 2, 4
@@ -115,34 +118,37 @@ class LiveExchange(msgspec.Struct, frozen=True):
 class Slot:
     """The place of one exchange. For one thread at a time."""
 
-    __slots__ = ("_at", "_map", "_sequence", "_table")
+    __slots__ = ("_at", "_map", "_sequence", "_table", "_word", "_words")
 
     def __init__(self, table: LiveTable, at: int) -> None:
         self._table = table
         self._map = table.map
-        self._at = at
-        self._sequence: int = _SEQUENCE.unpack_from(table.map, at)[0] & ~1
+        self._words = table.words
+        self._at = at + _HOT_AT
+        self._word = at // _SEQUENCE.size
+        self._sequence = 0
+
+    def describe(self, hot: tuple[int, ...], started_ns: int, id: str, *texts: str | None) -> None:
+        """All of it: how far it has come, and what headers say: method, path, upstream and cluster."""
+        method, path, upstream, cluster = [b"" if text is None else text.encode("utf-8", "replace") for text in texts]
+        words, word, sequence = self._words, self._word, self._sequence
+        words[word] = sequence + 1
+        _BOTH.pack_into(self._map, self._at, *hot, started_ns, id.encode(), method, path, upstream, cluster)
+        words[word] = self._sequence = sequence + 2
 
     def advance(self, hot: tuple[int, ...]) -> None:
         """How far it has come, in the order of `HOT`. For every chunk, so a few stores and nothing else."""
-        at, table, sequence = self._at, self._map, self._sequence
-        _SEQUENCE.pack_into(table, at, sequence + 1)
-        HOT.pack_into(table, at + _HOT_AT, *hot)
-        self._sequence = sequence + 2
-        _SEQUENCE.pack_into(table, at, sequence + 2)
-
-    def describe(self, started_ns: int, id: str, *texts: str | None) -> None:
-        """What is known once headers have come: method, path, upstream and cluster."""
-        at = self._at
-        _SEQUENCE.pack_into(self._map, at, self._sequence + 1)
-        encoded = ((text or "").encode("utf-8", "replace") for text in (id, *texts))
-        _COLD.pack_into(self._map, at + _COLD_AT, started_ns, *encoded)
-        self._sequence += 2
-        _SEQUENCE.pack_into(self._map, at, self._sequence)
+        words, word, sequence = self._words, self._word, self._sequence
+        words[word] = sequence + 1
+        HOT.pack_into(self._map, self._at, *hot)
+        words[word] = self._sequence = sequence + 2
 
     def free(self) -> None:
         """The exchange is over."""
-        self.describe(0, "", None, None, None, None)
+        words, word, sequence = self._words, self._word, self._sequence
+        words[word] = sequence + 1
+        _STARTED.pack_into(self._map, self._at + HOT.size, 0)
+        words[word] = self._sequence = sequence + 2
         self._table.give_back(self)
 
 
@@ -165,6 +171,8 @@ class LiveTable:
             raise
         finally:
             os.close(fd)
+        self.words = memoryview(self.map).cast("Q")
+        """The map once more, for the sequence numbers."""
         _HEAD.pack_into(self.map, 0, _MAGIC, _kernel_boot(), slots, SLOT_BYTES, 0)
         self._free = [Slot(self, _HEAD_BYTES + index * SLOT_BYTES) for index in reversed(range(slots))]
 
@@ -173,16 +181,13 @@ class LiveTable:
         """In a data directory."""
         return cls(directory / LIVE / f"w{worker}-{boot_id}{_SUFFIX}")
 
-    def take(self, id: str, started_ns: int) -> Slot | None:
-        """A slot for an exchange that begins; None where all are taken."""
+    def take(self) -> Slot | None:
+        """A slot for an exchange that begins, which nobody sees before it is described; None where all are taken."""
         if not self._free:
             self.beyond += 1
             _BEYOND.pack_into(self.map, _BEYOND_AT, self.beyond)
             return None
-        slot = self._free.pop()
-        slot.advance(_NOTHING)
-        slot.describe(started_ns, id, None, None, None, None)
-        return slot
+        return self._free.pop()
 
     def give_back(self, slot: Slot) -> None:
         """For `Slot.free`."""

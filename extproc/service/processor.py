@@ -39,7 +39,10 @@ from extproc.service.wire import Kind, Message, Modes
 
 log = logging.getLogger("extproc.service")
 
-_HEADERS = frozenset({Kind.REQUEST_HEADERS, Kind.RESPONSE_HEADERS})
+# Looked up once: a member of an enum costs more on its class than a call does (Python 3.11).
+_REQUEST = Direction.REQUEST
+_REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY = Kind.REQUEST_HEADERS, Kind.RESPONSE_HEADERS, Kind.REQUEST_BODY
+_HEADERS = frozenset({_REQUEST_HEADERS, _RESPONSE_HEADERS})
 
 
 class Journal(Protocol):
@@ -174,7 +177,7 @@ class Recorder:
 
     def left_no_record(self, error: JournalError) -> None:
         """A request that was refused, and so counted, has no record at all. From any thread."""
-        self.journal.gap(Direction.REQUEST, f"refused: {error}", time_ns())
+        self.journal.gap(_REQUEST, f"refused: {error}", time_ns())
 
     def _closed(self, unfinished: Sequence[Direction], rejected: bool, error: JournalError | None) -> None:
         """The journal's word on what a close left to write: the records of directions that were cut off."""
@@ -276,25 +279,32 @@ class Processor:
         exchange = self._exchange = self._recorder.begin(self._parent, message.event.at)
         exchange.best_effort = modes.observability
         if self._recorder.live is not None:
-            self._slot = self._recorder.live.take(exchange.id, exchange.started_ns)
+            self._slot = self._recorder.live.take()
+            if self._slot is not None and message.kind not in _HEADERS:
+                self._describe(self._slot, exchange)
         return exchange
 
     def _show(self, slot: Slot, exchange: Exchange, kind: Kind) -> None:
         """Let those who look see how far it has come."""
-        slot.advance(exchange.progress())
         if kind in _HEADERS:
-            head = exchange.request_head
-            slot.describe(exchange.started_ns, exchange.id, head.method, head.path, exchange.upstream, exchange.cluster)
+            self._describe(slot, exchange)
+        else:
+            slot.advance(exchange.progress())
+
+    def _describe(self, slot: Slot, exchange: Exchange) -> None:
+        head, upstream, cluster = exchange.request_head, exchange.upstream, exchange.cluster
+        progress, started_ns = exchange.progress(), exchange.started_ns
+        slot.describe(progress, started_ns, exchange.id, head.method, head.path, upstream, cluster)
 
     def _reply(self, exchange: Exchange, message: Message, received: Received) -> bytes:
-        modes = self._modes
+        modes, kind = self._modes, message.kind
         assert modes is not None
-        if modes.observability:
-            return NO_REPLY
-        if message.kind is Kind.REQUEST_HEADERS and not received.late:
-            return self._accept(exchange, modes, over=received.over)
-        if message.kind is Kind.RESPONSE_HEADERS and not exchange.request_began:
-            return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
+        if kind in _HEADERS and not modes.observability:
+            if kind is _RESPONSE_HEADERS:
+                if not exchange.request_began:
+                    return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
+            elif not received.late:
+                return self._accept(exchange, modes, over=received.over)
         return wire.neutral(message, modes, late=received.late)
 
     def _accept(self, exchange: Exchange, modes: Modes, *, over: bool) -> bytes:
@@ -318,7 +328,7 @@ class Processor:
     def _route_by_body(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
         """What a held body tells of where it should go; the record of the request says so, too."""
         asked, event = self._asked, message.event
-        if message.kind is not Kind.REQUEST_BODY or exchange.request_over:
+        if message.kind is not _REQUEST_BODY or exchange.request_over:
             return None
         if asked is None or not asked.body or exchange.routing is None:
             return None
@@ -335,11 +345,11 @@ class Processor:
     ) -> bytes:
         """The reply to what comes while Envoy holds a request: its body in one message, or Envoy's own answer."""
         reply = wire.routed(headers) if headers else self._reply(exchange, message, received)
-        if message.kind is Kind.REQUEST_BODY:
+        if message.kind is _REQUEST_BODY:
             if received.over and self._recorder.guard.active:
                 reply = self._guarded(exchange, message.event, headers, reply)
             self._came(exchange, over=exchange.request_over)
-        elif message.kind is Kind.RESPONSE_HEADERS and exchange.response_code_details == TOO_LARGE:
+        elif message.kind is _RESPONSE_HEADERS and exchange.response_code_details == TOO_LARGE:
             self._recorder.holding.was_refused(self._held)
             self._release()
         return reply
@@ -369,10 +379,11 @@ class Processor:
         self._held = 0
 
     def _carry_out(self, direction: Direction, effects: Sequence[Effect], reply: bytes) -> Reply:
-        if not any(not isinstance(effect, Append) or effect.gate for effect in effects):
+        last = effects[-1]
+        if type(last) is Append and not last.gate and len(effects) == 1:
             self._recorder.journal.submit(effects, None)  # an `open` record: that of the whole request follows
             return reply
-        gate = Gate(self, direction, reply, has_record=isinstance(effects[-1], Append))
+        gate = Gate(self, direction, reply, has_record=type(last) is Append)
         self._recorder.watch_gate(gate)
         self._recorder.journal.submit(effects, gate)
         return LATER
@@ -394,4 +405,4 @@ class Processor:
 
     def _refuses(self, gate: Gate) -> bool:
         assert self._modes is not None
-        return gate.direction is Direction.REQUEST and self._recorder.deny and not self._modes.observability
+        return gate.direction is _REQUEST and self._recorder.deny and not self._modes.observability

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from extproc.journal import live
-from extproc.journal.live import HOT, REQUEST_OVER, RESPONSE_BEGAN, LiveTable
+from extproc.journal.live import HOT, NOTHING, REQUEST_OVER, RESPONSE_BEGAN, LiveTable, Slot
 
 SECOND = 1_000_000_000
 STARTED = 1_763_694_720 * SECOND
@@ -24,6 +24,14 @@ def table(tmp_path: Path) -> LiveTable:
     return LiveTable(tmp_path / "live" / "w0-b00t.table", slots=4)
 
 
+def begin(table: LiveTable, id: str, *texts: str) -> Slot:
+    """A slot of which no more is known than what these texts say, and when it began."""
+    slot = table.take()
+    assert slot is not None
+    slot.describe(NOTHING, STARTED, id, *[*texts, None, None, None, None][:4])
+    return slot
+
+
 def read(tmp_path: Path) -> dict[str, live.LiveExchange]:
     """What is in all tables, by id."""
     return {each.id: each for each in live.read(tmp_path)}
@@ -31,12 +39,14 @@ def read(tmp_path: Path) -> dict[str, live.LiveExchange]:
 
 def test_what_is_written_is_read(tmp_path: Path, table: LiveTable) -> None:
     """Every field, and nothing that has not come."""
-    slot = table.take("first", STARTED)
+    slot = table.take()
     assert slot is not None
+    assert read(tmp_path) == {}
+    slot.describe(NOTHING, STARTED, "first", None, None, None, None)
     assert read(tmp_path)["first"] == live.LiveExchange(
         0, "b00t", "first", STARTED, None, None, None, None, None, 0, 0, False, 0, 0, False, False, None, None, None
     )  # fmt: skip
-    slot.describe(STARTED, "first", "POST", "/v1/chat/completions", "10.0.0.7:8000", "llm")
+    slot.describe(NOTHING, STARTED, "first", "POST", "/v1/chat/completions", "10.0.0.7:8000", "llm")
     slot.advance(HOT_FIELDS)
     assert read(tmp_path)["first"].fields() == {
         "upstream": "10.0.0.7:8000",
@@ -58,32 +68,27 @@ def test_what_is_written_is_read(tmp_path: Path, table: LiveTable) -> None:
 
 def test_a_slot_is_used_again(tmp_path: Path, table: LiveTable) -> None:
     """The next exchange has nothing of the one before."""
-    slot = table.take("first", STARTED)
-    assert slot is not None
-    slot.describe(STARTED, "first", "POST", "/", "10.0.0.7:8000", "llm")
+    slot = begin(table, "first", "POST", "/", "10.0.0.7:8000", "llm")
     slot.advance(HOT_FIELDS)
     slot.free()
     assert read(tmp_path) == {}
-    table.take("second", STARTED)
+    begin(table, "second")
     (second,) = read(tmp_path).values()
     assert (second.id, second.upstream, second.response_bytes, second.status) == ("second", None, 0, None)
 
 
 def test_what_is_beyond_the_slots_is_counted(tmp_path: Path, table: LiveTable) -> None:
     """And has no slot; there is one again when another exchange has ended."""
-    slots = [table.take(f"{number}", STARTED) for number in range(6)]
-    assert [slot is None for slot in slots] == [False] * 4 + [True] * 2
+    slots = [begin(table, f"{number}") for number in range(4)]
+    assert [table.take(), table.take()] == [None, None]
     assert (table.beyond, len(read(tmp_path))) == (2, 4)
-    assert slots[0] is not None
     slots[0].free()
-    assert table.take("again", STARTED) is not None
+    assert table.take() is not None
 
 
 def test_long_and_odd_texts(tmp_path: Path, table: LiveTable) -> None:
     """They are cut at their place's end, and hold up nothing."""
-    slot = table.take("first", STARTED)
-    assert slot is not None
-    slot.describe(STARTED, "first", "POST" * 10, "/\u00e9" * 100, "a" * 300, "\ud800")
+    begin(table, "first", "POST" * 10, "/\u00e9" * 100, "a" * 300, "\ud800")
     seen = read(tmp_path)["first"]
     assert (len(seen.method or ""), len(seen.upstream or ""), seen.cluster) == (16, 64, "?")
     assert (seen.path or "").startswith("/\u00e9/\u00e9")
@@ -92,7 +97,7 @@ def test_long_and_odd_texts(tmp_path: Path, table: LiveTable) -> None:
 @pytest.mark.parametrize("damage", [b"", b"x" * 10, b"x" * 8192])
 def test_a_file_that_is_no_table_has_nothing(tmp_path: Path, table: LiveTable, damage: bytes) -> None:
     """Empty, cut short, or anything else; the tables beside it are read."""
-    table.take("first", STARTED)
+    begin(table, "first")
     (tmp_path / "live" / "w1-b00t.table").write_bytes(damage)
     (tmp_path / "live" / "other").write_bytes(damage)
     assert list(read(tmp_path)) == ["first"]
@@ -100,15 +105,15 @@ def test_a_file_that_is_no_table_has_nothing(tmp_path: Path, table: LiveTable, d
 
 def test_a_table_from_before_the_machine_was_started_is_not_read(tmp_path: Path, table: LiveTable) -> None:
     """What a power cut leaves in it may be anything."""
-    table.take("first", STARTED)
+    begin(table, "first")
     table.map[16:20] = b"0000"
     assert read(tmp_path) == {}
 
 
 def test_a_slot_whose_writer_died_in_the_middle_is_passed_over(tmp_path: Path, table: LiveTable) -> None:
     """Its number is odd for ever."""
-    table.take("first", STARTED)
-    table.take("second", STARTED)
+    begin(table, "first")
+    begin(table, "second")
     table.map[4096] |= 1
     assert list(read(tmp_path)) == ["second"]
 
@@ -117,7 +122,7 @@ def test_a_table_is_taken_away_at_the_end(tmp_path: Path, table: LiveTable) -> N
     """By its worker, or after a death by recovery."""
     table.close()
     assert list((tmp_path / "live").iterdir()) == []
-    LiveTable.create(tmp_path, 0, "dead").take("first", STARTED)
+    begin(LiveTable.create(tmp_path, 0, "dead"), "first")
     live.remove(tmp_path, 0, "dead")
     live.remove(tmp_path, 0, "dead")
     assert list((tmp_path / "live").iterdir()) == []
@@ -128,17 +133,23 @@ WRITER = """
     from pathlib import Path
     from extproc.journal.live import LiveTable
     table = LiveTable.create(Path(sys.argv[1]), 0, "b00t")
-    slots = [table.take(f"{number:04}", 1 + number) for number in range(8)]
+    slots = [table.take() for number in range(8)]
+    def hot(number):
+        return number, number, number, number, number, number % 2**32, number % 2**32, 200, 7, 0
+    def describe(slot, number):
+        slot.describe(hot(number), number, f"{number % 10000:04}", f"{number}", f"{number}", f"{number}", f"{number}")
+    for slot in slots:
+        describe(slot, 1)
     print("ready", flush=True)
     number = 0
     while True:
         number += 1
         for index, slot in enumerate(slots):
-            slot.advance((number, number, number, number, number, number % 2**32, number % 2**32, 200, 7, 0))
+            slot.advance(hot(number))
             if number % 50 == 0:
                 slot.free()
-                slots[index] = slot = table.take(f"{number % 10000:04}", number)
-                slot.describe(number, f"{number % 10000:04}", f"{number}", f"{number}", f"{number}", f"{number}")
+                slots[index] = table.take()
+                describe(slots[index], number)
 """
 
 
