@@ -47,6 +47,12 @@ from extproc.core.redact import Redactor
 from extproc.core.stream import LATE, Input, State
 from extproc.core.trace import TraceContext, under
 
+# Looked up once: a member of an enum costs more on its class than a call does (Python 3.11).
+_REQUEST, _RESPONSE = Direction
+_HEADERS, _HEADERS_END, _BODY, _BODY_END = Input.HEADERS, Input.HEADERS_END, Input.BODY, Input.BODY_END
+_TRAILERS, _CLOSE = Input.TRAILERS, Input.CLOSE
+_OPEN, _ABORTED = State.OPEN, State.ABORTED
+
 NOTHING: Sequence[Effect] = ()
 NOTHING_LATE = Protocol()
 
@@ -134,8 +140,8 @@ class Exchange:
         self._started_at = started_at
         self._new_trace = self._trace = trace
         self._parent = parent
-        self._request = DirectionContent(Direction.REQUEST, settings.inline_body_bytes)
-        self._response = DirectionContent(Direction.RESPONSE, settings.inline_body_bytes)
+        self._request = DirectionContent(_REQUEST, settings.inline_body_bytes)
+        self._response = DirectionContent(_RESPONSE, settings.inline_body_bytes)
         self._request_reader: RequestReader | None = None
         self._response_reader: ResponseReader | None = None
         self._attributes: dict[str, Any] = {}
@@ -153,7 +159,7 @@ class Exchange:
         """Take one message."""
         if self._rejected:
             return TAKEN  # our own refusal on its way to the client is not an answer of the backend
-        direction = self._request if event.direction is Direction.REQUEST else self._response
+        direction = self._request if event.direction is _REQUEST else self._response
         # By exact type, bodies first: a class pattern goes through the metaclass, for every chunk of every stream.
         if type(event) is Body:
             return self._on_body(direction, event)
@@ -164,7 +170,7 @@ class Exchange:
 
     def open_record(self, at: int) -> Sequence[Effect]:
         """The request as it stands, for one that is long in coming. Made once, and only while it is unfinished."""
-        if self._opened or self._rejected or self._request.stream.state is not State.OPEN:
+        if self._opened or self._rejected or self._request.stream.state is not _OPEN:
             return NOTHING
         body = self._request.body
         if body.spooled:
@@ -188,7 +194,7 @@ class Exchange:
         effects: list[Effect] = []
         for direction in (self._request, self._response):
             was_over = direction.stream.over
-            if direction.stream.move(Input.CLOSE) is State.ABORTED and not was_over:
+            if direction.stream.move(_CLOSE) is _ABORTED and not was_over:
                 effects += self._abort(direction, reason, at)
         began = self._request.stream.began or self._response.stream.began
         if began and not self._terminal:
@@ -233,22 +239,20 @@ class Exchange:
         answer, -1 for none; bytes of the request and of the response, chunks likewise; status, 0 for none; flags: 1 the
         request is over, 2 the response has begun, 4 it is over; 0. In the order of `extproc.journal.live.HOT`.
         """
-        request, response, started = self._request, self._response, self._started_at
-        last = response.last_at if response.body.chunks else request.last_at if request.body.chunks else 0
-        first, token = (
-            response.first_at,
-            None if self._response_reader is None else self._response_reader.first_token_at,
-        )
+        request, response, reader, started = self._request, self._response, self._response_reader, self._started_at
+        sent, got, answer = request.body, response.body, response.stream
+        last = response.last_at if got.chunks else request.last_at if sent.chunks else 0
+        first, token = response.first_at, None if reader is None else reader.first_token_at
         return (
             last - started if last else -1,
             first - started if first else -1,
             -1 if token is None else token - started,
-            request.body.length,
-            response.body.length,
-            request.body.chunks,
-            response.body.chunks,
+            sent.length,
+            got.length,
+            sent.chunks,
+            got.chunks,
             response.head.status or 0,
-            request.stream.over | response.stream.began << 1 | response.stream.over << 2,
+            request.stream.over | answer.began << 1 | answer.over << 2,
             0,
         )
 
@@ -280,7 +284,7 @@ class Exchange:
 
     def _on_headers(self, direction: DirectionContent, event: Headers) -> Received:
         end = event.end_of_stream
-        if direction.stream.move(Input.HEADERS_END if end else Input.HEADERS) is LATE:
+        if direction.stream.move(_HEADERS_END if end else _HEADERS) is LATE:
             return self._count_late(direction, "headers")
         direction.first_at = direction.last_at = event.at
         direction.head = read(event.headers, self._settings.redactor)
@@ -305,7 +309,7 @@ class Exchange:
         return self._ended(direction, ended_by, event.at, effects)
 
     def _on_body_after_the_last_byte(self, direction: DirectionContent, event: Body) -> Received:
-        input = Input.BODY_END if event.end_of_stream else Input.BODY
+        input = _BODY_END if event.end_of_stream else _BODY
         if direction.stream.move(input) is LATE:
             self._duplicate_ends += event.end_of_stream
         elif not event.data:
@@ -314,7 +318,7 @@ class Exchange:
 
     def _on_trailers(self, direction: DirectionContent, event: Trailers) -> Received:
         was_over = direction.stream.over
-        if direction.stream.move(Input.TRAILERS) is LATE:
+        if direction.stream.move(_TRAILERS) is LATE:
             return self._count_late(direction, "trailers")
         direction.trailers = read(event.trailers, self._settings.redactor)
         if was_over:
@@ -461,7 +465,7 @@ class Exchange:
             first_byte_ms=self._ms(direction.first_at),
             last_byte_ms=self._ms(direction.last_at),
         )
-        reason = CloseReason(direction.ended_by or "") if direction.stream.state is State.ABORTED else None
+        reason = CloseReason(direction.ended_by or "") if direction.stream.state is _ABORTED else None
         return self._terminal_record(at, reason, answer, self._response_llm(), gate=gate)
 
     def _response_llm(self) -> ResponseLlm | None:

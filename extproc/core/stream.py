@@ -71,28 +71,24 @@ TABLE: tuple[tuple[State | None, ...], ...] = (
 class Stream:
     """The state of one direction. `move` is the only way to change it."""
 
-    __slots__ = ("direction", "state")
+    __slots__ = ("began", "direction", "over", "state")
 
     def __init__(self, direction: Direction) -> None:
         self.direction = direction
-        self.state = State.IDLE
+        self.state = _IDLE
+        self.began = False
+        """A message of this direction has been seen."""
+        self.over = False
+        """The record of this direction has been made, or is being made now."""
 
     def move(self, input: Input) -> State | None:
         """Take one input. Returns the new state, or `LATE`, in which case nothing has changed."""
         state = TABLE[self.state][input]
-        if state is not LATE:
+        if state is not LATE and state is not self.state:
             self.state = state
+            self.began = True
+            self.over = state is not _OPEN
         return state
-
-    @property
-    def began(self) -> bool:
-        """A message of this direction has been seen."""
-        return self.state is not State.IDLE
-
-    @property
-    def over(self) -> bool:
-        """The record of this direction has been made, or is being made now."""
-        return self.state >= State.FULL
 
     def __repr__(self) -> str:
         return f"<{self.direction.value}, {self.state.name}>"

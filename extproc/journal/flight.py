@@ -12,6 +12,7 @@ from extproc.core.records import AnyRecord, Open, Orphan, Request, Response
 
 _OPENING = b'{"type":"'
 _EARLY_ENDS = 1024
+_NOTED = (Request, Response, Open, Orphan)
 
 BEGINNING: Final = frozenset({"request", "open", "response", "orphan"})
 """The types that may be the first of an exchange. A `late` or `access` record without any of them is of none."""
@@ -41,7 +42,7 @@ class Flight:
 
     def take(self, record: AnyRecord) -> None:
         """The same, of a record."""
-        if isinstance(record, Request | Open | Response | Orphan):
+        if isinstance(record, _NOTED):
             self.note(record.type, record.id)
 
     def snapshot(self) -> dict[str, str]:

@@ -38,7 +38,7 @@ from extproc.core.record import timestamp
 from extproc.core.records import Access, Attempt, Tls
 from extproc.core.redact import Redactor
 from extproc.errors import JournalError
-from extproc.service.attempts import Attempts, Origin
+from extproc.service.attempts import NOBODY, Attempts, Origin
 from extproc.service.wire import NAMESPACE
 
 BYPASS_TAG = "extproc.bypass"
@@ -55,6 +55,8 @@ EXPECT_SECONDS = 2.0
 
 _WHOLE_REQUEST = frozenset({AccessLogType.DownstreamEnd, AccessLogType.NotSet})
 """What an entry at the end of a request says that it is, or nothing where Envoy is too old to say it."""
+
+_UPSTREAM_END = AccessLogType.UpstreamEnd
 
 _PROTOCOLS = {1: "HTTP/1.0", 2: "HTTP/1.1", 3: "HTTP/2", 4: "HTTP/3"}
 _TLS_VERSIONS = {1: "TLSv1", 2: "TLSv1.1", 3: "TLSv1.2", 4: "TLSv1.3"}
@@ -108,17 +110,21 @@ class AccessLog:
         at = timestamp(time_ns())
         effects = []
         for entry in entries:
-            kind = entry.common_properties.access_log_type
+            common = entry.common_properties
+            kind = common.access_log_type
             if kind in _WHOLE_REQUEST:
-                attempts = entry.common_properties.upstream_request_attempt_count
-                record = read(entry, at, self._redactor, self._attempts.before_last(_origin(entry), attempts))
+                record = read(entry, at, self._redactor, self._failed_attempts(entry, common))
                 self._expected.pop(record.id or "", None)
                 effects.append(Append(record, gate=False))
-            elif kind == AccessLogType.UpstreamEnd:
-                self._attempts.add(_origin(entry), read_attempt(entry.common_properties, entry.response))
+            elif kind == _UPSTREAM_END:
+                self._attempts.add(_origin(entry), read_attempt(common, entry.response))
         if effects:
             self.entries += len(effects)
             self._journal.submit(effects, _Written(self, len(effects)))
+
+    def _failed_attempts(self, entry: HTTPAccessLogEntry, common: AccessLogCommon) -> list[Attempt] | None:
+        attempts, count = self._attempts, common.upstream_request_attempt_count
+        return attempts.before_last(_origin(entry) if attempts else NOBODY, count)
 
     def expect(self, id: str) -> None:
         """An exchange has ended, and Envoy has something to say about it."""
@@ -160,8 +166,9 @@ def read(
     entry: HTTPAccessLogEntry, at: str, redactor: Redactor, failed_attempts: list[Attempt] | None = None
 ) -> Access:
     """The record of one request."""
+    # Each look at a message within a message makes an object of it: the fewer, the better.
     common, request, response = entry.common_properties, entry.request, entry.response
-    has = common.HasField
+    has, tag = common.HasField, common.custom_tags.get
     client, peer = _address(common.downstream_remote_address), _address(common.downstream_direct_remote_address)
     return Access(  # by position, in the order of the type: to name so many costs microseconds
         _id(common),
@@ -191,9 +198,9 @@ def read(
         response.response_headers_bytes,
         {name: _ms(getattr(common, field)) for name, field in _TIMES if has(field)},
         _tls(common.tls_properties) if has("tls_properties") else None,
-        common.custom_tags.get(ENCODING_TAG) or None,
-        common.custom_tags.get(BYPASS_TAG) or None,
-        _TRUTH.get(common.custom_tags.get(FAILED_OPEN_TAG, "")),
+        tag(ENCODING_TAG) or None,
+        tag(BYPASS_TAG) or None,
+        _TRUTH.get(tag(FAILED_OPEN_TAG, "")),
         failed_attempts,
     )
 
@@ -237,8 +244,7 @@ def _flags(common: AccessLogCommon) -> list[str]:
 
 def _address(address: Address) -> str | None:
     socket = address.socket_address
-    if socket.address:
-        host = socket.address
+    if host := socket.address:
         return f"[{host}]:{socket.port_value}" if ":" in host else f"{host}:{socket.port_value}"
     return address.pipe.path or None
 

@@ -18,6 +18,9 @@ from extproc.core.records import Attempt
 
 Origin = tuple[str | None, str]
 
+NOBODY: Final[Origin] = (None, "")
+"""No request comes from there."""
+
 MOST: Final = 4096
 """Requests of which attempts are kept. Their end may be an hour away, or never come, where a stream was lost."""
 
@@ -27,6 +30,10 @@ class Attempts:
 
     def __init__(self) -> None:
         self._failed: OrderedDict[Origin, list[Attempt]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Requests of which an attempt is kept."""
+        return len(self._failed)
 
     def add(self, origin: Origin, attempt: Attempt) -> None:
         """Keep an attempt that has failed."""

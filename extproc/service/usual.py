@@ -60,13 +60,14 @@ def headers(data: bytes) -> tuple[HeaderList, bool, bytes] | None:
         while at < stop:
             if data[at] != _CONTENT:
                 return None
-            last = at + 2 + data[at + 1]
-            if last - at < _SHORT:
-                at += 2
+            size = data[at + 1]
+            if size < _SHORT:
+                begin = at + 2
+                at = begin + size
+                add(entry(data[begin:at]))
             else:
-                last, at = _extent(data, at + 1)
-            add(entry(data[at:last]) if last - at <= KEPT_ENTRY_BYTES else _entry(data[at:last]))
-            at = last
+                at, begin = _extent(data, at + 1)
+                add(entry(data[begin:at]) if at - begin <= KEPT_ENTRY_BYTES else _entry(data[begin:at]))
         if at != stop:
             return None
         ends = stop != end

@@ -82,6 +82,10 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     modes: Modes | None
 
 
+# Looked up once: a member of an enum costs more on its class than a call does (Python 3.11).
+_REQUEST = Direction.REQUEST
+_REQUEST_BODY, _RESPONSE_BODY = Kind.REQUEST_BODY, Kind.RESPONSE_BODY
+
 _KINDS = {
     "request_headers": (Kind.REQUEST_HEADERS, Direction.REQUEST),
     "response_headers": (Kind.RESPONSE_HEADERS, Direction.RESPONSE),
@@ -101,7 +105,12 @@ def read(data: bytes, modes: Modes | None, at: int) -> Message | None:
     Returns None for a message of a kind that this sidecar does not know. Raises google.protobuf's DecodeError
     for bytes that are no ProcessingRequest.
     """
-    return _read_usual(data, modes, at) or parse(data, modes, at)
+    tag = data[0] if data else 0
+    if (with_body := _BODIES.get(tag)) is not None:
+        return _read_body(data, *with_body, modes, at) or parse(data, modes, at)
+    if (with_headers := _HEADERS.get(tag)) is not None:
+        return _read_headers(data, *with_headers, modes, at) or parse(data, modes, at)
+    return parse(data, modes, at)
 
 
 def parse(data: bytes, modes: Modes | None, at: int) -> Message | None:
@@ -153,34 +162,32 @@ _KEPT_ATTRIBUTES = frozenset(
 _known: dict[bytes, _About] = {b"": _About(Modes())}
 
 
-def _read_usual(data: bytes, modes: Modes | None, at: int) -> Message | None:
+def _read_body(data: bytes, kind: Kind, direction: Direction, modes: Modes | None, at: int) -> Message | None:
     """None: it has not the usual form, and says nothing of what it is."""
-    tag = data[0] if data else 0
-    if tag in _BODIES:
-        body = usual.body(data)
-        if body is None:
-            return None
-        content, ends, rest = body
-        kind, direction = _BODIES[tag]
-        if modes is not None and rest in _NOTHING:
-            return Message(kind, _body(direction, content, ends, modes, at), None)
-        about = _known.get(rest) or _about(rest)
-        if about is None:
-            return None
-        first = about.modes if modes is None else None
-        return Message(kind, _body(direction, content, ends, modes or about.modes, at), first)
-    if tag in _HEADERS:
-        head = usual.headers(data)
-        if head is None:
-            return None
-        headers, ends, rest = head
-        about = _known.get(rest) or _about(rest)
-        if about is None:
-            return None
-        kind, direction = _HEADERS[tag]
-        event = _headers(direction, headers, ends, at, about.attributes)
-        return Message(kind, event, about.modes if modes is None else None)
-    return None
+    body = usual.body(data)
+    if body is None:
+        return None
+    content, ends, rest = body
+    if modes is not None and rest in _NOTHING:
+        return Message(kind, _body(direction, content, ends, modes, at), None)
+    about = _known.get(rest) or _about(rest)
+    if about is None:
+        return None
+    first = about.modes if modes is None else None
+    return Message(kind, _body(direction, content, ends, modes or about.modes, at), first)
+
+
+def _read_headers(data: bytes, kind: Kind, direction: Direction, modes: Modes | None, at: int) -> Message | None:
+    """As `_read_body`."""
+    head = usual.headers(data)
+    if head is None:
+        return None
+    headers, ends, rest = head
+    about = _known.get(rest) or _about(rest)
+    if about is None:
+        return None
+    event = _headers(direction, headers, ends, at, about.attributes)
+    return Message(kind, event, about.modes if modes is None else None)
 
 
 _NOTHING = frozenset({b"", b"\x42\x00"})
@@ -226,7 +233,7 @@ def _modes(request: ProcessingRequest) -> Modes:
 
 
 def _body(direction: Direction, content: bytes, end: bool, modes: Modes, at: int) -> Body:
-    mode = modes.request if direction is Direction.REQUEST else modes.response
+    mode = modes.request if direction is _REQUEST else modes.response
     if mode in _ONE_MESSAGE:
         return Body(direction, content, end, at, True, mode == BodyMode.BUFFERED_PARTIAL and not end)
     return Body(direction, content, end, at)
@@ -257,6 +264,7 @@ def _header_list(header_map: HeaderMap) -> HeaderList:
 # -- replies ------------------------------------------------------------------------------------------------------
 
 _NEUTRAL = {kind: bytes((kind << 3 | 2, 0)) for kind in Kind}
+_FULL_DUPLEX = BodyMode.FULL_DUPLEX_STREAMED
 
 
 def neutral(message: Message, modes: Modes, *, late: bool = False) -> bytes:
@@ -264,10 +272,10 @@ def neutral(message: Message, modes: Modes, *, late: bool = False) -> bytes:
     if modes.observability:
         return NO_REPLY
     kind, event = message.kind, message.event
-    if kind is Kind.RESPONSE_BODY:
-        duplex = modes.response == BodyMode.FULL_DUPLEX_STREAMED
+    if kind is _RESPONSE_BODY:
+        duplex = modes.response == _FULL_DUPLEX
     else:
-        duplex = kind is Kind.REQUEST_BODY and modes.request == BodyMode.FULL_DUPLEX_STREAMED
+        duplex = kind is _REQUEST_BODY and modes.request == _FULL_DUPLEX
     if not duplex:
         return _NEUTRAL[kind]
     # A late chunk sent back would reach the peer twice, and is one reply more than Envoy allows for.
