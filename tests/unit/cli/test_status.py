@@ -13,7 +13,7 @@ from support.recorded import Recording, as_a_crash_leaves_it
 from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
 from extproc.history.index.indexer import Indexer
-from extproc.journal.live import LiveTable
+from extproc.journal.live import NOTHING, LiveTable
 from extproc.journal.recovery import recover
 
 
@@ -37,9 +37,9 @@ def test_a_recorder_that_runs(data: Path) -> None:
         ids = [recording.add(answer=None) for _ in range(3)]
         table = LiveTable.create(data, 0, "b00t")
         for id, upstream in zip(ids, ("10.0.0.7:8000", None, "10.0.0.7:8000"), strict=True):
-            slot = table.take(id, 1)
+            slot = table.take()
             assert slot is not None
-            slot.describe(1, id, "POST", "/", upstream, "llm")
+            slot.describe(NOTHING, 1, id, "POST", "/", upstream, "llm")
         found = status(data, 0)
         table.close()
     assert found["recording"] is True
