@@ -195,3 +195,24 @@ def test_a_worker_on_our_own_http2_loads_no_grpc() -> None:
     code = "import sys, extproc.service.sidecar.worker; print(*{'grpc', 'uvloop', 'opentelemetry'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_aio_records_with_and_without_uvloop(tmp_path: Path, installed: bool) -> None:
+    """uvloop is an extra: a worker that cannot import it serves on asyncio's own loop."""
+    if not installed:
+        # `python -m` looks into the working directory first, which is the worker's data directory.
+        (tmp_path / "uvloop.py").write_text("raise ImportError('no module named uvloop')\n")
+    worker = Worker(Config(data_dir=tmp_path, durability="write", transport="aio", free_space_floor_bytes=0))
+    try:
+        with connected(worker.line("ready")) as channel:
+            talk = Talk(channel)
+            talk.ask(HEADERS)
+            talk.half_close()
+            talk.status()
+        assert ("uvloop" in Path(f"/proc/{worker.process.pid}/maps").read_text()) == installed
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.end() == 0
+    finally:
+        worker.kill()
+    assert [each["closed"] for each in _records(tmp_path, "response")] == ["closed"]
