@@ -5,39 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.commands import run
-from support.raw import SOCKET_SECONDS, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
-
-HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
-
-
-class Backend(RawBackend):
-    """Sends as many events as the path says, and then nothing until `release`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release = threading.Event()
-        self.otherwise = self._script
-
-    def _script(self, connection: Connection, head: Head) -> None:
-        connection.finish(head)
-        events = int(head.path.partition("events=")[2] or 0)
-        if events:
-            connection.send(HEAD)
-        for _ in range(events):
-            connection.send(b"%x\r\n%b\r\n" % (len(EVENT), EVENT))
-        self.release.wait(SOCKET_SECONDS)
-        if not events:
-            connection.send(HEAD)
-        connection.send(b"0\r\n\r\n")
+from support.streams import EVENT, Backend, ask
 
 
 @pytest.fixture
@@ -46,15 +21,6 @@ def backend() -> Iterator[Backend]:
     with Backend() as backend:
         yield backend
         backend.release.set()
-
-
-def ask(stack: RunningStack, events: int) -> Connection:
-    """Begin a request."""
-    connection = Connection.to(stack.port)
-    body = b'{"model":"demo","stream":true,"messages":[]}'
-    path = f"/v1/chat/completions?events={events}"
-    connection.send(f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
-    return connection
 
 
 def inflight(stack: RunningStack, *arguments: str) -> dict[int, Any]:
@@ -81,7 +47,7 @@ def seen(stack: RunningStack, *arguments: str) -> dict[int, Any]:
 def test_what_is_in_flight(tmp_path: Path, backend: Backend) -> None:
     """One that waits for its first token, and streams that are silent: state, backend, bytes, and since when."""
     with RunningStack(tmp_path, "--backend", backend.url, "--envoy-concurrency", "1") as stack:
-        connections = [ask(stack, events) for events in (0, 2, 5)]
+        connections = [ask(stack, f"events={number}") for number in (0, 2, 5)]
         found = seen(stack)
         address = backend.url.removeprefix("http://")
         waiting, streaming = found[0], found[5]
@@ -108,7 +74,7 @@ def test_what_is_in_flight(tmp_path: Path, backend: Backend) -> None:
 def test_after_a_kill(tmp_path: Path, backend: Backend) -> None:
     """A worker dies by kill -9: backend, status and bytes of each exchange stand in what recovery writes of it."""
     with RunningStack(tmp_path, "--backend", backend.url, "--envoy-concurrency", "1") as stack:
-        connections = [ask(stack, events) for events in (0, 2, 5)]
+        connections = [ask(stack, f"events={number}") for number in (0, 2, 5)]
         before = seen(stack)
         worker = stack.workers()[0]
         os.kill(worker, signal.SIGKILL)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.browser import Browser
+from support.browser import Browser, Page
 from support.pages import RunningPage
 from support.recorded import CHAT, Recording
 
@@ -44,6 +44,14 @@ def browser() -> Iterator[Browser]:
     """A Chromium; each page of it has a context of its own."""
     with Browser() as running:
         yield running
+
+
+@pytest.fixture
+def tab(browser: Browser) -> Iterator[Page]:
+    """A tab of its own, of a common size."""
+    with browser.page() as opened:
+        opened.size(1280, 800)
+        yield opened
 
 
 @pytest.fixture(scope="session")

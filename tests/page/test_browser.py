@@ -11,15 +11,14 @@ import json
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.browser import Browser, Page
-from support.pages import RunningPage
-from support.recorded import CHAT, START_NS, Recording
+from support.pages import RunningPage, well
+from support.recorded import Recording
 
 from extproc.page.tokens import Tokens
 
@@ -35,14 +34,6 @@ WIDTHS = (360, 1280, 3840)
 PICTURES = os.environ.get("EXTPROC_TEST_PICTURES")
 SHOWN = "document.querySelector('main h1') && !document.querySelector('main .waiting')"
 PIXEL = base64.b64encode(bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360000002000154a24f5d0000000049454e44ae426082")).decode()  # fmt: skip  # noqa: E501
-
-
-@pytest.fixture
-def tab(browser: Browser) -> Iterator[Page]:
-    """A tab of its own, of a common size."""
-    with browser.page() as opened:
-        opened.size(1280, 800)
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +55,6 @@ def view(page: RunningPage, name: str) -> str:
     some = ids(page) if name in {"exchange", "compare"} else []
     paths = {"exchange": lambda: f"exchanges/{some[0]}", "compare": lambda: f"compare/{some[0]}/{some[1]}"}
     return f"{page.url}#/{paths[name]() if name in paths else name}"
-
-
-def well(tab: Page, page: RunningPage) -> None:
-    """Nothing went wrong, and nothing was asked of another machine."""
-    assert tab.complaints() == []
-    assert [url for url in tab.asked() if not url.startswith((page.url, "blob:", "about:"))] == []
 
 
 def axe(tab: Page, rules: list[str]) -> list[Any]:
@@ -330,24 +315,3 @@ def test_a_redacted_page_says_so_and_shows_no_text(tab: Page, journal: Path) -> 
         assert "texts are not shown" in text
         assert "somebody" not in text
         assert " characters>" in text
-
-
-def test_the_lost_connection_is_said(tab: Page, journal: Path) -> None:
-    """Live says that it stands still because nobody answers, and not because nothing happens."""
-    with RunningPage(journal) as page:
-        tab.open(f"{page.url}#/live")
-        tab.until("document.getElementById('connection').textContent === 'connected'")
-    tab.until("document.getElementById('connection').textContent.includes('lost')")
-
-
-def test_what_ends_appears_by_itself(browser: Browser, tmp_path: Path) -> None:
-    """The newest exchange stands first as soon as it has ended, with nobody asking."""
-    now = (time.time_ns() - START_NS) / 60e9
-    with Recording(tmp_path / "data") as recording:
-        recording.add(minute=now - 2)
-        with RunningPage(tmp_path / "data") as page, browser.page() as tab:
-            tab.open(f"{page.url}#/live")
-            tab.until("document.querySelectorAll('.list .rows .row').length === 1")
-            recording.add(CHAT.replace(b"llama-3", b"newest"), minute=now - 1)
-            tab.until("document.querySelectorAll('.list .rows .row').length === 2")
-            assert "newest" in tab.evaluate("document.querySelector('.list .rows .row').innerText")

@@ -206,6 +206,17 @@ class Page:
         """A text, where the focus is."""
         self.send("Input.insertText", text=text)
 
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse there."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def point_at(self, selector: str) -> None:
+        """Move the mouse to the middle of an element, and wait until the browser knows."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        middle = "(({ x, y, width, height }) => [x + width / 2, y + height / 2])"
+        self.point(*self.evaluate(f"{middle}({element}.getBoundingClientRect())"))
+        self.until(f"{element}.matches(':hover')")
+
     def picture(self, path: Path) -> None:
         """What is to be seen, as a PNG."""
         path.parent.mkdir(parents=True, exist_ok=True)

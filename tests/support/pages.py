@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from support.browser import Page
+
 from extproc.cli import filters
 from extproc.page.server import Settings, serve
 from extproc.page.tokens import Tokens
@@ -39,9 +41,10 @@ class RunningPage:
         tokens: Tokens | None = None,
         redact: bool = False,
         host: str = "127.0.0.1",
+        port: int = 0,
         tick_seconds: float = 0.1,
     ) -> None:
-        self._settings = Settings(directories, host, 0, tokens, redact, "http://jaeger.test", tick_seconds)
+        self._settings = Settings(directories, host, port, tokens, redact, "http://jaeger.test", tick_seconds)
 
     def __enter__(self) -> Self:
         self._ready = threading.Event()
@@ -87,3 +90,9 @@ class RunningPage:
         answer = self.ask(f"/api/v1{path}", **headers)
         assert answer.status == 200, (path, answer.status, answer.body)
         return answer.json()
+
+
+def well(tab: Page, page: RunningPage) -> None:
+    """Nothing went wrong in a tab, and nothing was asked of another machine."""
+    assert tab.complaints() == []
+    assert [url for url in tab.asked() if not url.startswith((page.url, "blob:", "about:"))] == []

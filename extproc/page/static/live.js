@@ -3,11 +3,13 @@
 import { events } from "./api.js";
 import { button, h, render } from "./dom.js";
 import { List } from "./list.js";
-import { COLUMNS } from "./rows.js";
+import { Rates } from "./rates.js";
+import { COLUMNS, where } from "./rows.js";
 import { duration, shortId, size } from "./words.js";
 
 const MOST = 2000;
 const MINUTE = 60000;
+const LAST = 3;
 
 export async function show({ main, signal }) {
   const strips = h("div", { class: "strips" });
@@ -15,26 +17,32 @@ export async function show({ main, signal }) {
   const list = new List("Exchanges, the newest first", COLUMNS, open);
   const note = h("p", { class: "note", role: "status" });
   let ended = [];
-  let waiting = null;
+  let behind = false;
   let held = false;
-  let before = new Map();
-  let beforeAt = 0;
+  let running = [];
+  const rates = new Rates();
 
-  const paused = () => held || list.element.scrollTop > 0 || list.element.matches(":hover, :focus-within");
+  const looked = (element) => element.matches(":hover, :focus-within");
+  const paused = () => held || list.element.scrollTop > 0 || looked(list.element);
+  // A bar that is replaced under the pointer, or the focus, cannot be opened.
+  const drawStrips = () => {
+    if (!held && !looked(strips)) render(strips, ...backends(running, ended, rates));
+  };
   const draw = () => {
     if (paused()) {
-      waiting = ended.length;
+      behind = true;
       note.textContent = "The list stands still while you look at it.";
       return;
     }
-    if (waiting !== null) note.textContent = "";
-    waiting = null;
+    if (behind) note.textContent = "";
+    behind = false;
     list.set(ended);
   };
   const hold = button("Pause", () => {
     held = !held;
     hold.setAttribute("aria-pressed", String(held));
     draw();
+    drawStrips();
   }, { "aria-pressed": "false" });
 
   render(main,
@@ -42,31 +50,35 @@ export async function show({ main, signal }) {
     h("section", { "aria-label": "In flight" }, strips),
     h("section", { class: "fill", "aria-label": "Newest exchanges" }, h("h2", {}, "Newest exchanges"), note, list.element),
   );
-  list.element.addEventListener("mouseleave", draw);
+  for (const name of ["mouseleave", "focusout", "scrollend"]) {
+    list.element.addEventListener(name, () => { if (behind) requestAnimationFrame(draw); });
+  }
+  strips.addEventListener("mouseleave", () => requestAnimationFrame(drawStrips));
 
   const connection = document.getElementById("connection");
   const on = (name, data) => {
     if (name === "ended") {
       const known = new Set(ended.map((each) => each.id));
-      ended = [...data.filter((each) => !known.has(each.id)).reverse(), ...ended].slice(0, MOST);
+      const fresh = data.filter((each) => !known.has(each.id));
+      ended = [...fresh.toReversed(), ...ended].slice(0, MOST);
+      rates.ended(fresh, performance.now());
       draw();
-    } else if (name === "inflight" && !held) {
-      const at = performance.now();
-      render(strips, ...backends(data, ended, before, (at - beforeAt) / 1000));
-      before = new Map(data.map((each) => [each.id, each.response_chunks ?? 0]));
-      beforeAt = at;
+    } else if (name === "inflight") {
+      running = data;
+      rates.running(running, performance.now());
+      drawStrips();
     }
   };
-  const state = (connected) => {
+  const connect = (connected) => {
     connection.textContent = connected ? "connected" : "The connection is lost. Trying again ...";
     connection.classList.toggle("lost", !connected);
     strips.classList.toggle("stale", !connected);
   };
-  events(signal, on, state);
+  events(signal, on, connect);
 }
 
 /** A strip for each backend: those with something in flight, and those that something ended on lately. */
-function backends(running, ended, before, seconds) {
+function backends(running, ended, rates) {
   const since = Date.now() - MINUTE;
   const recent = ended.filter((each) => new Date(each.ended_at).getTime() >= since);
   const names = [...new Set([...running, ...recent].map(where))].sort();
@@ -75,19 +87,22 @@ function backends(running, ended, before, seconds) {
     const own = running.filter((each) => where(each) === name);
     const done = recent.filter((each) => where(each) === name);
     const failed = done.filter((each) => each.class !== "ok").length;
-    const chunks = own.reduce((sum, each) => sum + Math.max(0, (each.response_chunks ?? 0) - (before.get(each.id) ?? each.response_chunks ?? 0)), 0);
-    const facts = [`${own.length} in flight`, `${done.length} ended in the last minute`];
-    if (chunks && seconds) facts.push(`${Math.round(chunks / seconds)} chunks/s`);
+    const facts = [`${own.length} in flight`, `${done.length} ended in the last minute`, `${rates.of(name)} tokens/s`];
+    const [health, mark] = state(own, done);
     return h("article", { class: "strip", "aria-label": name },
-      h("h2", {}, name),
+      h("h2", {}, name, " ", h("span", { class: mark }, health)),
       h("p", { class: "facts" }, facts.join(", "), failed ? h("strong", { class: "bad" }, `, ${failed} failed`) : null),
       own.length ? h("ul", { class: "bars" }, own.slice(0, 200).map(bar)) : null,
       own.length > 200 ? h("p", { class: "note" }, `and ${own.length - 200} more`) : null);
   });
 }
 
-function where(row) {
-  return row.upstream ?? row.cluster ?? "not at a backend yet";
+/** How a backend looks from here, and the class of that. */
+function state(own, done) {
+  const last = done.slice(0, LAST);
+  if (last.length === LAST && last.every((each) => each.class === "upstream")) return [`failed the last ${LAST}`, "bad"];
+  if (own.length && own.every((each) => each.state === "silent")) return ["silent", "bad"];
+  return done.some((each) => each.class === "upstream") ? ["fails at times", "bad"] : ["well", "good"];
 }
 
 function bar(row) {

@@ -14,6 +14,11 @@ export function outcome(row) {
   return h("span", { class: `outcome ${kind}` }, row.outcome ?? "in_flight");
 }
 
+/** The backend that a row belongs to. */
+export function where(row) {
+  return row.upstream ?? row.cluster ?? "not at a backend yet";
+}
+
 export const COLUMNS = [
   { title: "started", class: "time", cell: (row) => shortTime(row.started_at) },
   { title: "outcome", class: "wide", cell: outcome },
