@@ -34,9 +34,9 @@ def _newest(data_dirs: tuple[Path, ...], config_path: Path | None, incomplete: s
     with Answers(options.existing(data_dirs, config_path)) as asked:
         found = list(asked.exchanges(Filters(), limit=_SHOWN, running=True))
     for exchange in reversed(found):
-        id = str(exchange.get("id"))
+        id = exchange.id
         if id.startswith(incomplete):
-            model = (exchange.get("llm") or {}).get("model") or exchange.get("path") or ""
+            model = (exchange.llm and exchange.llm.model) or exchange.path or ""
             yield CompletionItem(id, help=f"{view.outcome(exchange)} {model}")
 
 

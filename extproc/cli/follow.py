@@ -53,7 +53,7 @@ class _Since:
 
     def exchange(self, exchange: Exchange) -> None:
         with contextlib.suppress(ValueError):
-            if datetime.fromisoformat(exchange["started_at"]).timestamp() >= self._since:
+            if datetime.fromisoformat(exchange.started_at).timestamp() >= self._since:
                 self.count += 1
                 self._tracing.exchange(exchange)
 

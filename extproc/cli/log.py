@@ -28,7 +28,7 @@ def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]
     now = datetime.now(UTC)
     with Answers(directories) as asked:
         for exchange in asked.ending(filters, now - _LONGEST):
-            ended_at = view.moment(exchange["ended_at"])
+            ended_at = view.moment(exchange.ended_at)
             if filters.since or ended_at is None or ended_at >= now:
                 yield exchange
 
@@ -38,10 +38,10 @@ def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]
 
 def openresty_line(exchange: Exchange, body: bytes) -> str:
     """`[YYYY-MM-DD HH:MM:SS] | uri | raw body`, in local time; what would break the line or a terminal escaped."""
-    started = view.moment(exchange.get("started_at"))
+    started = view.moment(exchange.started_at)
     at = f"{started.astimezone():%Y-%m-%d %H:%M:%S}" if started else "?"
     text = body.decode("utf-8", "backslashreplace")
-    return f"[{at}] | {output.escape(str(exchange.get('path') or ''))} | {output.escape(text)}"
+    return f"[{at}] | {output.escape(exchange.path or '')} | {output.escape(text)}"
 
 
 def _print_schema(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -170,6 +170,6 @@ def _openresty_lines(exchanges: Iterable[Exchange]) -> Iterator[str]:
         try:
             body = bodies.whole(exchange, "request") or b""
         except JournalError as error:  # of this exchange alone
-            click.echo(f"{exchange.get('id')}: {error}", err=True)
+            click.echo(f"{exchange.id}: {error}", err=True)
             body = b""
         yield openresty_line(exchange, body)

@@ -167,7 +167,7 @@ def one(id: str, directories: Sequence[Path]) -> Exchange:
     with answers(directories) as asked:
         if id in _LATEST:
             return _latest(id, asked, directories)
-        found = {exchange["id"]: exchange for exchange in asked.find(id)}
+        found = {exchange.id: exchange for exchange in asked.find(id)}
     if not found:
         raise ExtprocError(f"no exchange in {', '.join(map(str, directories))} goes by {id!r}")
     if len(found) > 1:
@@ -177,7 +177,7 @@ def one(id: str, directories: Sequence[Path]) -> Exchange:
 
 
 def _failed(exchange: Exchange) -> bool:
-    return outcome_class(exchange["outcome"]) != "ok"
+    return outcome_class(exchange.outcome) != "ok"
 
 
 _LATEST: Final[Mapping[str, Callable[[Exchange], bool]]] = {"last": lambda _: True, "last-failed": _failed}

@@ -17,6 +17,7 @@ from typing import BinaryIO, Final
 import msgspec
 
 from extproc.core import dialects
+from extproc.core.joined import NO_LLM, NO_REQUEST
 from extproc.core.record import json_line
 from extproc.export.bodies import Note, readable
 from extproc.history.join import Exchange
@@ -52,7 +53,7 @@ def write(exchanges: Iterable[Exchange], sink: BinaryIO, *, bodies: bool = True,
             left_out[str(reason)] += 1
             continue
         sink.write(line)
-        models.add(str((exchange["llm"] or {}).get("model")))
+        models.add(str((exchange.llm or NO_LLM).model))
         count, size = count + 1, size + len(line)
     for why, number in left_out.items():
         note(f"{number} left out: {why}")
@@ -66,13 +67,13 @@ def write(exchanges: Iterable[Exchange], sink: BinaryIO, *, bodies: bool = True,
 
 
 def _line(exchange: Exchange, note: Note) -> bytes:
-    url = URLS.get(dialects.api_of(str(exchange["method"]), str(exchange["path"])) or "")
+    url = URLS.get(dialects.api_of(str(exchange.method), str(exchange.path)) or "")
     if url is None:
         raise _NotForABatch("no call that a batch takes")
-    request = exchange["request"] or {}
-    if request.get("truncated") or request.get("sha256") is None:
+    request = exchange.request or NO_REQUEST
+    if request.truncated or request.sha256 is None:
         raise _NotForABatch("the request has not come to its end")
-    head = json_line({"custom_id": exchange["id"], "method": "POST", "url": url})
+    head = json_line({"custom_id": exchange.id, "method": "POST", "url": url})
     return head[:-1].encode("ascii") + b',"body":' + _body(readable(exchange, "request", note)) + b"}\n"
 
 

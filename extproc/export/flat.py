@@ -13,6 +13,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
+from msgspec import UNSET
+
 from extproc.core.record import json_line
 from extproc.export.bodies import Note, assembled_if_there, raw, text_or_base64
 from extproc.history import filters
@@ -30,15 +32,20 @@ class Field(NamedTuple):
 
 
 def _of(name: str, kind: Kind = "text") -> Field:
-    return Field(name, kind, lambda exchange: exchange.get(name))
+    return Field(name, kind, lambda exchange: _member(exchange, name))
 
 
 def _within(part: str, name: str, kind: Kind = "text", column: str | None = None) -> Field:
-    return Field(column or f"{part}_{name}", kind, lambda exchange: (exchange.get(part) or {}).get(name))
+    return Field(column or f"{part}_{name}", kind, lambda exchange: _member(_member(exchange, part), name))
 
 
 def _error(name: str) -> Field:
-    return Field(f"error_{name}", "text", lambda each: ((each.get("llm") or {}).get("error") or {}).get(name))
+    return Field(f"error_{name}", "text", lambda exchange: _member(exchange.llm and exchange.llm.error, name))
+
+
+def _member(part: Any, name: str) -> Any:
+    value = getattr(part, "class_" if name == "class" else name, None)
+    return None if value is UNSET else value
 
 
 FIELDS: Final = (
@@ -49,7 +56,7 @@ FIELDS: Final = (
     _of("status", "integer"),
     *map(_of, ("grpc_status", "upstream", "cluster", "route")),
     _of("attempts", "integer"),
-    Field("response_flags", "text", lambda exchange: " ".join(map(str, exchange.get("response_flags") or ())) or None),
+    Field("response_flags", "text", lambda exchange: " ".join(exchange.response_flags or ()) or None),
     *map(_of, ("response_code_details", "request_id", "trace_id", "span_id")),
     *(
         field

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, BinaryIO
 
 from extproc import __version__
+from extproc.core.joined import NO_REQUEST, NO_RESPONSE
 from extproc.core.record import json_line
+from extproc.core.records import Passed
 from extproc.export.bodies import Note, assembled_if_there, readable, text_or_base64
 from extproc.export.flat import text_of
 from extproc.history.headers import header_text
@@ -36,56 +38,56 @@ def write(exchanges: Iterable[Exchange], sink: BinaryIO, *, bodies: bool, note: 
 
 def _entry(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]:
     timings = _timings(exchange)
-    own = {name: exchange[name] for name in exchange.__struct_encode_fields__ if name not in {"request", "response"}}
+    own = {name: value for name, value in exchange.members().items() if name not in {"request", "response"}}
     if bodies and (answer := assembled_if_there(exchange)) is not None:
         own["llm"] = {**(own["llm"] or {}), "output": answer}
     entry = {
-        "startedDateTime": exchange["started_at"],
+        "startedDateTime": exchange.started_at,
         "time": sum(timings.values()),
         "request": _request(exchange, bodies=bodies, note=note),
         "response": _response(exchange, bodies=bodies, note=note),
         "cache": {},
         "timings": timings,
-        "comment": exchange["outcome"] or "in flight",
+        "comment": exchange.outcome or "in flight",
         "_extproc": own,
     }
-    address = _address(exchange.get("upstream"))
+    address = _address(exchange.upstream)
     return entry if address is None else entry | {"serverIPAddress": address}
 
 
 def _request(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]:
-    part = exchange["request"] or {}
-    path = text_of(exchange["path"]) or "/"
-    host = text_of(exchange["authority"]) or "unknown.invalid"
-    request = {
-        "method": text_of(exchange["method"]) or "GET",
-        "url": f"{text_of(exchange['scheme']) or 'http'}://{host}{path if path.startswith('/') else f'/{path}'}",
+    part = exchange.request or NO_REQUEST
+    path = text_of(exchange.path) or "/"
+    host = text_of(exchange.authority) or "unknown.invalid"
+    request: dict[str, Any] = {
+        "method": text_of(exchange.method) or "GET",
+        "url": f"{text_of(exchange.scheme) or 'http'}://{host}{path if path.startswith('/') else f'/{path}'}",
         "httpVersion": _version(exchange),
         "cookies": [],
         "headers": _headers(part),
         "queryString": _query(path),
         "headersSize": -1,
-        "bodySize": part.get("bytes", -1),
+        "bodySize": -1 if part.bytes is None else part.bytes,
     }
     body = readable(exchange, "request", note) if bodies else None
     if body:
         text, is_base64 = text_or_base64(body)
-        request["postData"] = {"mimeType": text_of(part.get("content_type")) or "", "text": text}
+        request["postData"] = {"mimeType": text_of(part.content_type) or "", "text": text}
         if is_base64:
             request["postData"]["_encoding"] = "base64"
     return request
 
 
 def _response(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]:
-    part = exchange["response"] or {}
+    part = exchange.response or NO_RESPONSE
     headers = _headers(part)
-    content = {"size": part.get("bytes") or 0, "mimeType": text_of(part.get("content_type")) or ""}
+    content = {"size": part.bytes or 0, "mimeType": text_of(part.content_type) or ""}
     body = readable(exchange, "response", note) if bodies else None
     if body is not None:
         text, is_base64 = text_or_base64(body)
         content |= {"size": len(body), "text": text} | ({"encoding": "base64"} if is_base64 else {})
     return {
-        "status": exchange["status"] or 0,
+        "status": exchange.status or 0,
         "statusText": "",
         "httpVersion": _version(exchange),
         "cookies": [],
@@ -93,16 +95,16 @@ def _response(exchange: Exchange, *, bodies: bool, note: Note) -> dict[str, Any]
         "content": content,
         "redirectURL": next((each["value"] for each in headers if each["name"] == "location"), ""),
         "headersSize": -1,
-        "bodySize": part.get("bytes", -1),
+        "bodySize": -1 if part.bytes is None else part.bytes,
     }
 
 
 def _version(exchange: Exchange) -> str:
-    return text_of((exchange["envoy"] or {}).get("http_version")) or "HTTP/1.1"
+    return text_of(exchange.envoy and exchange.envoy.http_version) or "HTTP/1.1"
 
 
-def _headers(part: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"name": text_of(name) or "", "value": header_text(value)} for name, value in part.get("headers") or ()]
+def _headers(part: Passed) -> list[dict[str, str]]:
+    return [{"name": text_of(name) or "", "value": header_text(value)} for name, value in part.headers or ()]
 
 
 def _query(path: str) -> list[dict[str, str]]:
@@ -112,18 +114,18 @@ def _query(path: str) -> list[dict[str, str]]:
 
 def _timings(exchange: Exchange) -> dict[str, float]:
     """Sending is not told apart from waiting: what is known is when the request began, and when bytes came."""
-    response = exchange["response"] or {}
-    duration = _time(exchange["duration_ms"])
-    first = _time(response.get("first_byte_ms"), duration)
-    return {"send": 0, "wait": first, "receive": max(0.0, _time(response.get("last_byte_ms"), duration) - first)}
+    response = exchange.response or NO_RESPONSE
+    duration = _time(exchange.duration_ms)
+    first = _time(response.first_byte_ms, duration)
+    return {"send": 0, "wait": first, "receive": max(0.0, _time(response.last_byte_ms, duration) - first)}
 
 
-def _time(value: Any, otherwise: float = 0.0) -> float:
-    return float(value) if isinstance(value, int | float) and value >= 0 else otherwise
+def _time(value: float | None, otherwise: float = 0.0) -> float:
+    return float(value) if value is not None and value >= 0 else otherwise
 
 
-def _address(upstream: Any) -> str | None:
-    host = str(upstream or "").rpartition(":")[0].strip("[]")
+def _address(upstream: str | None) -> str | None:
+    host = (upstream or "").rpartition(":")[0].strip("[]")
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:

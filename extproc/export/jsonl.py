@@ -49,7 +49,7 @@ def _with_bodies(exchange: Exchange, note: Note) -> Iterator[str]:
     try:
         first = next(pieces)
     except JournalError as error:
-        note(f"{exchange['id']}: {error}")
+        note(f"{exchange.id}: {error}")
         yield json_line(exchange)
         return
     yield first
@@ -88,17 +88,14 @@ def _is_text(pieces: Iterator[bytes]) -> bool:
 
 def complete(exchange: Exchange, bodies: Mapping[str, Any]) -> dict[str, Any]:
     """The exchange with these bodies and the assembled answer."""
-    whole = dict(exchange)
+    whole = exchange.members()
     for direction in ("request", "response"):
-        part = exchange.get(direction)
-        if part is not None:
-            whole[direction] = {**part, "body": bodies[direction]}
-    answer = assembled(exchange)
+        if whole[direction] is not None:
+            whole[direction]["body"] = bodies[direction]
+    llm, answer = whole["llm"], assembled(exchange)
     if answer is not None:
-        whole["llm"] = {**(exchange.get("llm") or {}), "output": answer}
-    if (whole.get("llm") or {}).get("error"):
+        llm["output"] = answer
+    if llm is not None and llm.get("error"):
         # Its type and its code are what they have been from the beginning; what it says stands beside them.
-        error = dict(whole["llm"]["error"])
-        message = error.pop("message", None)
-        whole["llm"] = {**whole["llm"], "error": error, "error_message": message}
+        llm["error_message"] = llm["error"].pop("message", None)
     return whole

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from extproc import fs
+from extproc.core.joined import NO_LLM
 from extproc.errors import BucketError, ExtprocError
 from extproc.fleet import pack, table, tombstone
 from extproc.fleet.bucket import Bucket
@@ -62,10 +63,10 @@ class By:
     def means(self, exchange: Exchange) -> bool:
         """Whether one that a filter has left is meant: filters take globs and parts, and what is erased is gone."""
         if self.key is not None:
-            return _mark(exchange["key"]) == _mark(self.key)
+            return _mark(exchange.key) == _mark(self.key)
         if self.user is None:
             return True
-        params = (exchange["llm"] or {}).get("params")
+        params = (exchange.llm or NO_LLM).params
         return any(_named(params, name.split(".")) == self.user for name in USER_PARAMETERS)
 
     def said(self) -> Said:
@@ -103,10 +104,11 @@ def find(directories: Sequence[Path], by: By) -> Found:
                 if not by.means(exchange):
                     continue
                 if exchange.in_flight or _is_being_written(exchange):
-                    left.add(exchange["id"])
+                    left.add(exchange.id)
                 else:
-                    ids.add(exchange["id"])
-                    request_ids |= {exchange["request_id"]} - {None}
+                    ids.add(exchange.id)
+                    if exchange.request_id is not None:
+                        request_ids.add(exchange.request_id)
     if by.id is not None and len(ids | left) > 1:
         raise ExtprocError(f"{len(ids | left)} exchanges go by {by.id!r}: {', '.join(sorted(ids | left)[:10])}")
     return Found(Wanted(ids - left, request_ids), left)

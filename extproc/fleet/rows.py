@@ -80,7 +80,7 @@ def read(directory: Path, segments: Sequence[Ended], take: Take) -> int:
     beside = {id: each.name.stem for each in segments for id in each.alone}
 
     def given(exchange: Exchange) -> None:
-        stem = missing.pop(exchange["id"], None) or beside.pop(exchange["id"], None)
+        stem = missing.pop(exchange.id, None) or beside.pop(exchange.id, None)
         if stem is not None and not exchange.in_flight:
             take(stem, exchange)
 

@@ -137,14 +137,14 @@ class Answers:
             indexes = {}
         elif past:
             yield from self.exchanges(wanted, complete=True)
-            given = {exchange["id"] for each in self._directories for exchange in each.recent}
+            given = {exchange.id for each in self._directories for exchange in each.recent}
         start = _Start(indexes, feed.since(moment_text(since or begun)))
         pending = [found for directory, index in indexes.items() for found in _pending(directory, index)]
         found = reader.ending(
             list(self._of), since=since or begun, until=until, stop=stop, start=start, pending=pending
         )
         for exchange in found:
-            if exchange["id"] not in given and not _has(indexes.get(exchange.directory), exchange["id"]):
+            if exchange.id not in given and not _has(indexes.get(exchange.directory), exchange.id):
                 yield exchange
 
     def index_behind_bytes(self, directory: Path) -> int | None:
@@ -174,7 +174,7 @@ class Answers:
     def last_ended(self, number: int) -> list[Exchange]:
         """What ended last, in that order; without an index, of what started in the last minutes."""
         ended = [exchange for each in self._directories for exchange in each.last_ended(number)]
-        return sorted(ended, key=lambda each: str(each["ended_at"]))[-number:]
+        return sorted(ended, key=lambda each: str(each.ended_at))[-number:]
 
     def in_flight(self) -> Iterator[Exchange]:
         """What has not ended, as far as the journal tells, oldest first."""
@@ -406,8 +406,8 @@ class _Directory:
             index = self._index
             with self._or_by_scanning():
                 rows = [exchange for id in ids if (exchange := index.whole_by_id(id)) is not None]
-                return self._with_tail(rows, lambda each: each["id"] in ids)
-        return [each for each in reader.exchanges([self.directory]) if each["id"] in ids]
+                return self._with_tail(rows, lambda each: each.id in ids)
+        return [each for each in reader.exchanges([self.directory]) if each.id in ids]
 
     def latest(self, wanted: Test) -> Exchange | None:
         """The exchange that started last of those that have ended and are wanted."""

@@ -47,7 +47,8 @@ class Grep:
 
 
 def _decoded(exchange: Exchange, direction: Direction, body: bytes) -> bytes:
-    headers = (exchange.get(direction.value) or {}).get("headers") or ()
+    passed = exchange.request if direction is Direction.REQUEST else exchange.response
+    headers = (passed and passed.headers) or ()
     codings = [str(value) for name, value in headers if name == "content-encoding"]
     if not codings:
         return body[:MOST_BYTES]

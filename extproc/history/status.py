@@ -80,7 +80,7 @@ def of(directory: Path, asked: Answers, floor_bytes: int | None, behind: int | N
         recording=bool(workers),
         workers=workers,
         in_flight=dict(Counter(_where(each) for each in running).most_common()),
-        silent=sum(each["state"] == "silent" for each in running),
+        silent=sum(each.state == "silent" for each in running),
         used_bytes=sum(size for size, _ in files),
         free_bytes=room,
         bytes_a_day=a_day,
@@ -103,7 +103,7 @@ def _workers(directory: Path) -> Iterator[Worker]:
 
 
 def _where(exchange: Exchange) -> str:
-    return str(exchange.get("upstream") or exchange.get("cluster") or "-")
+    return exchange.upstream or exchange.cluster or "-"
 
 
 def _files(directory: Path) -> Iterator[tuple[int, float]]:

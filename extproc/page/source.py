@@ -22,6 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
+from extproc.core.joined import NO_LLM, NO_REQUEST
 from extproc.core.record import json_line, timestamp
 from extproc.errors import ConfigError, JournalError
 from extproc.export import bodies as exported
@@ -95,7 +96,7 @@ class Source:
             found = [each for each in found if _place(each) < (cursor.started_at, cursor.id)]
         page, rest = found[:limit], found[limit:]
         last = Cursor(*_place(page[-1])).text() if rest else None
-        return Exchanges([self._row(each) if rows or self.redact else dict(each) for each in page], last)
+        return Exchanges([self._row(each) if rows or self.redact else each.members() for each in page], last)
 
     def counts(self, words: Words, by: str) -> list[dict[str, Any]]:
         """The same, counted: what `extproc log --by` says."""
@@ -114,7 +115,7 @@ class Source:
             newest = [*asked.exchanges(wanted, limit=1)]
             if not newest:
                 return Histogram(0, [])
-            last = _seconds(wanted.until) or _seconds(str(newest[0]["started_at"])) or time.time()
+            last = _seconds(wanted.until) or _seconds(newest[0].started_at) or time.time()
             first = _seconds(wanted.since) or self._oldest(asked, wanted, last)
             width = next((each for each in _WIDTHS if (last - first) / each <= _BINS), _WIDTHS[-1])
             found = asked.histogram(wanted, width * 1_000_000)
@@ -125,7 +126,7 @@ class Source:
 
     def _oldest(self, asked: Answers, wanted: Filters, last: float) -> float:
         oldest = next(iter(asked.exchanges(wanted)), None)
-        return last if oldest is None else _seconds(str(oldest["started_at"])) or last
+        return last if oldest is None else _seconds(oldest.started_at) or last
 
     def in_flight(self) -> list[dict[str, Any]]:
         """What is in flight now, oldest first: what `extproc inflight --json` says."""
@@ -138,12 +139,12 @@ class Source:
             running = [self._running(each, short=True) for each in now.exchanges(self.directories, asked)]
             return running, [self._row(each) for each in asked.last_ended(number)]
 
-    def _running(self, exchange: Exchange, *, short: bool = False) -> dict[str, Any]:
+    def _running(self, exchange: now.Running, *, short: bool = False) -> dict[str, Any]:
         if not short and not self.redact:
-            return dict(exchange)
+            return exchange.members()
         kept = ("state", "request_bytes", "response_bytes", "response_chunks", "first_token_ms", "last_chunk_at")
         found: dict[str, Any] = msgspec.to_builtins(self._row(exchange))
-        return found | {name: exchange[name] for name in (*kept, "silent_ms")}
+        return found | {name: getattr(exchange, name) for name in (*kept, "silent_ms")}
 
     def _row(self, exchange: Exchange) -> Row:
         found = row(exchange)
@@ -162,7 +163,7 @@ class Source:
         try:
             whole: Any = complete(exchange, {"request": None, "response": None})
         except JournalError:
-            whole = dict(exchange)
+            whole = exchange.members()
         return iter([json_line(shapes.of_exchange(whole) if self.redact else whole)])
 
     def body(self, id: str, direction: str, *, decoded: bool) -> tuple[str, bytes]:
@@ -173,15 +174,15 @@ class Source:
         exchange = self._found(id)
         read = exported.readable if decoded or self.redact else exported.raw
         body = read(exchange, direction, lambda _: None) or b""
-        return str(exchange["id"]), shapes.of_body(body) if self.redact else body
+        return exchange.id, shapes.of_body(body) if self.redact else body
 
     def rare(self, id: str) -> Rare:
         """How many requests for the same model have each parameter so."""
         exchange = self._found(id)
-        params = (exchange.get("llm") or {}).get("params") or {}
-        part = exchange.get("request") or {}
+        params = (exchange.llm or NO_LLM).params or {}
+        part = exchange.request or NO_REQUEST
         body = exported.raw(exchange, "request", lambda _: None)
-        asked = atoms.of(str(exchange.get("path") or ""), body, params, int(part.get("bytes") or 0))
+        asked = atoms.of(exchange.path or "", body, params, part.bytes or 0)
         own = {(name, kind) for name, kind in asked.items() if name.partition(".")[0] in params}
         total, counts = self._counted(filters.model(exchange), own)
         found = [
@@ -204,7 +205,7 @@ class Source:
 
     def _found(self, id: str) -> Exchange:
         with Answers(self.directories) as asked:
-            found = {each["id"]: each for each in asked.find(id)}
+            found = {each.id: each for each in asked.find(id)}
         if len(found) != 1:
             raise LookupError(f"no exchange goes by {id!r}" if not found else f"{len(found)} exchanges go by {id!r}")
         return next(iter(found.values()))
@@ -248,7 +249,7 @@ def replace_path(found: Row) -> Row:
 
 
 def _place(exchange: Exchange) -> tuple[str, str]:
-    return str(exchange["started_at"]), str(exchange["id"])
+    return exchange.started_at, exchange.id
 
 
 def _seconds(text: str | None) -> float | None:

@@ -30,9 +30,9 @@ def differences(
         if stored is not None:
             matched += 1
             if difference := _difference(exchange, stored, index, reader_of_bodies):
-                yield f"{exchange['id']}: {difference}"
+                yield f"{exchange.id}: {difference}"
         elif exchange.id not in recent:
-            yield f"{exchange['id']}: it is in the journal and not in the index"
+            yield f"{exchange.id}: it is in the journal and not in the index"
     if more := index.count() - matched:
         yield f"the index has {more} exchanges that the journal has not"
 

@@ -224,12 +224,12 @@ class Store:
     def put(self, exchange: Exchange, told: Told = NOTHING) -> None:
         """Add an exchange, or say anew what has changed in one."""
         numbered = [(self._segment(position[:2]), position[2]) for position in exchange.positions]
-        series = f"w{exchange['worker']}-{exchange['boot_id']}"
+        series = f"w{exchange.worker}-{exchange.boot_id}"
         own = next((self._segment(each[:2]) for each in exchange.positions if each[0] == series), numbered[0][0])
         asked = None if told.atoms is None else self._number_of(told.atoms)
         place = own, msgspec.msgpack.encode(numbered)
         values = row.values(exchange, self._word, place, told.message, asked)
-        self._rows[exchange["id"]] = values
+        self._rows[exchange.id] = values
         others = {segment for segment, _ in numbered} - {own}
         self._straddling += [(segment, values[0]) for segment in others]
 
