@@ -254,8 +254,8 @@ class Index:
         first, _ = asked.between
         terms, parameters = asked.span
         return self._all(
-            f"SELECT n FROM exchanges WHERE lasted > {schema.LONG_US} AND started < ? AND started + lasted >= ?"
-            f" AND {terms} AND n <= ? ORDER BY started, n",
+            f"SELECT n FROM exchanges INDEXED BY long WHERE lasted > {schema.LONG_US} AND started < ?"
+            f" AND started + lasted >= ? AND {terms} AND n <= ? ORDER BY started, n",
             first - schema.LONG_US,
             first,
             *parameters,
@@ -276,7 +276,8 @@ class Index:
         """No row with a smaller number is meant: rows come as exchanges end, so that those of a time are together."""
         if asked.since is None:
             return 0
-        return int(self._one("SELECT coalesce(min(n), 0) FROM exchanges WHERE started >= ?", asked.since))
+        terms, parameters = asked.span
+        return int(self._one(f"SELECT coalesce(min(n), 0) FROM exchanges WHERE {terms}", *parameters))
 
     def _by_word(self, asked: Conditions, oldest: int, *, newest_first: bool) -> list[int] | None:
         """The numbers of what has a word that few have, by time; None where looking through the time is quicker."""
