@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-history bench-page kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -49,6 +49,7 @@ help:
 	@echo 'make bench-history  what a question to a million exchanges costs'
 	@echo 'make page-pictures   each view of the page at three widths, light and dark, into build/pictures'
 	@echo 'make bench-page  what the page costs over a million exchanges'
+	@echo 'make bench-fleet  what questions to ten million rows of a bucket cost in DuckDB'
 	@echo 'make kill-cycles, power-cuts, thorough, soak, fuzz, fuzz-http2   the long forms of tests: 1,000 kills and 300 starts, every state'
 	@echo '               that a power cut may leave, 500,000 exchanges, 20,000 examples each, 5 million frames'
 	@echo 'make forensics ten deaths of each kind of killer, in simulated fleets: is it named?'
@@ -95,6 +96,9 @@ bench-page: $(PACKAGE)
 
 page-pictures: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_PICTURES=$(CURDIR)/build/pictures $(TEST_LONG) tests/page/test_browser.py -k test_a_view
+
+bench-fleet: $(DEVELOPMENT) $(PACKAGE)
+	$(BIN)/python tests/bench/fleet.py $(ARGS)
 
 test-compose: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 $(BIN)/python tests/compose/run.py

@@ -46,9 +46,10 @@ def free_ports(count: int) -> list[int]:
 
 
 class S3:
-    """A store of its own. `endpoint` is its URL."""
+    """A store of its own, of so many volumes of 64 MB. `endpoint` is its URL."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, volumes: int = 20) -> None:
+        self._volumes = volumes
         self._directory = directory
         self._parts = 0
         self.endpoint = ""
@@ -69,7 +70,8 @@ class S3:
             process = subprocess.Popen(
                 [
                     weed, "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-                    "-master.volumeSizeLimitMB=64", "-volume.max=20", "-filer", "-s3", f"-s3.config={config}",
+                    "-master.volumeSizeLimitMB=64",
+                    f"-volume.max={self._volumes}", "-filer", "-s3", f"-s3.config={config}",
                     "-s3.port.iceberg=0", "-s3.port.lance=0", *(f"-{name}={port}" for name, port in ports.items()),
                 ],
                 stdout=log, stderr=log, cwd=data,
