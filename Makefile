@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-growth bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo 'make install   only prepare .venv; the command is then $(BIN)/extproc'
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
+	@echo 'make bench-growth  whether a request costs more with more of them, of bytes, streams, segments'
 	@echo 'make bench-history  what a question to a million exchanges costs'
 	@echo 'make page-pictures   each view of the page at three widths, light and dark, into build/pictures'
 	@echo 'make bench-page  what the page costs over a million exchanges'
@@ -87,6 +88,9 @@ lint: $(DEVELOPMENT)
 
 bench: $(PACKAGE)
 	$(BIN)/python tests/bench/run.py $(ARGS)
+
+bench-growth: $(PACKAGE)
+	$(BIN)/python tests/bench/growth.py $(ARGS)
 
 bench-history: $(PACKAGE)
 	$(BIN)/python tests/bench/history.py $(ARGS)

@@ -69,10 +69,10 @@ def ask(stack: Stack, **order: Any) -> dict[str, int]:
     return answer
 
 
-def wrk(stack: Stack, connections: int, seconds: float) -> Numbers:
-    """Short POSTs for `seconds` over `connections`, each as soon as the last has been answered."""
+def wrk(stack: Stack, connections: int, seconds: float, content: str = SHORT_BODY) -> Numbers:
+    """POSTs for `seconds` over `connections`, each as soon as the last has been answered."""
     body = Path(stack.traffic.log).with_name("short-post.json")
-    body.write_text(SHORT_BODY)
+    body.write_text(content)
     done = subprocess.run(
         [
             *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),

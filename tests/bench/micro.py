@@ -1,8 +1,8 @@
 """The recorder's own time for a message, without gRPC, Envoy or a disk: `micro.py [--profile]`.
 
 The messages are those that Envoy sends for the bench's short POST and for a streamed answer. The journal opens each
-gate at once and keeps nothing, so what is timed is parsing, the exchange and the making of records; sealing a line
-is timed apart. For finding out where the time goes: `--profile` prints what takes the most of it.
+gate at once and keeps nothing, so what is timed is parsing, the exchange, the table of what is in flight and the making
+of records; sealing a line is timed apart. For finding out where the time goes: `--profile` prints what takes most.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import cProfile
 import pstats
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter_ns
@@ -25,6 +26,7 @@ from extproc.core import record, records
 from extproc.core.effects import Append, Effect
 from extproc.core.events import CloseReason, Direction
 from extproc.errors import JournalError
+from extproc.journal.live import LiveTable
 from extproc.service import wire
 from extproc.service.processor import Recorder
 
@@ -191,7 +193,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5000, help="exchanges that are timed (5000)")
     args = parser.parse_args()
     journal = OpenJournal()
-    recorder = Recorder(Config(), journal, b"0" * 32)
+    with tempfile.TemporaryDirectory() as directory:
+        live = LiveTable.create(Path(directory), 0, "0193c0de")  # its map outlives the file
+    recorder = Recorder(Config(), journal, b"0" * 32, live)
     short, streamed = short_post(), streamed_answer()
     if args.profile:
         for messages, times in ((short, args.times), (streamed, args.times // 40)):

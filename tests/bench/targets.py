@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from bench.envoys import Envoy
@@ -51,8 +52,13 @@ TARGETS = (
 class Stack:
     """A target with its own Envoy in front of it, both started and answering."""
 
-    def __init__(self, target: Target, directory: Path, traffic: Program) -> None:
+    def __init__(
+        self, target: Target, directory: Path, traffic: Program, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`settings`: environment variables of the recorder's beyond those of the target."""
         directory.mkdir()
+        self._directory = directory
+        self._settings = dict(settings or {})
         self.target = target
         self.traffic = traffic
         socket = str(directory / "s")
@@ -115,7 +121,7 @@ class Stack:
             case "go":
                 return Program([go_server(), socket], log)
             case "extproc":
-                environ = {"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0"}
+                environ = {"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0", **self._settings}
                 if target.spans:
                     self._sink = Program([sys.executable, "-m", "bench.otlp_sink"], log)
                     environ["EXTPROC_OTLP"] = f"http://127.0.0.1:{self._sink.ready[0]}"
@@ -133,7 +139,8 @@ class Stack:
         deadline = time.monotonic() + timeout
         while (status := json.loads(self.traffic.ask(order))["status"]) != 200:
             if time.monotonic() > deadline:
-                raise SystemExit(f"({self.target.letter}) {self.target.name}: a request gets {status}")
+                said = "\n".join(path.read_text()[-2000:] for path in self._directory.glob("*.log"))
+                raise SystemExit(f"({self.target.letter}) {self.target.name}: a request gets {status}\n{said}")
             time.sleep(0.1)
 
 

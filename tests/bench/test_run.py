@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import report
+from bench import growth, report
 
 
 @pytest.mark.e2e
@@ -55,3 +55,14 @@ def test_a_figure_that_a_target_does_not_have_is_left_out() -> None:
     """Envoy alone has no server beside it, so that its cells stay empty."""
     rounds = [{"a": {column.number: 0.0 for column in report.COLUMNS} | {"requests_per_second": 12345.6}}]
     assert report.table(rounds).splitlines()[2] == "| (a) Envoy alone | 12,346 |" + "  |" * 8
+
+
+def test_what_slows_the_whole_machine_is_no_growth() -> None:
+    """The slope is that of the ratio to the server beside it, over the whole series."""
+    points = [growth.Point(1000 * step, us=200.0 * load, beside_us=100.0 * load) for step, load in enumerate((1, 4, 2))]
+    assert growth.slope(points) == pytest.approx(0)
+    points = [growth.Point(step, us=100.0 + 50 * step, beside_us=100.0) for step in range(3)]
+    assert growth.slope(points) == pytest.approx(1)
+    lines = growth.table("A request", "requests", points).splitlines()
+    assert lines[-1] == "Slope: +1.00 from the first point to the last."
+    assert lines[6] == "| 2 | 200.0 | 100.0 | 2.00 | `" + "#" * growth.BAR + "` |"
