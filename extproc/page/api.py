@@ -74,6 +74,12 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ),
         "application/octet-stream",
     ),
+    "/exchanges/{id}/curl": Operation(
+        "A shell script of one curl command, as `extproc replay --curl` prints it.",
+        {"type": "string"},
+        (_ID,),
+        "text/plain",
+    ),
     "/exchanges/{id}/rare": Operation("How rare each parameter is among requests for the model.", _of("Rare"), (_ID,)),
     "/counts": Operation(
         "Exchanges counted, as `extproc log --by` does.",

@@ -27,8 +27,8 @@ class Said:
     """The last answer of a command, for a while. However many ask at once, one process runs."""
 
     def __init__(self, command: Sequence[str], directories: Sequence[Path], keep_seconds: float) -> None:
-        named = [word for directory in directories for word in ("--data-dir", str(directory))]
-        self._command = (sys.executable, "-m", "extproc", *command, *named)
+        self._command = command
+        self._directories = directories
         self._keep_seconds = keep_seconds
         self._asking = asyncio.Lock()
         self._objects: list[Any] = []
@@ -38,18 +38,24 @@ class Said:
         """What it says, an object a line."""
         async with self._asking:
             if time.monotonic() >= self._until:
-                self._objects = await self._run()
+                lines = (await printed(self._command, self._directories)).splitlines()
+                self._objects = [msgspec.json.decode(line) for line in lines if line]
                 self._until = time.monotonic() + self._keep_seconds
             return self._objects
 
-    async def _run(self) -> list[Any]:
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=DEVNULL, stdout=PIPE, stderr=PIPE)
-        try:
-            out, said = await process.communicate()
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        if process.returncode and not out:  # `status` ends with 1 where nothing is recorded, and says so
-            raise CommandFailed(said.decode(errors="replace").strip() or "it failed without a word")
-        return [msgspec.json.decode(line) for line in out.splitlines() if line]
+
+async def printed(command: Sequence[str], directories: Sequence[Path]) -> bytes:
+    """What a command prints. Raises CommandFailed where it prints nothing and fails."""
+    named = [word for directory in directories for word in ("--data-dir", str(directory))]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "extproc", *command, *named, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+    )
+    try:
+        out, said = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode and not out:  # `status` ends with 1 where nothing is recorded, and says so
+        raise CommandFailed(said.decode(errors="replace").strip() or "it failed without a word")
+    return out

@@ -25,7 +25,7 @@ from extproc.core.record import json_line
 from extproc.errors import ConfigError, ExtprocError
 from extproc.page import api
 from extproc.page.access import AccessLog
-from extproc.page.commands import CommandFailed, Said
+from extproc.page.commands import CommandFailed, Said, printed
 from extproc.page.events import TICK_SECONDS, Feed
 from extproc.page.guard import WHO, Guard, middleware, with_headers
 from extproc.page.source import MOST, Query, Source, words_of
@@ -90,6 +90,7 @@ class Page:
             "/exchanges": self._exchanges,
             "/exchanges/{id}": self._one,
             "/exchanges/{id}/body/{direction}": self._body,
+            "/exchanges/{id}/curl": self._curl,
             "/exchanges/{id}/rare": self._rare,
             "/counts": self._counts,
             "/histogram": self._histogram,
@@ -166,6 +167,16 @@ class Page:
         return web.Response(
             body=body, content_type="application/octet-stream", headers={"content-disposition": disposition}
         )
+
+    async def _curl(self, request: web.Request) -> web.StreamResponse:
+        if self._settings.redact:
+            raise ConfigError("a curl command has texts, which this page does not show")
+        await self._note(request)
+        id = request.match_info["id"]
+        # What an address says is no word of a command line: only the id of an exchange that is there.
+        whole_id = await self._read(lambda: self._source.whole_id(id))
+        script = await printed(("replay", whole_id, "--curl"), self._settings.directories)
+        return web.Response(body=script, content_type="text/plain", charset="utf-8")
 
     async def _rare(self, request: web.Request) -> web.StreamResponse:
         id = request.match_info["id"]

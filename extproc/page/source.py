@@ -176,6 +176,10 @@ class Source:
         body = read(exchange, direction, lambda _: None) or b""
         return exchange.id, shapes.of_body(body) if self.redact else body
 
+    def whole_id(self, id: str) -> str:
+        """The id of the one exchange that goes by this name. LookupError where not just one does."""
+        return str(self._found(id)["id"])
+
     def rare(self, id: str) -> Rare:
         """How many requests for the same model have each parameter so."""
         exchange = self._found(id)

@@ -83,6 +83,15 @@ def test_bodies_are_exact_downloads(page: RunningPage) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_curl_is_that_of_replay(page: RunningPage, journal: Path) -> None:
+    """The script, to the byte; a name that is no exchange's is no word of a command line."""
+    id = first(page)
+    answer = page.ask(f"/api/v1/exchanges/{id}/curl")
+    assert answer.body.decode() == invoke("replay", id, "--curl", "--data-dir", journal).stdout
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert page.ask("/api/v1/exchanges/--help/curl").status == 404
+
+
 @pytest.mark.parametrize("key", ["upstream", "outcome", "model"])
 def test_counts_are_those_of_log(page: RunningPage, journal: Path, key: str) -> None:
     """What `log --by` counts."""
@@ -229,4 +238,5 @@ def test_a_redacted_page_has_no_text_of_a_client(journal: Path) -> None:
         message = page.ask(f"/api/v1/exchanges/{id}/body/request").json()["messages"][0]
         assert message == {"role": "user", "content": f"<{len(SECRET)} characters>"}
         assert page.ask("/api/v1/exchanges?grep=somebody").status == 400
+        assert page.ask(f"/api/v1/exchanges/{id}/curl").status == 400
         assert page.get("/about")["redacted"] is True

@@ -9,6 +9,7 @@ import base64
 import http.server
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 from support.browser import Browser, Page
+from support.commands import invoke
 from support.pages import RunningPage, well
 from support.recorded import Recording
 
@@ -127,6 +129,27 @@ def test_the_address_holds_the_query(tab: Page, page: RunningPage) -> None:
     assert tab.evaluate("document.getElementById('search').value") == "failed upstream=10.0.0.1"
     tab.open(f"{page.url}#/exchanges?q=outcome%3Dnonsense")
     tab.until("document.querySelector('.problem')?.textContent.includes('is no outcome')")
+
+
+def test_what_is_copied(tab: Page, page: RunningPage, journal: Path) -> None:
+    """On the clipboard is the command, what `replay --curl` prints, and a Python program with all of the request."""
+    tab.allow_clipboard()
+    id = ids(page)[0]
+    tab.open(f"{page.url}#/exchanges/{id}")
+    tab.until("document.querySelectorAll('.message').length >= 2")
+
+    def copied(button: str, said: str) -> str:
+        tab.evaluate(
+            f"[...document.querySelectorAll('button')].find((each) => each.textContent === '{button}').click()"
+        )
+        tab.until(f"document.querySelector('.actions .note').textContent === '{said} copied'")
+        return str(tab.evaluate("navigator.clipboard.readText()"))
+
+    assert copied("Copy extproc show", "The command") == f"extproc show {id}"
+    assert copied("Copy as curl", "The curl command") == invoke("replay", id, "--curl", "--data-dir", journal).stdout
+    (line,) = re.findall(r"body = json.loads\((.*)\)", copied("Copy as Python", "The Python program"))
+    assert json.loads(json.loads(line)) == json.loads(page.ask(f"/api/v1/exchanges/{id}/body/request").body)
+    well(tab, page)
 
 
 def test_a_hundred_thousand_rows(tab: Page, page: RunningPage) -> None:

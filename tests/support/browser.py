@@ -133,7 +133,7 @@ class Browser:
         context = self.run(self.send("Target.createBrowserContext"))["browserContextId"]
         made = self.run(self.send("Target.createTarget", url="about:blank", browserContextId=context))
         attached = self.run(self.send("Target.attachToTarget", targetId=made["targetId"], flatten=True))
-        page = Page(self, attached["sessionId"])
+        page = Page(self, attached["sessionId"], context)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.send(f"{domain}.enable")
         try:
@@ -145,7 +145,8 @@ class Browser:
 class Page:
     """One tab."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, session: str, context: str) -> None:
+        self._context = context
         self._browser = browser
         self._session = session
 
@@ -216,6 +217,14 @@ class Page:
         middle = "(({ x, y, width, height }) => [x + width / 2, y + height / 2])"
         self.point(*self.evaluate(f"{middle}({element}.getBoundingClientRect())"))
         self.until(f"{element}.matches(':hover')")
+
+    def allow_clipboard(self) -> None:
+        """Let the page read and write it, as one that a person has in front of them."""
+        permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        self._browser.run(
+            self._browser.send("Browser.grantPermissions", permissions=permissions, browserContextId=self._context)
+        )
+        self.send("Emulation.setFocusEmulationEnabled", enabled=True)
 
     def picture(self, path: Path) -> None:
         """What is to be seen, as a PNG."""

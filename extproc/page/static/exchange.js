@@ -39,10 +39,15 @@ function pairs(entries) {
 function actions(found, about) {
   const status = h("span", { role: "status", "aria-live": "polite", class: "note" });
   const copy = (text, what) => async () => {
-    await navigator.clipboard.writeText(await text());
-    status.textContent = `${what} copied`;
+    try {
+      await navigator.clipboard.writeText(await text());
+      status.textContent = `${what} copied`;
+    } catch (error) {
+      status.textContent = error.message;
+    }
   };
   const read = async () => (await request(`/exchanges/${encodeURIComponent(found.id)}/body/request`)).text();
+  const curl = async () => (await request(`/exchanges/${encodeURIComponent(found.id)}/curl`)).text();
   const other = h("input", { placeholder: "another id", "aria-label": "Another exchange's id", class: "id" });
   const compare = (event) => {
     event.preventDefault();
@@ -52,28 +57,12 @@ function actions(found, about) {
   return h("div", { class: "actions" },
     button("Copy extproc show", copy(() => `extproc show ${found.id}`, "The command")),
     about.redacted ? null : [
-      button("Copy as curl", copy(async () => curl(found, await read()), "The curl command")),
+      button("Copy as curl", copy(curl, "The curl command")),
       button("Copy as Python", copy(async () => python(found, await read()), "The Python program")),
       found.request ? button("Save the request", file("request")) : null,
       found.response ? button("Save the answer", file("response")) : null,
     ],
     h("form", { onsubmit: compare }, other, h("button", {}, "Compare")), status);
-}
-
-const CREDENTIALS = /^(authorization|cookie|x-api-key|api-key)$/i;
-const NOT_SENT = /^(:|host$|content-length$|connection$|transfer-encoding$|accept-encoding$|x-envoy-|x-request-id$|x-forwarded-|traceparent$|tracestate$)/i;
-
-/** A curl command; where the text could not be one word of a shell, the command that writes one. */
-function curl(found, text) {
-  if (/[\u0000-\u0008\u000b-\u001f\u007f\ufffd]/.test(text)) return `extproc replay ${found.id} --curl`;
-  const lines = [`curl ${quoted(`${found.scheme ?? "http"}://${found.authority}${found.path}`)}`];
-  for (const [name, value] of found.request?.headers ?? []) {
-    if (typeof value !== "string" || NOT_SENT.test(name)) continue;
-    if (CREDENTIALS.test(name)) lines.push(`-H "${name.toLowerCase()}: $CREDENTIAL"`);
-    else lines.push(`-H ${quoted(`${name}: ${value}`)}`);
-  }
-  if (text) lines.push(`--data-raw ${quoted(text)}`);
-  return lines.join(" \\\n  ") + "\n";
 }
 
 const METHODS = { "chat.completions": "chat.completions", completions: "completions", embeddings: "embeddings", responses: "responses" };
