@@ -236,24 +236,27 @@ class Exchange:
 
     def progress(self) -> tuple[int, ...]:
         """How far it has come. Nanoseconds from the start to the last chunk, the first byte and the first token of the
-        answer, -1 for none; bytes of the request and of the response, chunks likewise; status, 0 for none; flags: 1 the
-        request is over, 2 the response has begun, 4 it is over; 0. In the order of `extproc.journal.live.HOT`.
+        answer, and to the beginning and the end of its longest silence, -1 for none; bytes of the request and of the
+        response, chunks likewise; status, 0 for none; flags: 1 the request is over, 2 the response has begun, 4 it is
+        over. In the order of `extproc.journal.live.HOT`.
         """
         request, response, reader, started = self._request, self._response, self._response_reader, self._started_at
         sent, got, answer = request.body, response.body, response.stream
         last = response.last_at if got.chunks else request.last_at if sent.chunks else 0
         first, token = response.first_at, None if reader is None else reader.first_token_at
+        lasted, silent, offset = response.silence
         return (
             last - started if last else -1,
             first - started if first else -1,
             -1 if token is None else token - started,
+            silent - started if offset else -1,
+            silent + lasted - started if offset else -1,
             sent.length,
             got.length,
             sent.chunks,
             got.chunks,
             response.head.status or 0,
             request.stream.over | answer.began << 1 | answer.over << 2,
-            0,
         )
 
     @property

@@ -231,6 +231,10 @@ class Progress(Kept, frozen=True, gc=False):
     first_byte_ms: float | None = None
     first_token_ms: float | None = None
     last_chunk_at: str | None = None
+    max_silence_ms: float | None = None
+    """The longest time between two pieces of the answer's body, until then."""
+    silence_at_ms: float | None = None
+    """When that began."""
 
 
 # Records ---------------------------------------------------------------------------------------------------------

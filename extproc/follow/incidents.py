@@ -4,7 +4,7 @@
     follower = Follower(..., watcher=incidents)
 
 It keeps of each exchange when it gave bytes and how it ended, and looks at the workers' tables of what is in flight
-every `TABLES_SECONDS`. What it sees is for the reporter, in a thread of its own: nothing here waits.
+every `TABLES_SECONDS`, or more often. What it sees is for the reporter, in a thread of its own: nothing here waits.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from extproc.journal import live as tables
 from extproc.journal.live import LiveExchange
 
 TABLES_SECONDS: Final = 2.0
+SOON_SECONDS: Final = 0.5
+"""The same while backends are silent."""
 _NEVER: Final = float("inf")
 
 
@@ -75,8 +77,8 @@ class Incidents:
     def step(self, now: float, joiner: Joiner, *, is_caught_up: bool) -> None:
         """Look for what has befallen the backends until now, the time up to which everything was read."""
         if is_caught_up and (since := time.monotonic()) >= self._tables_at:
-            self._tables_at = since + TABLES_SECONDS
-            self._watch.silences(now, map(_in_flight, self._rows().values()))
+            soon = self._watch.silences(now, map(_in_flight, self._rows().values()))
+            self._tables_at = since + (SOON_SECONDS if soon else TABLES_SECONDS)
         if self._watch.is_due:
             for sighting in self._watch.look(now, lambda: self._others(joiner, now)):
                 self._reporter.report(sighting)
@@ -128,6 +130,7 @@ def _in_flight(row: LiveExchange) -> Flight:
         first_byte=_seconds(row.first_byte_ns),
         last_byte=_seconds(row.last_chunk_ns) if row.response_began else None,
         token=_seconds(row.first_token_ns),
+        silence=None if row.silence_ns is None else (row.silence_ns[0] / 1e9, row.silence_ns[1] / 1e9),
         streamed=row.first_token_ns is not None,
     )
 

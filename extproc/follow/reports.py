@@ -66,10 +66,17 @@ class Reports:
         for each in self.repeats.expect(found, flights, datetime.now(UTC).timestamp()):
             self.repeat(each)
 
-    def changed(self, found: Incident, report: Report) -> None:
-        """What is known of one has changed."""
-        _log.warning("an incident is seen otherwise by now", extra=_fields(report))
-        self._send("changed", report)
+    def changed(self, found: Incident, report: Report, before: Report) -> None:
+        """What is known of one has changed: it was counted, and is not counted again."""
+        counted, kind = str(before.fields["class"]), found.kind.value
+        if counted != kind:
+            self._metrics.incident_changed(counted, kind, found.sighting.upstream)
+        if before.lasts and not report.lasts:
+            _log.warning("a backend %s", _OVER.get(kind, _WORDS[kind]), extra=_fields(report))
+            self._send("ended", report)
+        else:
+            _log.warning("an incident is seen otherwise by now", extra=_fields(report))
+            self._send("changed", report)
 
     def undelivered(self, report: Report) -> None:
         """One of before a restart."""
@@ -129,6 +136,9 @@ _WORDS: Final = {
 }
 
 
+_OVER: Final = {"hang": "that hung does so no more"}
+
+
 def _fields(report: Report) -> dict[str, Any]:
     """For the log: nothing that a client has sent."""
     fields = report.fields
@@ -139,6 +149,7 @@ def _fields(report: Report) -> dict[str, Any]:
         "upstream": report.upstream,
         "cluster": fields["cluster"],
         "at": fields["at"],
+        "ended_at": fields.get("ended_at"),
         "confidence": fields["confidence"],
         "in_flight": len(fields["in_flight"]),
         "suspect": suspects[0]["exchange"] if suspects else None,

@@ -3,7 +3,8 @@
 A death is: exchanges that were in flight end badly within a moment, and none of the others there goes on. Their number
 alone says nothing (requests that fail by themselves come in bursts, too). A silence is: streams that were giving
 tokens all stop at one moment. Where they go on afterwards it was a freeze, else a hang; where a break follows within
-`AT_ONCE_SECONDS` it is the break that counts.
+`AT_ONCE_SECONDS` it is the break that counts. While a silence lasts, those that wait for an answer, at a backend that
+is not known yet, may be at this one.
 
 One or two exchanges that end badly are a death only where more says so: connections refused afterwards, requests that
 were served before and all fail now, or a known engine's message.
@@ -32,7 +33,7 @@ LINGER_SECONDS: Final = 5.0
 AT_ONCE_SECONDS: Final = 2.0
 """A silence of less before the end belongs to the end."""
 FREEZE_SECONDS: Final = 5.0
-HANG_SECONDS: Final = 10.0
+HANG_SECONDS: Final = 8.0
 WARM_SECONDS: Final = 10.0
 """A backend that has served for less may be compiling still."""
 LASTING_SECONDS: Final = 60.0
@@ -79,6 +80,8 @@ class Sighting:
     engine: Engine | None = None
     broken: bool = False
     """The break came from without, or the silence was ended by one: not by those who waited."""
+    lasts: bool = False
+    """A silence of which the end is not known."""
 
 
 @dataclass(slots=True)
@@ -140,16 +143,18 @@ def sightings(flights: Iterable[Flight], now: float | None = None) -> list[Sight
         by_upstream[each.upstream].append(each)
     until = max((each.ended or each.started for group in by_upstream.values() for each in group), default=0.0)
     until = max(until, now or 0.0)
-    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each, until).sightings()]
+    waiting = by_upstream.pop("", [])
+    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each, until, waiting).sightings()]
     return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
 
 
 class _Upstream:
-    """All exchanges of one backend."""
+    """All exchanges of one backend. `waiting`: those that may be there, and have no answer yet."""
 
-    def __init__(self, flights: Sequence[Flight], until: float) -> None:
+    def __init__(self, flights: Sequence[Flight], until: float, waiting: Sequence[Flight] = ()) -> None:
         self._name = flights[0].upstream
         self._until = until
+        self._waiting = waiting
         self.flights = sorted(flights, key=lambda each: (each.started, each.id))
         self._starts = [each.started for each in self.flights]
         self._longest = max(((each.ended or each.started) - each.started for each in self.flights), default=0.0)
@@ -422,7 +427,9 @@ class _Upstream:
         ended = len(cut) >= _MANY and max(cut) - min(cut) <= TOGETHER_SECONDS
         if lasted < (FREEZE_SECONDS if goes_on or ended else HANG_SECONDS):
             return None
+        lasts = until == float("inf") and not cut
         over = f"and went on after {lasted:.1f} s" if goes_on else f"and gave nothing more for {lasted:.1f} s"
+        unplaced = self._unplaced(at, _cluster(silent)) if lasts else []
         return Sighting(
             kind=Kind.FREEZE if goes_on else Kind.HANG,
             upstream=self._name,
@@ -433,10 +440,24 @@ class _Upstream:
             evidence=(
                 f"{len(silent)} of {len(streams)} streams that were giving tokens fell silent together, {over}",
                 "no other request there got a byte meanwhile",
+                *_unplaced_line(unplaced),
             ),
-            in_flight=tuple(running),
+            in_flight=tuple(sorted([*running, *unplaced], key=lambda each: (each.started, each.id))),
             life=Life(None if start is None else since, served),
+            lasts=lasts,
         )
+
+    def _unplaced(self, at: float, cluster: str | None) -> list[Flight]:
+        """Those that wait for their answer since before the silence, and may be here: of the same cluster, and for a
+        model that this backend has."""
+        models = {each.model for each in self._served}
+        return [
+            each
+            for each in self._waiting
+            if each.started < at + _STEP_SECONDS
+            and (cluster is None or each.cluster is None or each.cluster == cluster)
+            and (not each.model or not any(models) or each.model in models)
+        ]
 
     def _first_token(self) -> float | None:
         return self._served_at[0] if self._served_at else None
@@ -515,6 +536,11 @@ def _confidence(weights: Iterable[float]) -> float:
     for weight in weights:
         wrong *= 1 - weight
     return round(min(1 - wrong, 0.99), 2)
+
+
+def _unplaced_line(unplaced: Sequence[Flight]) -> Iterator[str]:
+    if unplaced:
+        yield f"{len(unplaced)} that still wait for an answer may be at it: where they are is known when that begins"
 
 
 def _refused_line(refused: Sequence[Flight], at: float) -> str:

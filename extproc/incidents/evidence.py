@@ -2,6 +2,8 @@
 
     flights = evidence.flights(exchange, body)   # none: it never reached a backend
 
+Of one that waits for its answer nobody knows yet at which backend of its cluster it is: its upstream is empty.
+
 Times are seconds since 1970. What is kept of an exchange is small, so that all of a journal fit into memory.
 """
 
@@ -69,6 +71,7 @@ class Flight:
 
     id: str
     upstream: str
+    """Empty while that is not known."""
     started: float
     end: End
     ended: float | None = None
@@ -112,7 +115,8 @@ class Flight:
         """When the last piece of its answer came that is no report of its end; None: it never gave one."""
         if self.last_byte is None or self.first_byte is None or self.outcome == Outcome.UPSTREAM_RESET_BEFORE_HEADERS:
             return None
-        if self.silence is not None and self.end is End.BAD and self.last_byte - self.silence[1] < _REPORT_SECONDS:
+        says_why = self.end is End.BAD and not self.reset
+        if says_why and self.silence is not None and self.last_byte - self.silence[1] < _REPORT_SECONDS:
             return self.silence[0]
         return self.last_byte
 
@@ -177,7 +181,7 @@ def _outcome_of(attempt: Attempt) -> Outcome | None:
 def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
     upstream = exchange.upstream
     started = moment(exchange.started_at)
-    if not upstream or started is None:
+    if (not upstream and exchange.outcome is not None) or started is None:
         return None
     answer, request, llm = exchange.response or NO_RESPONSE, exchange.request or NO_REQUEST, exchange.llm or NO_LLM
     progress, end = exchange.progress or _NO_PROGRESS, _end(exchange)
@@ -199,7 +203,7 @@ def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
         token = last
     return Flight(
         id=exchange.id,
-        upstream=upstream,
+        upstream=upstream or "",
         cluster=exchange.cluster,
         model=llm.model or "",
         started=started,
@@ -210,7 +214,7 @@ def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
         first_byte=first if first is not None else _after(started, progress.first_token_ms),
         last_byte=last if last is not None else moment(progress.last_chunk_at),
         token=token if token is not None else _after(started, progress.first_token_ms),
-        silence=_silence(started, answer),
+        silence=_silence(started, answer) or _silence(started, progress),
         streamed=events or bool(llm.stream),
         error=error,
         body=request.sha256 or "",
@@ -242,8 +246,8 @@ def _says_nothing(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: 
     return (known.message if known is not None else message_of(body(exchange, "response") or b"")) == NULL
 
 
-def _silence(started: float, answer: ExchangeResponse) -> tuple[float, float] | None:
-    began, lasted = _after(started, answer.silence_at_ms), answer.max_silence_ms
+def _silence(started: float, said: ExchangeResponse | Progress) -> tuple[float, float] | None:
+    began, lasted = _after(started, said.silence_at_ms), said.max_silence_ms
     return (began, began + lasted / 1000) if began is not None and lasted is not None else None
 
 

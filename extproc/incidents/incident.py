@@ -62,6 +62,12 @@ class Incident:
         return _text(self.sighting.at)
 
     @property
+    def ended_at(self) -> str | None:
+        """When a hang or a freeze was over, RFC 3339; None: it lasts, as far as is known, or it was none of these."""
+        over = self.kind in (Class.HANG, Class.FREEZE) and not self.sighting.lasts
+        return _text(self.sighting.until) if over else None
+
+    @property
     def in_flight(self) -> tuple[Flight, ...]:
         """What was in flight at its moment, oldest first."""
         return self.sighting.in_flight
@@ -95,6 +101,7 @@ class Incident:
             "upstream": sighting.upstream,
             "cluster": sighting.cluster,
             "at": self.at,
+            "ended_at": self.ended_at,
             "confidence": sighting.confidence,
             "evidence": list(self.evidence),
             "verdict": self.verdict,
@@ -191,7 +198,8 @@ def _life(sighting: Sighting) -> Iterable[str]:
 
 def _id(sighting: Sighting) -> str:
     """The same for the same backend and moment, to the millisecond; it sorts by time."""
-    milliseconds = round(sighting.at * 1000)
+    # By way of microseconds, which are exact: on their way to a float a half may have become less.
+    milliseconds = (round(sighting.at * 1e6) + 500) // 1000
     digest = hashlib.sha256(f"{sighting.upstream} {milliseconds}".encode()).hexdigest()[:6]
     return f"{datetime.fromtimestamp(sighting.at, UTC):%Y%m%d-%H%M%S}-{digest}"
 

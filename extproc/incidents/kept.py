@@ -35,10 +35,15 @@ class Report(msgspec.Struct, frozen=True):
     """Nothing of it waits for the webhook."""
 
     @property
-    def gist(self) -> tuple[str, str | None]:
-        """What is worth a word when it changes: the class, and the first suspect."""
+    def gist(self) -> tuple[str, str | None, bool]:
+        """What is worth a word when it changes: the class, the first suspect, and whether it lasts."""
         suspects = self.fields["suspects"]
-        return str(self.fields["class"]), suspects[0]["exchange"] if suspects else None
+        return str(self.fields["class"]), suspects[0]["exchange"] if suspects else None, self.lasts
+
+    @property
+    def lasts(self) -> bool:
+        """It is a hang that is not over, as far as was known."""
+        return self.fields["class"] == "hang" and self.fields.get("ended_at") is None
 
     @property
     def gist_mark(self) -> str:

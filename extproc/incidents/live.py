@@ -10,7 +10,8 @@ seconds more.
 
 A sighting comes once, as soon as nothing that may still be on its way can take it back: a break after which another
 stream went on was none, and a backend that served again at once was not away. That is `SURE_SECONDS` after the first
-bad end, and less where streams were cut in the middle.
+bad end, and less where streams were cut in the middle. A silence comes while it lasts, and once more when it is over:
+then it is known whether it was a freeze.
 
 The search is the dearer part, so it is made only of a backend at which something was seen (a bad end, a connection that
 was refused, a silence), at most once in `PAUSE_SECONDS`, over what ended there lately.
@@ -18,9 +19,9 @@ was refused, a silence), at most once in `PAUSE_SECONDS`, over what ended there 
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from extproc.incidents import detect
 from extproc.incidents.detect import Kind, Sighting
@@ -40,11 +41,23 @@ MOST_KEPT: Final = 3000
 MOST_TOLD: Final = 20
 SAME_SECONDS: Final = 2.0
 """Two moments of one backend that lie so close are one."""
+_LATELY_SECONDS: Final = 6.0
+"""A silence of streams that go on is looked at when it is over, and for so long."""
+_SOON_SECONDS: Final = 3.0
+"""After a silence of so long it is worth looking more often."""
 _MANY: Final = 3
 
 Others = Callable[[], tuple[Iterable[Flight], float]]
 """What has not ended, or is not final; and the beginning of the oldest exchange of which is not known how far it has
 come, and where: what came before that can be told."""
+
+
+class _Told(NamedTuple):
+    """What a sighting was given of."""
+
+    at: float
+    until: float
+    lasts: bool
 
 
 class Watch:
@@ -55,8 +68,7 @@ class Watch:
         self._due: dict[str, float] = {}
         """When to look at a backend, of those with something to see."""
         self._looked: dict[str, float] = {}
-        self._told: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        """The moments of which a sighting was given."""
+        self._told: dict[str, list[_Told]] = defaultdict(list)
 
     def add(self, flight: Flight) -> None:
         """One that has ended."""
@@ -67,18 +79,31 @@ class Watch:
         if silent or flight.end in (End.BAD, End.REFUSED):
             self._look_at(flight.upstream, flight.ended + SETTLE_SECONDS)
 
-    def silences(self, now: float, running: Iterable[Flight]) -> None:
-        """Take note of the backends all of whose streams are silent, and forget those that are gone."""
+    def silences(self, now: float, running: Iterable[Flight]) -> bool:
+        """Take note of the backends whose streams are silent, all of them, or were until lately, and forget those that
+        are gone. Whether there may soon be more to see."""
         streams: dict[str, list[float]] = defaultdict(list)
+        froze: Counter[str] = Counter()
         for each in running:
-            if each.token is not None and each.last_byte is not None:
-                streams[each.upstream].append(each.last_byte)
-        for upstream, last in streams.items():
-            if len(last) >= _MANY and now - max(last) >= detect.FREEZE_SECONDS:
-                self._look_at(upstream, now)
+            if each.token is None or each.last_byte is None:
+                continue
+            streams[each.upstream].append(each.last_byte)
+            began, over = each.silence or (0.0, 0.0)
+            froze[each.upstream] += over - began >= detect.FREEZE_SECONDS and over >= now - _LATELY_SECONDS
+        silent = {
+            upstream: now - max(last)
+            for upstream, last in streams.items()
+            if len(last) >= _MANY and now - max(last) >= _SOON_SECONDS
+        }
+        lasting = {upstream for upstream, told in self._told.items() if any(each.lasts for each in told)}
+        for upstream in {each for each in silent if silent[each] >= detect.FREEZE_SECONDS} | lasting:
+            self._look_at(upstream, now)
+        for upstream in (each for each, count in froze.items() if count >= _MANY):
+            self._look_at(upstream, now)
         for upstream in [each for each, kept in self._ended.items() if _last_end(kept) < now - KEPT_SECONDS]:
             for table in (self._ended, self._due, self._looked, self._told):
                 table.pop(upstream, None)
+        return bool(silent or lasting or froze.total())
 
     @property
     def is_due(self) -> bool:
@@ -98,7 +123,10 @@ class Watch:
         there, unknown_from = others()
         for each in there:
             by_upstream[each.upstream].append(each)
-        found = [sighting for each in due for sighting in self._look(each, now, by_upstream[each], unknown_from)]
+        waiting = by_upstream.pop("", [])
+        found = [
+            sighting for each in due for sighting in self._look(each, now, [*by_upstream[each], *waiting], unknown_from)
+        ]
         return sorted(found, key=lambda each: (each.at, each.upstream))
 
     def _look(self, upstream: str, now: float, others: Sequence[Flight], unknown_from: float) -> list[Sighting]:
@@ -114,7 +142,9 @@ class Watch:
                 continue
             at = sure_at(sighting)
             if at <= now and (sighting.at < unknown_from or at + PATIENCE_SECONDS <= now):
-                self._told[upstream] = [*self._told[upstream][-MOST_TOLD:], (sighting.at, sighting.until)]
+                rest = [each for each in self._told[upstream] if not is_same(sighting.at, each.at, each.until)]
+                told = _Told(sighting.at, sighting.until, sighting.lasts)
+                self._told[upstream] = [*rest[-MOST_TOLD:], told]
                 ready.append(sighting)
             else:
                 self._look_at(upstream, max(at, now + PAUSE_SECONDS))
@@ -126,7 +156,11 @@ class Watch:
         self._due[upstream] = min(at, self._due.get(upstream, at))
 
     def _was_told(self, sighting: Sighting) -> bool:
-        return any(is_same(sighting.at, at, until) for at, until in self._told[sighting.upstream])
+        """What was told to last is told again when it is over."""
+        return any(
+            is_same(sighting.at, each.at, each.until) and (sighting.lasts or not each.lasts)
+            for each in self._told[sighting.upstream]
+        )
 
 
 def is_same(moment: float, at: float, until: float) -> bool:

@@ -6,8 +6,8 @@
 
 An incident is searched for among the last exchanges of the journal, as `extproc incidents` does it in all of them, and
 told once. It is looked at again when what follows a death has followed (connections refused, the backend back); where
-that changes its class or its first suspect, it is told as changed. At its start a reporter looks for what its
-predecessor did not come to.
+that changes its class or its first suspect, it is told as changed. A silence that is seen again has ended, and is told
+so. At its start a reporter looks for what its predecessor did not come to.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Audience(Protocol):
         """A new one, and the exchanges among which it was found."""
         ...
 
-    def changed(self, found: Incident, report: Report) -> None:
-        """One whose class or first suspect is another one now."""
+    def changed(self, found: Incident, report: Report, before: Report) -> None:
+        """One whose class or first suspect is another one than `before`, or that has lasted until now."""
         ...
 
     def undelivered(self, report: Report) -> None:
@@ -124,7 +124,9 @@ class Reporter:
         for each in found:
             # Where the last exchanges begin, an outage may look like a start that failed.
             is_known = each.sighting.kind is not Kind.BROKEN and live.sure_at(each.sighting) <= now
-            if is_known and each.sighting.at >= self._catch_up_from:
+            before = self._kept.of(each.sighting.upstream, each.sighting.at)
+            lasted = before is not None and before.lasts
+            if is_known and (lasted or each.sighting.at >= self._catch_up_from):
                 self._take(each, flights)
 
     def _look(self, looks: Sequence[_Look]) -> None:
@@ -160,7 +162,7 @@ class Reporter:
             self._look_again(found)
             self._audience.found(found, report, flights)
         elif before.gist != report.gist:
-            self._audience.changed(found, report)
+            self._audience.changed(found, report, before)
 
     def _look_again(self, found: Incident) -> None:
         look, now = _Look(found.sighting.upstream, found.sighting.at, again=True), time.time()

@@ -6,7 +6,8 @@
 
 A POST of JSON, with these headers:
 
-    X-Extproc-Event        `incident`, `changed` (its class, or its first suspect, is another one), or `repeat`
+    X-Extproc-Event        `incident`, `ended` (a hang is over, perhaps as a freeze), `changed` (its class, or its first
+                           suspect, is another one), or `repeat`
     X-Extproc-Delivery     the same for each try of one delivery: who has seen it already leaves it
     X-Extproc-Timestamp    seconds since 1970, of this try
     X-Extproc-Signature    `sha256=` and the HMAC-SHA256, in hex, of `TIMESTAMP.BODY` with the secret; only with one

@@ -41,7 +41,7 @@ SLOT_BYTES: Final = 512
 _SUFFIX: Final = ".table"
 _NAME: Final = re.compile(r"w(\d{1,6})-([0-9A-Za-z][0-9A-Za-z-]{0,63})\.table")
 
-_MAGIC: Final = b"extproc live 1\0\0"
+_MAGIC: Final = b"extproc live 2\0\0"
 _HEAD: Final = struct.Struct("<16s36sIIQ")
 """Magic, the kernel's boot id, slots, bytes of a slot, exchanges beyond the slots."""
 _HEAD_BYTES: Final = 4096
@@ -49,10 +49,10 @@ _BEYOND: Final = struct.Struct("<Q")
 _BEYOND_AT: Final = _HEAD.size - _BEYOND.size
 
 _SEQUENCE: Final = struct.Struct("<Q")
-HOT: Final = struct.Struct("<qqqQQIIHBB")
-"""Last chunk, first byte and first token in nanoseconds after the start, -1 for none; bytes of the request and of the
-response, chunks likewise; status, 0 for none; flags; nothing."""
-NOTHING: Final = (-1, -1, -1, 0, 0, 0, 0, 0, 0, 0)
+HOT: Final = struct.Struct("<qqqqqQQIIHB")
+"""Last chunk, first byte, first token, beginning and end of the longest silence, in nanoseconds after the start, -1 for
+none; bytes of the request and of the response, chunks likewise; status, 0 for none; flags."""
+NOTHING: Final = (-1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0)
 """Nothing of either direction has come."""
 _COLD: Final = struct.Struct("<q40s16s128s64s64s")
 """Start in nanoseconds since the epoch, 0 for a free slot; id, method, path, upstream, cluster."""
@@ -89,6 +89,8 @@ class LiveExchange(msgspec.Struct, frozen=True):
     """When the last bytes came, of either direction."""
     first_byte_ns: int | None
     first_token_ns: int | None
+    silence_ns: tuple[int, int] | None
+    """From when to when it was silent for longest, between two pieces of its answer."""
 
     def fields(self) -> dict[str, Any]:
         """What an `orphan` record, and an exchange in flight, say of it."""
@@ -101,6 +103,7 @@ class LiveExchange(msgspec.Struct, frozen=True):
 
     def progress(self) -> Progress:
         """How far it has come."""
+        began, over = self.silence_ns or (None, 0)
         return Progress(
             request_bytes=self.request_bytes,
             request_chunks=self.request_chunks,
@@ -108,8 +111,14 @@ class LiveExchange(msgspec.Struct, frozen=True):
             response_chunks=self.response_chunks,
             first_byte_ms=self._after(self.first_byte_ns),
             first_token_ms=self._after(self.first_token_ns),
-            last_chunk_at=None if self.last_chunk_ns is None else timestamp(self.last_chunk_ns),
+            last_chunk_at=None if self.last_chunk_ns is None else self._moment(self.last_chunk_ns),
+            max_silence_ms=None if began is None else (over - began) // 1000 / 1000,
+            silence_at_ms=self._after(began),
         )
+
+    def _moment(self, ns: int) -> str:
+        """To the microsecond as a record of its end would have it: a sum of two that are cut off."""
+        return timestamp(self.started_ns // 1000 * 1000 + (ns - self.started_ns) // 1000 * 1000)
 
     def _after(self, ns: int | None) -> float | None:
         return None if ns is None else (ns - self.started_ns) // 1000 / 1000
@@ -261,7 +270,8 @@ def _exchange(data: bytes, worker: int, boot_id: str) -> LiveExchange | None:
     if not started_ns:
         return None
     id, method, path, upstream, cluster = (text.rstrip(b"\0").decode("utf-8", "replace") or None for text in texts)
-    last, first_byte, first_token, sent, got, sent_chunks, got_chunks, status, flags, _ = HOT.unpack_from(data, _HOT_AT)
+    hot = HOT.unpack_from(data, _HOT_AT)
+    last, first_byte, first_token, silent, heard, sent, got, sent_chunks, got_chunks, status, flags = hot
     return LiveExchange(
         worker=worker,
         boot_id=boot_id,
@@ -282,6 +292,7 @@ def _exchange(data: bytes, worker: int, boot_id: str) -> LiveExchange | None:
         last_chunk_ns=_moment(started_ns, last),
         first_byte_ns=_moment(started_ns, first_byte),
         first_token_ns=_moment(started_ns, first_token),
+        silence_ns=None if silent < 0 else (started_ns + silent, started_ns + heard),
     )
 
 

@@ -95,6 +95,8 @@ class Incident(msgspec.Struct, frozen=True):
     upstream: str
     cluster: str | None
     at: str
+    ended_at: str | None
+    """When a hang or a freeze was over; null: it lasts, or it was none."""
     confidence: float
     evidence: list[str]
     verdict: str

@@ -99,6 +99,14 @@ INCIDENTS: Final = Family(
     "Deaths, hangs and freezes of backends, by their class and the backend.",
     ("class", "upstream"),
 )
+INCIDENT_CHANGES: Final = Family(
+    "extproc_incident_changes",
+    (
+        "Incidents that turned out to be of another class than they were counted as: a hang that went on was a freeze. "
+        "No incident is counted twice."
+    ),
+    ("class", "counted_as", "upstream"),
+)
 REPEATS: Final = Family(
     "extproc_incident_repeats",
     "Requests like one that may have killed this backend just before.",
@@ -130,5 +138,6 @@ OWN: Final = (
     UNMATCHED,
     GAPS,
     INCIDENTS,
+    INCIDENT_CHANGES,
     REPEATS,
 )

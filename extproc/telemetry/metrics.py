@@ -145,6 +145,10 @@ class Metrics:
         """Count an incident. For any thread."""
         self._counters[families.INCIDENTS].labels(kind, self._upstreams.label(upstream)).inc()
 
+    def incident_changed(self, counted_as: str, kind: str, upstream: str) -> None:
+        """Count one that is of another class than it was counted as. For any thread."""
+        self._counters[families.INCIDENT_CHANGES].labels(kind, counted_as, self._upstreams.label(upstream)).inc()
+
     def repeat(self, upstream: str) -> None:
         """Count a request like one that may have killed a backend. For any thread."""
         self._counters[families.REPEATS].labels(self._upstreams.label(upstream)).inc()

@@ -42,6 +42,18 @@ def flowing(stack: RunningStack) -> int:
     return sum(bool(json.loads(line)["first_token_ms"]) for line in lines)
 
 
+def busy(stack: RunningStack) -> list[threading.Thread]:
+    """Clients of a backend that has served for a while, each with a stream that gives tokens for long."""
+    for _ in range(12):
+        ask(stack, BENIGN)
+    body = {**BENIGN, "stream": True, "max_tokens": 20_000}
+    streams = [threading.Thread(target=ask, args=(stack, body)) for _ in range(6)]
+    for each in streams:
+        each.start()
+    eventually(lambda: flowing(stack) == len(streams), "streams that give tokens")
+    return streams
+
+
 def metric(stack: RunningStack, name: str) -> dict[str, float]:
     """The series of a counter."""
     with urllib.request.urlopen(f"{stack.admin}/metrics") as answer:
@@ -60,15 +72,7 @@ def test_a_death_is_told_while_it_happens(tmp_path: Path) -> None:
         with RunningStack(
             tmp_path, "--backend", backend.url, webhook_url=receiver.url, EXTPROC_WEBHOOK_SECRET=SECRET, **settings
         ) as stack:
-            for _ in range(12):
-                ask(stack, BENIGN)
-            streams = [
-                threading.Thread(target=ask, args=(stack, {**BENIGN, "stream": True, "max_tokens": 20_000}))
-                for _ in range(6)
-            ]
-            for each in streams:
-                each.start()
-            eventually(lambda: flowing(stack) == len(streams), "streams that give tokens")
+            streams = busy(stack)
             ask(stack, KILLER)
             for each in streams:
                 each.join()
@@ -89,3 +93,44 @@ def test_a_death_is_told_while_it_happens(tmp_path: Path) -> None:
     assert found["suspects"][0]["exchange"] == killer
     last = json.loads(printed)
     assert (last["id"], last["class"], last["suspects"][0]["exchange"]) == (found["id"], "death", killer)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("how", "ended"), [("hang", "hang"), ("freeze=12", "freeze")])
+def test_a_silence_is_told_while_it_lasts(tmp_path: Path, how: str, ended: str) -> None:
+    """As a hang, with the request that caused it as the first suspect though nobody knows yet where that is; and under
+    the same id when it is over, for what it was. `extproc incidents` has the last word, which is no other."""
+    settings = {"log_format": "json", "webhook_redact": "false"}
+    with (
+        Receiver() as receiver,
+        Mortal("response_format.type=text", how=how, restart_after=None, pace=PACE) as backend,
+    ):
+        with RunningStack(tmp_path, "--backend", backend.url, webhook_url=receiver.url, **settings) as stack:
+            streams = busy(stack)
+            guilty = threading.Thread(target=ask, args=(stack, KILLER))
+            guilty.start()
+            eventually(lambda: receiver.posts or None, "the webhook")
+            told = json.loads(receiver.posts[0].body)
+            if how == "hang":
+                backend.kill()
+            eventually(lambda: len(receiver.posts) == 2, "its end")
+            changed = metric(stack, "extproc_incident_changes_total")
+            counted = metric(stack, "extproc_incidents_total")
+            printed = invoke("incidents", "last", "--json", "--data-dir", stack.data_dir).stdout
+            backend.kill()
+            for each in [guilty, *streams]:
+                each.join()
+        log = [json.loads(line) for line in stack.stderr().splitlines() if '"incident": ' in line]
+    over, last = json.loads(receiver.posts[1].body), json.loads(printed)
+    upstream = backend.url.removeprefix("http://")
+    (killer,) = (
+        each["id"] for each in stack.exchanges() if "response_format" in ((each.get("llm") or {}).get("params") or {})
+    )
+    assert [post.headers["x-extproc-event"] for post in receiver.posts] == ["incident", "ended"]
+    assert (told["class"], told["ended_at"], told["suspects"][0]["exchange"]) == ("hang", None, killer)
+    for each in (over, last):
+        assert (each["id"], each["class"], each["suspects"][0]["exchange"]) == (told["id"], ended, killer)
+        assert each["ended_at"] is not None
+    assert counted == {f'extproc_incidents_total{{class="hang",upstream="{upstream}"}}': 1.0}
+    assert sum(changed.values()) == (ended != "hang")
+    assert [each["incident"] for each in log] == [told["id"]] * 2

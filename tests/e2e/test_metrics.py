@@ -87,6 +87,7 @@ def _scraped(prometheus: Prometheus, requests: int) -> None:
 
 NOT_HERE = {
     "extproc_incidents_total",  # its labels name a backend, so that a series begins with the first incident
+    "extproc_incident_changes_total",
     "extproc_incident_repeats_total",
     "extproc_ship_up",  # for who ships
     "extproc_ship_lag_seconds",

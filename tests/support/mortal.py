@@ -41,6 +41,10 @@ class Mortal:
         die = [word for rule in rules for word in ("--die-on", rule)]
         self._command = [*PROGRAM, "mock-llm", "--port", str(self.port), *die, "--die-how", how, *again, *pace]
 
+    def kill(self) -> None:
+        """End it at once, as nobody who is well ends."""
+        end(self._process, signal.SIGKILL)
+
     @property
     def command(self) -> str:
         """What starts it, for a shell."""

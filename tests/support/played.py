@@ -27,7 +27,7 @@ def _as_seen(each: Flight, now: float) -> Flight:
         token=token,
         first_byte=each.first_byte if each.first_byte is not None and each.first_byte <= now else None,
         last_byte=_last_byte(each, now) if token is not None else None,
-        silence=None,
+        silence=each.silence if each.silence is not None and each.silence[1] <= now else None,
         error="",
     )
 

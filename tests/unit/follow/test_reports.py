@@ -68,6 +68,46 @@ def test_everybody_hears_of_an_incident(tmp_path: Path, caplog: pytest.LogCaptur
     assert 'extproc_incidents_total{class="death",upstream="gpu-1:8000"} 1.0' in metrics.text().decode()
 
 
+def test_a_hang_that_goes_on_is_corrected_and_not_counted_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under the id under which it was told: in the log, by the webhook, and by a metric of its own."""
+    found = {}
+    for silence in (None, (30, 48.1)):
+        world = World()
+        world.traffic(0, 30)
+        world.traffic(0, 60, upstream="gpu-2:8000")
+        for number in range(6):
+            last = 30 if silence is None else 58
+            world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=last, silence=silence)
+        (found[silence],) = world.incidents()
+    hang, freeze = found[None], found[30, 48.1]
+    first, second = (
+        Report(hang.id, "gpu-1:8000", each.sighting.at, each.sighting.until, each.fields(), each.redacted().fields())
+        for each in (hang, freeze)
+    )
+    with Receiver() as receiver, caplog.at_level(logging.INFO):
+        all_of, metrics, _ = reports(tmp_path, Webhook(receiver.url, None))
+        all_of.found(hang, first, [])
+        all_of.changed(freeze, second, first)
+        eventually(lambda: len(receiver.posts) == 2, "both posts")
+        all_of.close(20.0)
+    assert [each.message for each in caplog.records if "a backend" in each.message] == [
+        "a backend hangs",
+        "a backend froze, and went on",
+    ]
+    told = [(post.headers["x-extproc-event"], json.loads(post.body)) for post in receiver.posts]
+    assert [(event, body["id"], body["class"], body["ended_at"]) for event, body in told] == [
+        ("incident", hang.id, "hang", None),
+        ("ended", hang.id, "freeze", "2025-11-21T03:12:48.100000Z"),
+    ]
+    text = metrics.text().decode()
+    assert [line for line in text.splitlines() if line.startswith("extproc_incident") and "_created" not in line] == [
+        'extproc_incidents_total{class="hang",upstream="gpu-1:8000"} 1.0',
+        'extproc_incident_changes_total{class="freeze",counted_as="hang",upstream="gpu-1:8000"} 1.0',
+    ]
+
+
 def test_the_span_is_in_the_trace_of_the_first_suspect() -> None:
     """With one event, which says what befell which backend."""
     _, found, report = death()

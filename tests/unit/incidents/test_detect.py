@@ -139,6 +139,38 @@ def test_a_hang_that_lasts_is_found_before_anybody_gives_up() -> None:
     assert found.suspects[0].flight.id == killer
 
 
+def test_who_waits_while_a_hang_lasts_may_be_at_it() -> None:
+    """Which backend that is, is known when an answer begins: of those of the cluster and a model of the backend, each
+    that came before is a suspect."""
+    world = busy()
+    world.traffic(0, 60, upstream="gpu-2:8000", model="other")
+    killer = world.add(29.9, None, None, status=None, upstream="", guided_choice=[])
+    other = world.add(29.8, None, None, status=None, upstream="", model="other", guided_choice=[])
+    later = world.add(31, None, None, status=None, upstream="", guided_choice=[])
+    for number in range(6):
+        world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=30)
+    (found,) = world.incidents()
+    assert (found.kind.value, found.sighting.lasts, found.ended_at) == ("hang", True, None)
+    assert found.suspects[0].flight.id == killer
+    assert not {other, later} & {each.id for each in found.in_flight}
+
+
+def test_a_hang_is_the_same_incident_when_it_turns_out_to_be_a_freeze() -> None:
+    """By its id; the streams that went on are in flight still."""
+    found = {}
+    for silence in (None, (30, 38.5)):
+        world = busy()
+        world.traffic(0, 60, upstream="gpu-2:8000")
+        world.add(29.9, None, None, status=None, upstream="", guided_choice=[])
+        for number in range(6):
+            last = 30 if silence is None else 55
+            world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=last, silence=silence)
+        (found[silence],) = world.incidents()
+    hang, freeze = found[None], found[30, 38.5]
+    assert (hang.kind.value, freeze.kind.value) == ("hang", "freeze")
+    assert (hang.id, hang.ended_at, freeze.ended_at) == (freeze.id, None, "2025-11-21T03:12:38.500000Z")
+
+
 def test_an_error_just_before_the_others_break_is_not_the_moment() -> None:
     """Streams went on after it; the one that failed is the first suspect all the same."""
     world = busy()

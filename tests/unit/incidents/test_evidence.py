@@ -80,3 +80,14 @@ def test_an_attempt_before_the_last_counts_where_it_was(flag: str, end: End | No
     *before, last = world.flights()
     assert [(each.upstream, each.end) for each in before] == ([("gpu-1:8000", end)] if end else [])
     assert (last.upstream, last.started) == ("gpu-2:8000", START + 1.5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "quiet"), [("upstream_reset_mid_stream", 14.1), ("upstream_error_frame", 10.0), ("ok", 14.1)]
+)
+def test_the_last_piece_is_a_report_only_where_there_was_one(outcome: str, quiet: float) -> None:
+    """What broke off without a word gave a token last, however short before that it was silent."""
+    world = World()
+    world.add(5, 30, outcome, first=6, last=14.1, silence=(10, 14))
+    (flight,) = world.flights()
+    assert flight.quiet_from() == pytest.approx(START + quiet)

@@ -28,7 +28,7 @@ class Audience:
         """A new one."""
         self.heard.append(("found", report.id))
 
-    def changed(self, found: Incident, report: Report) -> None:
+    def changed(self, found: Incident, report: Report, before: Report) -> None:
         """Another one by now."""
         self.heard.append(("changed", report.id))
 
@@ -86,6 +86,15 @@ def test_a_changed_suspect_is_told(data: Path) -> None:
     (first, *_) = sorted(file, key=lambda each: each.at)
     file.put(Report(first.id, first.upstream, first.at, first.until, {**first.fields, "suspects": []}, {}, True))
     assert ("changed", first.id) in run(data)[0]
+
+
+def test_a_hang_that_ended_between_two_starts_is_told(data: Path) -> None:
+    """However long before its beginning was."""
+    _, file = run(data)
+    (first, *_) = sorted(file, key=lambda each: each.at)
+    lasting = {**first.fields, "class": "hang", "ended_at": None}
+    file.put(Report(first.id, first.upstream, first.at, first.until, lasting, {}, True))
+    assert run(data, catch_up_from=first.at + 3600)[0][-1] == ("changed", first.id)
 
 
 def test_a_damaged_file_is_begun_anew(data: Path) -> None:

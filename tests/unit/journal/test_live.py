@@ -15,7 +15,8 @@ from extproc.journal.live import HOT, NOTHING, REQUEST_OVER, RESPONSE_BEGAN, Liv
 
 SECOND = 1_000_000_000
 STARTED = 1_763_694_720 * SECOND
-HOT_FIELDS = (3 * SECOND, SECOND, 2 * SECOND, 100, 2000, 1, 20, 200, REQUEST_OVER | RESPONSE_BEGAN, 0)
+TIMES = (3 * SECOND, SECOND, 2 * SECOND, 2 * SECOND, 3 * SECOND)
+HOT_FIELDS = (*TIMES, 100, 2000, 1, 20, 200, REQUEST_OVER | RESPONSE_BEGAN)
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def test_what_is_written_is_read(tmp_path: Path, table: LiveTable) -> None:
     assert read(tmp_path) == {}
     slot.describe(NOTHING, STARTED, "first", None, None, None, None)
     assert read(tmp_path)["first"] == live.LiveExchange(
-        0, "b00t", "first", STARTED, None, None, None, None, None, 0, 0, False, 0, 0, False, False, None, None, None
+        0, "b00t", "first", STARTED, None, None, None, None, None, 0, 0, False, 0, 0, False, False, None, None, None,
+        silence_ns=None,
     )  # fmt: skip
     slot.describe(NOTHING, STARTED, "first", "POST", "/v1/chat/completions", "10.0.0.7:8000", "llm")
     slot.advance(HOT_FIELDS)
@@ -60,10 +62,21 @@ def test_what_is_written_is_read(tmp_path: Path, table: LiveTable) -> None:
             "first_byte_ms": 1000.0,
             "first_token_ms": 2000.0,
             "last_chunk_at": "2025-11-21T03:12:03.000000Z",
+            "max_silence_ms": 1000.0,
+            "silence_at_ms": 2000.0,
         },
     }
     seen = read(tmp_path)["first"]
     assert (seen.request_over, seen.response_began, seen.response_over) == (True, True, False)
+
+
+def test_the_last_chunk_is_where_a_record_of_the_end_has_it(tmp_path: Path, table: LiveTable) -> None:
+    """To the microsecond, so that what fell silent at a moment goes by the same name later."""
+    slot = table.take()
+    assert slot is not None
+    slot.describe(NOTHING, STARTED + 600, "first", None, None, None, None)
+    slot.advance((SECOND + 1600, *HOT_FIELDS[1:]))
+    assert read(tmp_path)["first"].progress().last_chunk_at == "2025-11-21T03:12:01.000001Z"
 
 
 def test_a_slot_is_used_again(tmp_path: Path, table: LiveTable) -> None:
@@ -135,7 +148,7 @@ WRITER = """
     table = LiveTable.create(Path(sys.argv[1]), 0, "b00t")
     slots = [table.take() for number in range(8)]
     def hot(number):
-        return number, number, number, number, number, number % 2**32, number % 2**32, 200, 7, 0
+        return (*[number] * 7, number % 2**32, number % 2**32, 200, 7)
     def describe(slot, number):
         slot.describe(hot(number), number, f"{number % 10000:04}", f"{number}", f"{number}", f"{number}", f"{number}")
     for slot in slots:
