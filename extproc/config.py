@@ -312,7 +312,8 @@ class Config:
         0,
         _integer(0, 86_400),
         "How often the follower asks the backends what they are (engine, version, arguments, since when), for "
-        "`extproc incidents`. docs/forensics.md has what it asks. 0: never",
+        "`extproc incidents`. Over plain HTTP only: backends behind TLS are not asked. docs/forensics.md has what it "
+        "asks. 0: never",
     )
     hold_request_bytes: int = _setting(
         512 * KIB,
