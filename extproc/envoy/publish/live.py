@@ -24,7 +24,7 @@ from extproc.envoy.config.files import CLUSTERS, ROUTES, Documents
 from extproc.envoy.config.source import SyntaxProblem, get
 from extproc.errors import ConfigError
 
-_WARM_SECONDS: Final = 3.0
+_WARM_SECONDS: Final = 5.0
 """How long a new cluster takes to be warm, where nobody can ask Envoy: its names and a round of health checks."""
 _ON_THEIR_WAY_SECONDS: Final = 12.0
 """How long a request may be on its way to a cluster that no route leads to any more: a little more than the
