@@ -18,6 +18,7 @@ FIELDS = {
     "upstream",
     "cluster",
     "at",
+    "ended_at",
     "confidence",
     "evidence",
     "verdict",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -198,12 +199,14 @@ def test_a_worker_on_our_own_http2_loads_no_grpc() -> None:
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_aio_records_with_and_without_uvloop(tmp_path: Path, installed: bool) -> None:
+def test_aio_records_with_and_without_uvloop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
     """uvloop is an extra: a worker that cannot import it serves on asyncio's own loop."""
     if not installed:
-        # `python -m` looks into the working directory first, which is the worker's data directory.
         (tmp_path / "uvloop.py").write_text("raise ImportError('no module named uvloop')\n")
-    worker = Worker(Config(data_dir=tmp_path, durability="write", transport="aio", free_space_floor_bytes=0))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    data = tmp_path / "data"
+    data.mkdir(0o700)
+    worker = Worker(Config(data_dir=data, durability="write", transport="aio", free_space_floor_bytes=0))
     try:
         with connected(worker.line("ready")) as channel:
             talk = Talk(channel)
@@ -215,4 +218,4 @@ def test_aio_records_with_and_without_uvloop(tmp_path: Path, installed: bool) ->
         assert worker.end() == 0
     finally:
         worker.kill()
-    assert [each["closed"] for each in _records(tmp_path, "response")] == ["closed"]
+    assert [each["closed"] for each in _records(data, "response")] == ["closed"]
