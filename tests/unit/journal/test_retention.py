@@ -254,6 +254,7 @@ def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
         append(writer, request(1), response(1), request(2, b"for ever"), request(3), response(3))
         for number in range(4, 30):
             append(writer, request(number), response(number))
+            at_rest(writer)
             if compressed:
                 retention.compress(data)
             if number % 7 == 0:
