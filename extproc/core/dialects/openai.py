@@ -39,84 +39,72 @@ class _ToolCall(_Usual):
     type: str | None = None
 
 
-class _Delta(_Usual):
+class _Words(_Usual):
+    """What a model says, in a piece or whole."""
+
     content: str | None = None
     role: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[_ToolCall] | None = None
-    function_call: _Function | None = None
 
 
-class _Choice(_Usual):
+class _AnyChoice(_Usual):
     index: int | None = None
-    delta: _Delta | None = None
-    text: str | None = None
     finish_reason: str | None = None
     logprobs: Any = None
     stop_reason: Any = None
     matched_stop: Any = None
     native_finish_reason: Any = None
     token_ids: Any = None
-    prompt_token_ids: Any = None
-    prompt_logprobs: Any = None
     content_filter_results: Any = None
 
 
-class _Chunk(_Usual):
-    choices: list[_Choice]
+class _AnyAnswer(_Usual):
     id: str | None = None
-    object: Literal["chat.completion.chunk", "chat.completion", "text_completion"] | None = None
     created: Any = None
     model: str | None = None
     usage: dict[str, Any] | None = None
     system_fingerprint: Any = None
     service_tier: Any = None
     provider: Any = None
-    obfuscation: Any = None
     prompt_token_ids: Any = None
     prompt_logprobs: Any = None
 
 
-class _Message(_Usual):
-    role: str | None = None
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_ToolCall] | None = None
+class _Delta(_Words):
+    function_call: _Function | None = None
+
+
+class _Choice(_AnyChoice):
+    delta: _Delta | None = None
+    text: str | None = None
+    prompt_token_ids: Any = None
+    prompt_logprobs: Any = None
+
+
+class _Chunk(_AnyAnswer, kw_only=True):
+    choices: list[_Choice]
+    object: Literal["chat.completion.chunk", "chat.completion", "text_completion"] | None = None
+    obfuscation: Any = None
+
+
+class _Message(_Words):
     function_call: None = None
     annotations: Any = None
     audio: None = None
 
 
-class _WholeChoice(_Usual):
+class _WholeChoice(_AnyChoice, kw_only=True):
     message: _Message
-    index: int | None = None
-    finish_reason: str | None = None
-    logprobs: Any = None
-    stop_reason: Any = None
-    matched_stop: Any = None
-    native_finish_reason: Any = None
-    token_ids: Any = None
-    content_filter_results: Any = None
 
 
-class _Whole(_Usual):
+class _Whole(_AnyAnswer, kw_only=True):
     """A whole answer."""
 
     choices: list[_WholeChoice]
-    id: str | None = None
     object: Literal["chat.completion"] | None = None
-    created: Any = None
-    model: str | None = None
-    usage: dict[str, Any] | None = None
-    system_fingerprint: Any = None
-    service_tier: Any = None
-    provider: Any = None
-    prompt_logprobs: Any = None
-    prompt_token_ids: Any = None
     kv_transfer_params: Any = None
 
 
