@@ -182,7 +182,7 @@ class Cycles:
     def _strike(self, stack: RunningStack, blow: str) -> None:
         what, whom = blow.split()
         index = self._chance.randrange(2)
-        pid = eventually(lambda: _process(stack, whom, index), f"a running {whom}")
+        pid = eventually(lambda: stack.process_of(whom, index), f"a running {whom}")
         if what == "pause":
             os.kill(pid, signal.SIGSTOP)
             threading.Event().wait(self._chance.choice(PAUSES))
@@ -228,17 +228,6 @@ class Cycles:
         assert not lost_answers, f"got whole by the client and not recorded: {lost_answers}"
         assert not doubled
         assert not endless
-
-
-def _process(stack: RunningStack, whom: str, index: int) -> int | None:
-    match whom:
-        case "worker":
-            return stack.workers().get(index)
-        case "envoy":
-            return stack.envoy()
-        case "supervisor":
-            return stack.process.pid
-    return next((pid for pid, line in stack.children().items() if "extproc.follow.process" in line), None)
 
 
 @pytest.mark.slow

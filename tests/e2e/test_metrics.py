@@ -169,7 +169,8 @@ def test_a_follower_that_dies_is_started_again(tmp_path: Path) -> None:
     """Traffic goes on meanwhile, and what passed is counted afterwards."""
     with RunningStack(tmp_path, "--envoy-concurrency", "1") as stack:
         traffic(stack)
-        pid = next(pid for pid, line in stack.children().items() if "extproc.follow.process" in line)
+        pid = stack.process_of("follower")
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         traffic(stack)
         eventually(lambda: value(scrape(stack), "extproc_follower_restarts_total") == 1, "the restart")

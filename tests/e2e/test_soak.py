@@ -31,7 +31,8 @@ NOISE_KIB = 4 * 1024
 
 def processes(stack: RunningStack) -> dict[str, int]:
     """The processes of ours that live as long as the stack, by name."""
-    follower = next(pid for pid, line in stack.children().items() if "extproc.follow.process" in line)
+    follower = stack.process_of("follower")
+    assert follower is not None
     workers = {f"worker {index}": pid for index, pid in stack.workers().items()}
     return {"supervisor": stack.process.pid, "follower": follower, **workers}
 

@@ -76,7 +76,7 @@ class Host:
         for blow in self._plan():
             what, whom = blow.split()
             if whom == "shipper":
-                self._wait_for(stack, ROUND_SECONDS)
+                self._wait_for(ROUND_SECONDS)
             self._over.wait(self._chance.random() * MOMENT_SECONDS)
             if self._traffic.is_over:
                 return
@@ -89,7 +89,7 @@ class Host:
         yield from blows
         yield self._chance.choice(["kill envoy", "kill supervisor"])
 
-    def _wait_for(self, stack: RunningStack, seconds: float) -> None:
+    def _wait_for(self, seconds: float) -> None:
         """Until the shipper is at it, but not for longer."""
         for _ in range(int(seconds / 0.02)):
             if self._traffic.is_over or _is_locked(self.data_dir / "ship" / "lock"):
@@ -98,7 +98,7 @@ class Host:
 
     def _strike(self, stack: RunningStack, what: str, whom: str) -> None:
         index = self._chance.randrange(2)
-        pid = eventually(lambda: _process(stack, whom, index), f"a running {whom}")
+        pid = eventually(lambda: stack.process_of(whom, index), f"a running {whom}")
         if what == "pause":
             os.kill(pid, signal.SIGSTOP)
             self._over.wait(self._chance.choice(PAUSES))
@@ -109,17 +109,6 @@ class Host:
             stack.process.wait(60)
         else:
             eventually(lambda: not is_running(pid), f"the end of the {whom}")
-
-
-def _process(stack: RunningStack, whom: str, index: int) -> int | None:
-    match whom:
-        case "worker":
-            return stack.workers().get(index)
-        case "envoy":
-            return stack.envoy()
-        case "supervisor":
-            return stack.process.pid
-    return next((pid for pid, line in stack.children().items() if "extproc.fleet.process" in line), None)
 
 
 def _is_locked(path: Path) -> bool:

@@ -121,7 +121,19 @@ class RunningStack:
 
     def envoy(self) -> int:
         """Envoy's process id."""
-        return next(pid for pid, line in self.children().items() if "--reject-unknown-dynamic-fields" in line)
+        pid = self.process_of("envoy")
+        assert pid is not None
+        return pid
+
+    def process_of(self, role: str, index: int = 0) -> int | None:
+        """The process id of its `supervisor`, `envoy`, `follower`, `shipper`, or of its `worker` of that index; None
+        while there is none."""
+        match role:
+            case "worker":
+                return self.workers().get(index)
+            case "supervisor":
+                return self.process.pid
+        return next((pid for pid, line in self.children().items() if _RUNS[role] in line), None)
 
     # What it has recorded --------------------------------------------------------------------------------------
 
@@ -171,6 +183,14 @@ class RunningStack:
         with urllib.request.urlopen(f"{self.envoy_admin}/stats?format=json&filter=^{name}$") as answer:
             stats = json.load(answer)["stats"]
         return next((int(stat["value"]) for stat in stats if stat.get("name") == name), 0)
+
+
+_RUNS = {
+    "envoy": "--reject-unknown-dynamic-fields",
+    "follower": "extproc.follow.process",
+    "shipper": "extproc.fleet.process",
+}
+"""What stands in the command line of each."""
 
 
 def _children(pid: int) -> list[int]:
