@@ -137,7 +137,7 @@ class Follower:
     def _take(self, found: PositionedRecord) -> None:
         whole = found.record
         if not self._keep_bodies:  # what they say is read once, whoever asks for it
-            found = found._replace(record=without_content(whole))
+            found = found.with_record(without_content(whole))
         self._joiner.add(found)
         if self._watcher is not None:
             self._watcher.taken(found.record)

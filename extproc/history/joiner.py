@@ -113,7 +113,7 @@ class Joiner:
         if id is None:
             self._add_other(record)  # an access entry that names no exchange
         elif id not in self._given and id not in self._passed_over:
-            self._add(id, found if record is found.record else found._replace(record=record))
+            self._add(id, found.with_record(record))
 
     def restore(self, records: Iterable[PositionedRecord]) -> None:
         """Take records in that were still needed when another joiner was asked for its `positions`."""

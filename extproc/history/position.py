@@ -33,6 +33,10 @@ class PositionedRecord(NamedTuple):
     position: RecordPosition
     record: AnyRecord
 
+    def with_record(self, record: AnyRecord) -> PositionedRecord:
+        """The same place with another record, such as the one that stands there without its body."""
+        return self if record is self.record else PositionedRecord(self.directory, self.position, record)
+
 
 def series_key(series: Series) -> str:
     """What a series is called in a position."""

@@ -20,6 +20,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import msgspec
+
 MOST_BYTES: Final = 1024 * 1024
 """Larger requests are described by their size, and by what the record says of them."""
 _DEPTH: Final = 4
@@ -41,6 +43,8 @@ _RULE: Final = re.compile(r"^\s*([\w-]+)\s*(?:::=|:)", re.MULTILINE)
 _COMMON_KEYWORDS: Final = frozenset({"type", "properties", "required", "description", "title", "items", "$schema"})
 
 Atoms = dict[str, str]
+
+_decode = msgspec.json.Decoder().decode
 
 
 def of(path: str, body: bytes | None, params: Any, size: int) -> Atoms:
@@ -70,6 +74,10 @@ class _TooDeep:
 def _document(body: bytes | None) -> Any:
     if not body:
         return None
+    try:
+        return _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # servers take more than that: NaN, lone surrogates, a byte order mark
     try:
         return json.loads(body)
     except RecursionError:
@@ -199,7 +207,10 @@ def _magnitude(size: int) -> str:
 
 
 def _digest(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    try:
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    except RecursionError:
+        return "too deep"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
@@ -367,8 +378,9 @@ def _part(name: str, part: Mapping[str, Any], found: Atoms) -> None:
 
 
 def _text(place: str, text: str, found: Atoms) -> None:
-    size = found.get(f"{place} length", "0")
-    found[f"{place} length"] = max(size, _magnitude(len(text)), key=lambda each: int(each[2:] or -1))
+    length = f"{place} length"
+    size, before = _magnitude(len(text)), found.get(length)
+    found[length] = size if before is None else max(before, size, key=lambda each: int(each[2:] or -1))
     if not text.strip():
         found[f"{place} emptiness"] = "empty" if not text else "blank"
     if _placeholders(text):

@@ -40,7 +40,7 @@ def differences(
 def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Reader | None) -> str | None:
     """The first column that says something else."""
     heard = told.of(exchange, reader)
-    made = row.values(exchange, lambda text: text, (0, b""), heard.message)
+    made = row.values(exchange, _Themselves(), (0, b""), heard.message)
     expected = dict(zip(schema.COLUMNS, made, strict=True))
     for name in schema.COLUMNS if stored["whole"] else ():
         found = stored[name]
@@ -56,6 +56,13 @@ def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Read
     if reader is not None and kept is not None and kept != heard.atoms:
         return "what it asks for is something else in the journal"
     return None
+
+
+class _Themselves(dict[str | None, int | str | None]):
+    """Texts, as they stand for themselves."""
+
+    def __missing__(self, text: str | None) -> str | None:
+        return text if row.holds(text) else None
 
 
 _ELSEWHERE: Final = frozenset({"segment", "positions", "asked"})

@@ -170,7 +170,7 @@ class _Work:
         self.committed = 0
         self._commit_at = 0.0
         for found in records_at(directory, opened.checkpoint.pending):
-            read = found._replace(record=without_content(found.record))
+            read = found.with_record(without_content(found.record))
             self._hear(read.record, found.record)
             self._joiner.restore([read])
 
@@ -179,7 +179,7 @@ class _Work:
         for found in self._feed.records(most):
             count += 1
             whole = found.record
-            self._join(found._replace(record=without_content(whole)), whole)
+            self._join(found.with_record(without_content(whole)), whole)
         self.positions = self._feed.positions(self._directory)
         self.caught_up = count < most
         return not self.caught_up
@@ -201,10 +201,15 @@ class _Work:
 
     def _hear(self, read: AnyRecord, record: AnyRecord) -> None:
         """Keep what a body tells until its exchange is final. `read`: the record with `llm` in the body's place."""
-        if self._reader is None or not isinstance(record, Request | Response):
+        reader = self._reader
+        if reader is None:
             return
-        heard, asked = self._told.pop(record.id, told.NOTHING), read.llm if isinstance(read, Request) else None
-        self._told[record.id] = heard.with_record(record, asked, self._reader, self._directory)
+        if isinstance(record, Request):
+            before, asked = self._told.pop(record.id, told.NOTHING), read.llm if isinstance(read, Request) else None
+            self._told[record.id] = Told(reader.asked(record, asked, self._directory), before.message)
+        elif isinstance(record, Response) and isinstance(read, Response) and told.may_have_failed(read):
+            before = self._told.pop(record.id, told.NOTHING)
+            self._told[record.id] = Told(before.atoms, reader.failed(record, self._directory))
         if len(self._told) > _MOST_TOLD:
             del self._told[next(iter(self._told))]
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import structs
@@ -23,11 +25,13 @@ from extproc.history.index import told as told_of
 from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
 from extproc.history.join import Exchange
 
-Word = Callable[[str], int | str | None]
-"""What stands for a text, its number; None where there is no room for another one."""
+Words = Mapping[str | None, int | str | None]
+"""What stands for a text, its number; None for None, for what no column can hold (`holds`), and where there is no room
+for another one."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_SECOND: Final = timedelta(seconds=1)
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _UUID_CHARACTERS: Final = 36
 _TIME_CHARACTERS: Final = 27
 _MOST: Final = 2**63 - 1
@@ -46,14 +50,13 @@ Place = tuple[int, bytes]
 
 
 def values(
-    exchange: Exchange, word: Word, place: Place, message: str | None = None, asked: int | None = None
+    exchange: Exchange, words: Words, place: Place, message: str | None = None, asked: int | None = None
 ) -> Values:
     """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`."""
-    row = _Row(word)
+    row = _Row()
     llm, request, response = exchange.llm or NO_LLM, exchange.request or NO_REQUEST, exchange.response or NO_RESPONSE
     error = llm.error or NO_ERROR
     started, ended = micros(exchange.started_at), micros(exchange.ended_at)
-    row.whole = started is not None and ended is not None
     sent, got = filters.tokens(exchange)
     failed = exchange.failed_attempts
     fields = (
@@ -87,56 +90,48 @@ def values(
         _message(exchange, error, message),
         asked,
     )
-    words = (
-        row.word(exchange.outcome),
-        row.word(exchange.class_),
-        row.word(exchange.method),
-        row.word(exchange.route),
-        row.word(exchange.cluster),
-        row.word(exchange.upstream),
-        row.listed(exchange.response_flags),
-        row.word(exchange.response_code_details),
-        row.word(exchange.grpc_status),
-        row.word(exchange.key),
-        row.word(llm.api),
-        row.word(llm.model),
-        row.word(llm.response_model),
-        row.listed(llm.finish_reasons),
-        row.word(_as_text(error.type)),
-        row.word(_as_text(error.code)),
-        row.word(llm.fingerprint),
+    texts = (
+        exchange.outcome,
+        exchange.class_,
+        exchange.method,
+        exchange.route,
+        exchange.cluster,
+        exchange.upstream,
+        _listed(exchange.response_flags),
+        exchange.response_code_details,
+        exchange.grpc_status,
+        exchange.key,
+        llm.api,
+        llm.model,
+        llm.response_model,
+        _listed(llm.finish_reasons),
+        _as_text(error.type),
+        _as_text(error.code),
+        llm.fingerprint,
     )
-    return (*fields, row.whole, *place, *words)
+    numbers = [words[text] for text in texts]
+    whole = row.whole and None not in (started, ended) and numbers.count(None) == texts.count(None)
+    return (*fields, whole, *place, *numbers)
+
+
+def holds(value: Any) -> bool:
+    """Whether it is a text that a column can hold."""
+    return isinstance(value, str) and len(value) <= MOST_CHARACTERS and _encodes(value)
 
 
 class _Row:
     """Takes values as columns hold them, and notes when one cannot be held."""
 
-    __slots__ = ("_word", "whole")
+    __slots__ = ("whole",)
 
-    def __init__(self, word: Word) -> None:
+    def __init__(self) -> None:
         self.whole = True
-        self._word = word
 
     def text(self, value: Any) -> str | None:
-        if value is None:
-            return None
-        if not isinstance(value, str) or len(value) > MOST_CHARACTERS or not _encodes(value):
-            self.whole = False
-            return None
-        return value
-
-    def word(self, value: Any) -> int | str | None:
-        text = self.text(value)
-        if text is None:
-            return None
-        number = self._word(text)
-        if number is None:
-            self.whole = False
-        return number
-
-    def listed(self, value: Any) -> int | str | None:
-        return None if value is None else self.word(_json(value))
+        if value is None or holds(value):
+            return cast("str | None", value)
+        self.whole = False
+        return None
 
     def number(self, value: Any) -> int | None:
         if value is None:
@@ -166,24 +161,28 @@ class _Row:
 
 def micros(at: Any) -> int | None:
     """A record's time in microseconds since 1970; None where it is none, or not written as we write times."""
-    if not isinstance(at, str) or len(at) != _TIME_CHARACTERS or at[10] != "T" or at[26] != "Z":
+    if not isinstance(at, str) or len(at) != _TIME_CHARACTERS or at[10] != "T" or at[19] != "." or at[26] != "Z":
+        return None
+    fraction = at[20:26]
+    if not (fraction.isascii() and fraction.isdigit()):
         return None
     try:
-        return (datetime.fromisoformat(at) - _EPOCH) // _MICROSECOND
+        return _second(at[:19]) * 1_000_000 + int(fraction)
     except ValueError:
         return None
+
+
+@lru_cache(maxsize=256)  # many exchanges share a second, and are met together
+def _second(at: str) -> int:
+    return (datetime.fromisoformat(f"{at}+00:00") - _EPOCH) // _SECOND
 
 
 def packed_id(id: Any) -> bytes | str | None:
     """An id that is a UUID as its bytes, another one as it is."""
     if not isinstance(id, str):
         return None
-    if len(id) == _UUID_CHARACTERS:
-        try:
-            packed = bytes.fromhex(id.replace("-", ""))
-        except ValueError:
-            return id if _encodes(id) else None
-        return packed if unpacked_id(packed) == id else id
+    if _UUID.fullmatch(id) is not None:
+        return bytes.fromhex(id.replace("-", ""))
     return id if _encodes(id) else None
 
 
@@ -239,8 +238,14 @@ def _limit(params: Any) -> int | None:
     return next((limit for limit in given if type(limit) is int and abs(limit) <= _MOST), None)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+_json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
+
+
+def _listed(values: Sequence[str | None] | None) -> str | None:
+    """A list as a word."""
+    if not values:
+        return None if values is None else "[]"
+    return _json(values)
 
 
 def _as_text(value: Any) -> str | None:

@@ -42,6 +42,8 @@ _REMEMBERED: Final = 20_000
 """Of what whole requests ask for: one like the last ones has its number from here."""
 _BUSY_SECONDS: Final = 5.0
 
+_pack = msgspec.msgpack.Encoder().encode
+
 _PUT: Final = (
     f"INSERT INTO exchanges ({', '.join(schema.COLUMNS)}) VALUES ({', '.join('?' * len(schema.COLUMNS))})"
     f" ON CONFLICT (id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in schema.COLUMNS)}"
@@ -143,6 +145,23 @@ def check(database: sqlite3.Connection) -> Checkpoint:
         raise Unusable(f"it is damaged: {error}") from None
 
 
+class _Words(dict[str | None, int | str | None]):
+    """Texts by their numbers. One that is met for the first time has the next one, where there is room for it."""
+
+    def __init__(self, known: Iterable[tuple[str, int]]) -> None:
+        super().__init__(known)
+        self[None] = None
+        self.new: list[tuple[str, int]] = []
+
+    def __missing__(self, text: str | None) -> int | None:
+        number = len(self)
+        if text is None or number > schema.MOST_TEXTS or not row.holds(text):
+            return None
+        self[text] = number
+        self.new.append((text, number))
+        return number
+
+
 class Store:
     """The opened file."""
 
@@ -150,8 +169,7 @@ class Store:
         self.checkpoint = checkpoint
         self._database = database
         self._file = file
-        self._words: dict[str, int] = dict(database.execute("SELECT text, n FROM texts"))
-        self._new_words: list[tuple[str, int]] = []
+        self._words = _Words(database.execute("SELECT text, n FROM texts"))
         self._atoms: dict[tuple[str, str], int] = {
             tuple(msgspec.json.decode(text)): n for n, text in database.execute("SELECT n, text FROM atoms")
         }
@@ -223,15 +241,20 @@ class Store:
 
     def put(self, exchange: Exchange, told: Told = NOTHING) -> None:
         """Add an exchange, or say anew what has changed in one."""
-        numbered = [(self._segment(position[:2]), position[2]) for position in exchange.positions]
+        numbered, own = [], None
         series = f"w{exchange.worker}-{exchange.boot_id}"
-        own = next((self._segment(each[:2]) for each in exchange.positions if each[0] == series), numbered[0][0])
+        for position in exchange.positions:
+            segment = self._segment(position[:2])
+            numbered.append((segment, position[2]))
+            if own is None and position[0] == series:
+                own = segment
+        own = numbered[0][0] if own is None else own
         asked = None if told.atoms is None else self._number_of(told.atoms)
-        place = own, msgspec.msgpack.encode(numbered)
-        values = row.values(exchange, self._word, place, told.message, asked)
+        values = row.values(exchange, self._words, (own, _pack(numbered)), told.message, asked)
         self._rows[exchange.id] = values
-        others = {segment for segment, _ in numbered} - {own}
-        self._straddling += [(segment, values[0]) for segment in others]
+        others = {segment for segment, _ in numbered if segment != own}
+        if others:
+            self._straddling += [(segment, values[0]) for segment in others]
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write what was put, and that the journal has been read so far."""
@@ -242,7 +265,7 @@ class Store:
 
     def _write(self, checkpoint: Checkpoint) -> None:
         database = self._database
-        database.executemany("INSERT INTO texts (text, n) VALUES (?, ?)", self._new_words)
+        database.executemany("INSERT INTO texts (text, n) VALUES (?, ?)", self._words.new)
         database.executemany("INSERT INTO segments VALUES (?, ?, ?)", self._new_segments)
         database.executemany("INSERT INTO atoms VALUES (?, ?)", self._new_atoms)
         database.executemany("INSERT INTO asked VALUES (?, ?)", self._new_asked)
@@ -251,7 +274,7 @@ class Store:
         database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
 
     def _written(self) -> None:
-        self._new_words.clear()
+        self._words.new.clear()
         self._new_segments.clear()
         self._new_atoms.clear()
         self._new_asked.clear()
@@ -263,22 +286,12 @@ class Store:
         """Rows that were put and not yet committed."""
         return len(self._rows)
 
-    def _word(self, text: str) -> int | None:
-        number = self._words.get(text)
-        if number is None:
-            number = len(self._words) + 1
-            if number > schema.MOST_TEXTS:
-                return None
-            self._words[text] = number
-            self._new_words.append((text, number))
-        return number
-
     def _number_of(self, asked: Atoms) -> int | None:
         """What stands for all that a request asks for; None where there is no room for another atom."""
         numbers = [self._atom(each) for each in asked.items()]
         if None in numbers:
             return None
-        packed = msgspec.msgpack.encode(numbers)
+        packed = _pack(numbers)
         number = self._asked.pop(packed, None)
         if number is None:
             number = self._last_asked = self._last_asked + 1

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from extproc.core import joined
-from extproc.core.records import AnyRecord, Request, RequestLlm, Response
+from extproc.core.outcome import decide, outcome_class
+from extproc.core.records import Request, RequestLlm, Response
 from extproc.history.join import Exchange
 
 Atoms = Mapping[str, str]
@@ -41,25 +42,22 @@ class Told(NamedTuple):
     atoms: Atoms | None = None
     message: str | None = None
 
-    def with_record(
-        self, record: AnyRecord, llm: RequestLlm | joined.Llm | None, reader: Reader, directory: Path
-    ) -> Told:
-        """The same with what one more record tells."""
-        match record:
-            case Request():
-                return self._replace(atoms=reader.asked(record, llm, directory))
-            case Response():
-                return self._replace(message=reader.failed(record, directory))
-        return self
-
 
 NOTHING = Told()
 
 
+def may_have_failed(response: Response) -> bool:
+    """Whether it is worth reading what the backend said of its error: by the answer alone, with its `llm`. One that
+    nothing but Envoy's entry says to have failed is read from the journal by whoever asks."""
+    return outcome_class(decide(response, None), response.status, response.grpc_status) != "ok"
+
+
 def of(exchange: Exchange, reader: Reader | None) -> Told:
     """What an exchange that has its bodies tells."""
-    told = NOTHING
-    if reader is not None:
-        for record in exchange.records.values():
-            told = told.with_record(record, exchange.llm, reader, exchange.directory)
-    return told
+    if reader is None:
+        return NOTHING
+    request, response = exchange.records.get("request"), exchange.records.get("response")
+    atoms = reader.asked(request, exchange.llm, exchange.directory) if isinstance(request, Request) else None
+    if not isinstance(response, Response) or exchange.class_ == "ok":
+        return Told(atoms)
+    return Told(atoms, reader.failed(response, exchange.directory))

@@ -146,3 +146,28 @@ def test_a_long_word(words: list[tuple[str, int]]) -> None:
     """Five hundred characters without a space, wherever they stand."""
     text = "".join(space + "x" * length for space, length in words)
     assert atoms.has_long_word(text) == (re.search(r"\S{500}", text) is not None)
+
+
+@pytest.mark.parametrize(
+    ("document", "place", "value"),
+    [
+        (b'{"temperature":NaN}', "temperature", "not finite"),
+        (b'{"temperature":1e400}', "temperature", "not finite"),
+        (b'{"stop":"\\ud800"}', "stop", "text of 2^0 with surrogate characters"),
+        (b'\xef\xbb\xbf{"n":3}', "n", "10^0"),
+        (b'{"n":%d}' % 2**70, "n", "2^64 or more"),
+        (b'{"n":1,"n":null}', "n", "null"),
+        (b"{", "n", "10^1"),
+    ],
+)
+def test_what_servers_take_beyond_the_standard(document: bytes, place: str, value: str) -> None:
+    """It is read as they read it; a body that is no JSON at all is told by what the record has of it."""
+    assert atoms.of("/", document, {"n": 10}, 1)[place] == value
+
+
+@pytest.mark.parametrize("member", ["tools", "messages", "logit_bias", "json_schema"])
+def test_no_depth_is_too_much(member: str) -> None:
+    """Nested around the depth that Python's own readers and writers can follow, nothing is raised."""
+    for depth in range(800, 1050):
+        body = b'{"%b":[%b1%b]}' % (member.encode(), b'{"x":[' * (depth // 2), b"]}" * (depth // 2))
+        assert atoms.of("/", body, None, len(body))["size"]
