@@ -178,7 +178,7 @@ class Source:
 
     def whole_id(self, id: str) -> str:
         """The id of the one exchange that goes by this name. LookupError where not just one does."""
-        return str(self._found(id)["id"])
+        return self._found(id).id
 
     def rare(self, id: str) -> Rare:
         """How many requests for the same model have each parameter so."""

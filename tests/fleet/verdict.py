@@ -21,6 +21,7 @@ from support import duck
 from support.buckets import environment
 from support.commands import PROGRAM
 
+from extproc.core.joined import NO_LLM, NO_REQUEST, NO_RESPONSE
 from extproc.fleet import view
 from extproc.fleet.bucket import Bucket
 from extproc.fleet.span import EVERYTHING
@@ -80,9 +81,9 @@ def _exchanges(directories: Sequence[Path]) -> dict[str, dict[str, Exchange]]:
     for directory in directories:
         ended = found.setdefault(_name(directory), {})
         for each in reader.exchanges([directory]):
-            _must(not each.in_flight, f"{each['id']} has no end")
-            _must(each["id"] not in ended, f"{each['id']} is twice on its host")
-            ended[each["id"]] = each
+            _must(not each.in_flight, f"{each.id} has no end")
+            _must(each.id not in ended, f"{each.id} is twice on its host")
+            ended[each.id] = each
     return found
 
 
@@ -104,15 +105,15 @@ def _rows(bucket: Bucket, endpoint: str, here: dict[str, dict[str, Exchange]]) -
     sums: dict[tuple[Any, ...], list[int]] = {}
     for host, ended in here.items():
         for each in ended.values():
-            llm, request, response = (each[name] or {} for name in ("llm", "request", "response"))
-            usage = llm.get("usage") or {}
-            of = sums.setdefault((host, each["outcome"], each["status"], llm.get("model")), [0] * 5)
+            llm = each.llm or NO_LLM
+            usage = llm.usage or {}
+            of = sums.setdefault((host, each.outcome, each.status, llm.model), [0] * 5)
             values = (
                 1,
                 usage.get("prompt_tokens"),
                 usage.get("completion_tokens"),
-                request.get("bytes"),
-                response.get("bytes"),
+                (each.request or NO_REQUEST).bytes,
+                (each.response or NO_RESPONSE).bytes,
             )
             of[:] = [total + (value or 0) for total, value in zip(of, values, strict=True)]
     found = {tuple(row[:4]): [value or 0 for value in row[4:]] for row in counted}
@@ -129,15 +130,13 @@ def _bodies(bucket: Bucket, here: dict[str, dict[str, Exchange]], cache: Path) -
     unseen = {id: each for ended in here.values() for id, each in ended.items()}
     with view.opened(bucket, EVERYTHING, bodies=True, cache=cache) as directories:
         for there in reader.exchanges(directories):
-            own = unseen.pop(there["id"], None)
-            _must(own is not None and dict(own) == dict(there), f"{there['id']} is another exchange by --from")
-            for direction in ("request", "response"):
+            own = unseen.pop(there.id, None)
+            _must(own == there, f"{there.id} is another exchange by --from")
+            for direction, said in (("request", there.request), ("response", there.response)):
                 body = bodies.whole(there, direction)
-                said = (there[direction] or {}).get("sha256")
-                _must(
-                    said in (None, _sha256(body or b"")), f"{there['id']}: the body of its {direction} is another one"
-                )
-                _must(own is not None and bodies.whole(own, direction) == body, f"{there['id']}: {direction} differs")
+                digest = None if said is None else said.sha256
+                _must(digest in (None, _sha256(body or b"")), f"{there.id}: the body of its {direction} is another one")
+                _must(own is not None and bodies.whole(own, direction) == body, f"{there.id}: {direction} differs")
                 count += body is not None
     _must(not unseen, f"not to be seen by --from: {list(unseen)[:3]}")
     return count
@@ -148,10 +147,10 @@ def _seen(here: dict[str, dict[str, Exchange]], traffic: Traffic) -> tuple[int, 
     received, got = set(traffic.received), dict(traffic.got)
     for ended in here.values():
         for id, each in ended.items():
-            number = number_of(str(each["path"]))
-            if (each["request"] or {}).get("sha256") == _sha256(request_of(number)):
+            number = number_of(str(each.path))
+            if (each.request or NO_REQUEST).sha256 == _sha256(request_of(number)):
                 received.discard(number)
-            if got.get(id) == number and (each["response"] or {}).get("sha256") == _sha256(answer_of(number)):
+            if got.get(id) == number and (each.response or NO_RESPONSE).sha256 == _sha256(answer_of(number)):
                 del got[id]
     _must(not received, f"the backend had them whole, and no host: {sorted(received)[:3]}")
     _must(not got, f"clients had the answers whole, and no host: {list(got)[:3]}")
@@ -159,10 +158,10 @@ def _seen(here: dict[str, dict[str, Exchange]], traffic: Traffic) -> tuple[int, 
 
 
 def _shown(bucket: Bucket, endpoint: str, here: dict[str, dict[str, Exchange]], cache: Path) -> int:
-    whole = {id: each for ended in here.values() for id, each in ended.items() if each["outcome"] == "ok"}
+    whole = {id: each for ended in here.values() for id, each in ended.items() if each.outcome == "ok"}
     chosen = random.Random(len(whole)).sample(sorted(whole), min(SHOWN, len(whole)))
     for id in chosen:
-        number = number_of(str(whole[id]["path"]))
+        number = number_of(str(whole[id].path))
         for direction, right in (("request", request_of(number)), ("response", answer_of(number))):
             done = subprocess.run(
                 [*PROGRAM, "show", id, "--from", bucket.url, "--body", direction],

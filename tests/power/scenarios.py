@@ -201,7 +201,7 @@ class _Consumer:
         self._run = run
 
     def exchange(self, exchange: Exchange) -> None:
-        self._run.say("given", exchange["id"])
+        self._run.say("given", exchange.id)
 
     def record(self, record: AnyRecord) -> None:
         pass

@@ -242,7 +242,7 @@ class _Start:
             """Hears the rest."""
 
             def exchange(self, exchange: Exchange) -> None:
-                given.add(exchange["id"])
+                given.add(exchange.id)
 
             def record(self, record: AnyRecord) -> None:
                 pass

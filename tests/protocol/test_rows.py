@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.messages import DUPLEX, STREAMED, body, head, kind, trailers
 from support.sidecar import Sidecar
 
 from extproc._proto.ext_proc_pb2 import ProcessingRequest, ProcessingResponse
+from extproc.core.joined import NO_LLM, NO_RESPONSE
 
 PATH = "/v1/chat/completions"
 BUFFERED = {"request_body_mode": 2, "response_body_mode": 2}
@@ -168,20 +170,19 @@ def test_a_row_of_messages(sidecar: Sidecar, row: str) -> None:
         message.WhichOneof("request") for message in messages
     ]
     (exchange,) = sidecar.exchanges()
-    llm = exchange["llm"] or {}
+    response, llm = exchange.response or NO_RESPONSE, exchange.llm or NO_LLM
     found: dict[str, Any] = {
-        "duplicates": exchange["protocol"]["duplicate_end_of_stream"],
-        "late": exchange["protocol"]["late"],
-        "chunks": exchange["response"] and exchange["response"]["chunks"],
-        "truncated": exchange["response"] and exchange["response"]["truncated"],
-        "usage": llm.get("usage"),
-        "parse_error": llm.get("parse_error"),
-        "llm": exchange["llm"],
-        "outcome": exchange["outcome"],
+        "duplicates": exchange.protocol.duplicate_end_of_stream,
+        "late": exchange.protocol.late,
+        "chunks": response.chunks,
+        "truncated": response.truncated,
+        "usage": llm.usage,
+        "parse_error": llm.parse_error or None,
+        "llm": exchange.llm,
+        "outcome": exchange.outcome,
     }
-    for direction in ("request", "response"):
-        half = exchange[direction]
-        found[direction] = half and (half["ended_by"], half["bytes"])
+    for direction, passed in (("request", exchange.request), ("response", exchange.response)):
+        found[direction] = passed and (passed.ended_by, passed.bytes)
     assert {name: found[name] for name in expected} == expected
 
 
@@ -206,7 +207,7 @@ def test_a_client_that_leaves_after_done_is_complete_with_its_usage(sidecar: Sid
         talk.half_close() if ending == "half-close" else talk.cancel()
         talk.status()
     found = sidecar.exchanges()
-    assert [(e["outcome"], e["llm"]["usage"]) for e in found] == [("ok_client_left_after_terminal", USAGE)] * 20
+    assert [(e.outcome, present(e.llm).usage) for e in found] == [("ok_client_left_after_terminal", USAGE)] * 20
 
 
 @pytest.mark.parametrize("ending", ["half-close", "cancel"])
@@ -218,10 +219,10 @@ def test_a_client_that_leaves_in_mid_stream_keeps_the_partial_text(sidecar: Side
     talk.half_close() if ending == "half-close" else talk.cancel()
     talk.status()
     (exchange,) = sidecar.exchanges()
-    response = exchange["response"]
-    assert response["ended_by"] == ("closed" if ending == "half-close" else "cancelled")
-    assert (response["sha256"], response["truncated"]) == (sha256(*STREAM[:2]), True)
-    assert (exchange["llm"]["output_chars"], exchange["outcome"]) == (5, "unknown")
+    response = present(exchange.response)
+    assert response.ended_by == ("closed" if ending == "half-close" else "cancelled")
+    assert (response.sha256, response.truncated) == (sha256(*STREAM[:2]), True)
+    assert (present(exchange.llm).output_chars, exchange.outcome) == (5, "unknown")
 
 
 def test_every_byte_of_a_stream_alone(sidecar: Sidecar) -> None:
@@ -230,8 +231,8 @@ def test_every_byte_of_a_stream_alone(sidecar: Sidecar) -> None:
     pieces = [body("response", whole[n : n + 1]) for n in range(len(whole))]
     sidecar.tell([*ASKED, SSE, *pieces, body("response", end=True)])
     (exchange,) = sidecar.exchanges()
-    assert (exchange["response"]["sha256"], exchange["response"]["chunks"]) == (sha256(whole), len(whole))
-    assert (exchange["llm"]["output_chars"], exchange["llm"]["usage"], exchange["outcome"]) == (2, USAGE, "ok")
+    assert (present(exchange.response).sha256, present(exchange.response).chunks) == (sha256(whole), len(whole))
+    assert (present(exchange.llm).output_chars, present(exchange.llm).usage, exchange.outcome) == (2, USAGE, "ok")
 
 
 def test_a_large_body_in_full_duplex_is_sent_back_whole_and_once(sidecar: Sidecar) -> None:
@@ -250,7 +251,7 @@ def test_a_large_body_in_full_duplex_is_sent_back_whole_and_once(sidecar: Sideca
     talk.half_close()
     talk.status()
     (exchange,) = sidecar.exchanges()
-    assert (exchange["request"]["sha256"], exchange["protocol"]["duplicate_end_of_stream"]) == (sha256(*pieces), 1)
+    assert (present(exchange.request).sha256, exchange.protocol.duplicate_end_of_stream) == (sha256(*pieces), 1)
 
 
 def kind_and_streamed(reply: bytes) -> tuple[str | None, bytes, bool]:
@@ -271,9 +272,9 @@ def test_claimed_ids_join_nothing(sidecar: Sidecar) -> None:
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(one, range(100)))
     found = sidecar.exchanges()
-    assert sorted(int(e["llm"]["model"]) for e in found) == list(range(100))
-    assert all(e["llm"]["model"] == e["llm"]["response_model"] for e in found)
-    assert len({e["id"] for e in found}) == len({e["span_id"] for e in found}) == 100
+    assert sorted(int(present(present(e.llm).model)) for e in found) == list(range(100))
+    assert all(present(e.llm).model == present(e.llm).response_model for e in found)
+    assert len({e.id for e in found}) == len({e.span_id for e in found}) == 100
 
 
 def test_observability_mode_gets_no_reply_and_is_recorded(sidecar: Sidecar) -> None:
@@ -288,7 +289,7 @@ def test_observability_mode_gets_no_reply_and_is_recorded(sidecar: Sidecar) -> N
     talk.half_close()
     assert list(talk.call) == []
     (exchange,) = sidecar.exchanges()
-    assert (exchange["llm"]["usage"], exchange["outcome"]) == (USAGE, "ok")
+    assert (present(exchange.llm).usage, exchange.outcome) == (USAGE, "ok")
 
 
 def test_unknown_messages_and_fields_change_nothing(sidecar: Sidecar) -> None:
@@ -301,7 +302,7 @@ def test_unknown_messages_and_fields_change_nothing(sidecar: Sidecar) -> None:
     talk.half_close()
     talk.status()
     (exchange,) = sidecar.exchanges()
-    assert exchange["request"]["sha256"] == sha256(ASK)
+    assert present(exchange.request).sha256 == sha256(ASK)
 
 
 def test_messages_that_come_while_a_gate_is_shut_are_answered_in_order(sidecar: Sidecar) -> None:
@@ -314,7 +315,7 @@ def test_messages_that_come_while_a_gate_is_shut_are_answered_in_order(sidecar: 
     talk.half_close()
     talk.status()
     (exchange,) = sidecar.exchanges()
-    assert (exchange["protocol"]["late"], exchange["outcome"]) == ({"request.trailers": 1}, "ok")
+    assert (exchange.protocol.late, exchange.outcome) == ({"request.trailers": 1}, "ok")
 
 
 def test_nothing_is_counted_as_in_flight_once_all_streams_have_ended(sidecar: Sidecar) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from extproc.core.joined import Difference
 from extproc.core.llm import response_llm
@@ -16,6 +16,7 @@ from extproc.core.outcome import Outcome, decide
 from extproc.core.records import Access, Known, Orphan, Response, Unknown, of_fields
 from extproc.history.join import Exchange
 
+_T = TypeVar("_T")
 _EMPTY: dict[str, Any] = {"id": "", "started_at": "", "protocol": {}, "access_log": "received", "integrity": []}
 
 
@@ -96,3 +97,10 @@ def response_llm_of(fields: Mapping[str, Any]) -> dict[str, Any] | None:
     assert isinstance(ended, Response)
     found: dict[str, Any] | None = msgspec.to_builtins(response_llm(ended))
     return found
+
+
+def present(value: _T | UnsetType | None) -> _T:
+    """A part of an exchange that must be there."""
+    assert value is not None
+    assert not isinstance(value, UnsetType)
+    return value

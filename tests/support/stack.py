@@ -154,7 +154,7 @@ class RunningStack:
 
         def whole() -> Exchange | None:
             found = self.exchange(id)
-            return found if found["access_log"] == "received" else None
+            return found if found.access_log == "received" else None
 
         return eventually(whole, f"Envoy's word on {id}")
 
@@ -163,7 +163,7 @@ class RunningStack:
         return eventually(lambda: self._only(path), f"the end of an exchange of {path}")
 
     def _only(self, path: str) -> Exchange | None:
-        found = [exchange for exchange in self.exchanges() if exchange["path"] == path]
+        found = [exchange for exchange in self.exchanges() if exchange.path == path]
         assert len(found) <= 1, f"{len(found)} exchanges of {path}"
         return found[0] if found and not found[0].in_flight else None
 

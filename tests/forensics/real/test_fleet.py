@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import invoke
+from support.exchanges import present
 
 from extproc.fleet import erase
 from extproc.fleet.bucket import Bucket, directory_url
@@ -33,7 +34,7 @@ def test_a_killer_is_found_across_machines(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("EXTPROC_CACHE", str(tmp_path / "cache"))
     whole = tmp_path / "whole"
     shutil.copytree(JOURNAL, whole)
-    ids = {each["id"]: each["upstream"] for each in reader.exchanges([whole])}
+    ids = {each.id: present(each.upstream) for each in reader.exchanges([whole])}
     machines: list[Path] = []
     bucket = Bucket.open(directory_url(tmp_path / "bucket"))
     for upstream in sorted(set(ids.values())):

@@ -30,7 +30,7 @@ def test_a_row_each(tmp_path: Path) -> None:
     """With the values of the exchange in columns of their own, and all of it as JSON in the last."""
     exchanges = record_all(tmp_path)
     found = rows(exported("csv", exchanges, bodies=False))
-    assert [row["id"] for row in found] == [each["id"] for each in exchanges]
+    assert [row["id"] for row in found] == [each.id for each in exchanges]
     first = found[0]
     assert (first["outcome"], first["status"], first["tokens_in"], first["tokens_out"]) == ("ok", "200", "9", "2")
     assert (first["model"], first["stream"], first["finish_reasons"]) == ("llama-3", "", '["stop"]')

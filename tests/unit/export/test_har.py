@@ -99,7 +99,7 @@ def test_every_kind_of_exchange(tmp_path: Path) -> None:
     """Whole, streamed, coded, without a body, without an answer."""
     exchanges = record_all(tmp_path)
     whole, streamed, coded, listing, unfinished = entries(exported("har", exchanges))
-    assert [each["id"] for each in exchanges] == [
+    assert [each.id for each in exchanges] == [
         each["_extproc"]["id"] for each in (whole, streamed, coded, listing, unfinished)
     ]
     assert whole["request"]["url"].startswith("http://llm.test/v1/chat/completions?key=redacted:")

@@ -17,7 +17,7 @@ def test_the_fields_are_those_of_log_and_show(tmp_path: Path) -> None:
     listed = invoke("log", "--all", "--json", "--data-dir", tmp_path).stdout.splitlines()
     assert sorted(map(json.dumps, map(json.loads, lines))) == sorted(map(json.dumps, map(json.loads, listed)))
     with_bodies = exported("jsonl", exchanges).decode("ascii").splitlines()
-    shown = [invoke("show", each["id"], "--json", "--data-dir", tmp_path).stdout for each in exchanges]
+    shown = [invoke("show", each.id, "--json", "--data-dir", tmp_path).stdout for each in exchanges]
     assert list(map(json.loads, with_bodies)) == list(map(json.loads, shown))
 
 

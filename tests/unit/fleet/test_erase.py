@@ -62,7 +62,7 @@ def data(tmp_path: Path) -> Path:
 
 def said(directory: Path) -> dict[str, Any]:
     """The exchanges by their ids, as `log --json` has them."""
-    return {each["id"]: dict(each) for each in reader.exchanges([directory])}
+    return {each.id: each.members() for each in reader.exchanges([directory])}
 
 
 def everything(directory: Path) -> bytes:

@@ -12,6 +12,7 @@ import duckdb
 import pytest
 from support import bulk
 
+from extproc.core.joined import NO_LLM
 from extproc.fleet.bucket import Bucket, directory_url
 from extproc.fleet.ship import Shipper
 from extproc.fleet.table import COLUMNS
@@ -61,7 +62,7 @@ class Fleet:
     def answer(self, words: str, of: str = "exchanges", columns: str = "*") -> list[tuple[Any, ...]]:
         """That to the question of the document that has these words, asked of a table."""
         (question,) = (each for each in self.questions if words in each)
-        some = next(each["id"] for _, each in self.exchanges)
+        some = next(each.id for _, each in self.exchanges)
         asked = question.strip().rstrip(";").replace("FROM exchanges", f"FROM {of}")
         question = f"SELECT {columns} FROM ({asked})"
         return self.connection.execute(question.replace("019ad3f2-6b1c-7c40-9d55-3f1d2a90c7e4", some)).fetchall()
@@ -81,7 +82,7 @@ def test_every_exchange_is_a_row_and_every_row_an_exchange(fleet: Fleet) -> None
         "SELECT host, id, outcome, status, upstream, tokens_out, ttft_ms, epoch_us(started_at) FROM exchanges"
     ).fetchall()
     said = [
-        (host, each["id"], each["outcome"], each["status"], each["upstream"], filters.tokens(each)[1])
+        (host, each.id, each.outcome, each.status, each.upstream, filters.tokens(each)[1])
         for host, each in fleet.exchanges
     ]
     assert sorted((row[:6] for row in rows), key=lambda row: row[1]) == sorted(said, key=lambda row: row[1])
@@ -90,22 +91,22 @@ def test_every_exchange_is_a_row_and_every_row_an_exchange(fleet: Fleet) -> None
 
 def test_errors_by_upstream_and_shape(fleet: Fleet) -> None:
     """As the document asks for them."""
-    wrong = [(each["upstream"], (each["llm"] or {}).get("fingerprint")) for _, each in fleet.exchanges if _failed(each)]
+    wrong = [(each.upstream, (each.llm or NO_LLM).fingerprint) for _, each in fleet.exchanges if _failed(each)]
     answer = fleet.answer("AS errors")
     assert {row[:2]: row[2] for row in answer}.items() <= Counter(wrong).items()
     assert answer[0][2] == max(Counter(wrong).values())
 
 
 def _failed(exchange: Exchange) -> bool:
-    return bool(exchange["class"] == "upstream")
+    return bool(exchange.class_ == "upstream")
 
 
 def test_one_exchange(fleet: Fleet) -> None:
     """Where it is, and how it ended."""
     host, first = fleet.exchanges[0]
     ((found, _, segment, outcome, status, upstream),) = fleet.answer("WHERE id =")
-    assert (found, outcome, status, upstream) == (host, first["outcome"], first["status"], first["upstream"])
-    assert segment.startswith(f"w{first['worker']}-{first['boot_id']}-")
+    assert (found, outcome, status, upstream) == (host, first.outcome, first.status, first.upstream)
+    assert segment.startswith(f"w{first.worker}-{first.boot_id}-")
 
 
 DIED = "(SELECT * REPLACE (if(class = 'upstream', 'upstream_reset_mid_stream', outcome) AS outcome) FROM exchanges)"
@@ -117,7 +118,7 @@ def test_a_shape_that_several_backends_ended_with(fleet: Fleet) -> None:
     backends: dict[str | None, set[str | None]] = {}
     for _, each in fleet.exchanges:
         if _failed(each):
-            backends.setdefault((each["llm"] or {}).get("fingerprint"), set()).add(each["upstream"])
+            backends.setdefault((each.llm or NO_LLM).fingerprint, set()).add(each.upstream)
     right = {shape: len(found) for shape, found in backends.items() if len(found) > 1}
     answer = fleet.answer("AS backends", DIED, "fingerprint, backends")
     assert dict(answer) == right != {}
@@ -133,5 +134,5 @@ def test_tokens_by_key_and_day(fleet: Fleet) -> None:
 
 def test_the_slowest_first_tokens(fleet: Fleet) -> None:
     """The ten that took longest, of all machines."""
-    took = sorted((ttft for _, each in fleet.exchanges if (ttft := (each["llm"] or {}).get("ttft_ms"))), reverse=True)
+    took = sorted((ttft for _, each in fleet.exchanges if (ttft := (each.llm or NO_LLM).ttft_ms)), reverse=True)
     assert [row[4] for row in fleet.answer("ttft_ms DESC")] == took[:10]

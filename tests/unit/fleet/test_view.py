@@ -81,7 +81,7 @@ def test_a_bucket_answers_as_the_machines_do(fleet: Fleet, question: list[str]) 
 
 def test_a_name_is_enough_to_find_one_exchange(fleet: Fleet) -> None:
     """By the time in its id one segment or two are fetched; by its end all are, and the answer is the same."""
-    id = list(reader.exchanges(fleet.machines[:1]))[-1]["id"]
+    id = list(reader.exchanges(fleet.machines[:1]))[-1].id
     here = invoke("show", id, "--json", *(f"--data-dir={machine}" for machine in fleet.machines))
     for name in (id, id[-8:]):
         there = invoke("show", name, "--json", "--from", fleet.url)
@@ -93,7 +93,7 @@ def fetched(fleet: Fleet, span: Span) -> tuple[int, set[str]]:
     with view.opened(fleet.bucket, span, bodies=False, cache=fleet.cache) as directories:
         count = sum(len(series.names) for directory in directories for series in lines.series(directory))
         found = reader.exchanges(directories)
-        return count, {each["id"] for each in found if span.since <= each["started_at"] <= span.until}
+        return count, {each.id for each in found if span.since <= each.started_at <= span.until}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_only_what_a_time_needs_is_fetched(fleet: Fleet, since: str, until: str)
     span = Span(since, until)
     everything, _ = fetched(fleet, EVERYTHING)
     count, found = fetched(fleet, span)
-    assert found == {each["id"] for each in fleet.exchanges if since <= each["started_at"] <= until}
+    assert found == {each.id for each in fleet.exchanges if since <= each.started_at <= until}
     assert count < everything
 
 
@@ -133,10 +133,10 @@ def test_an_exchange_that_ends_long_after_brings_its_end(tmp_path: Path) -> None
     first, later = (f"2026-10-26T{time}.000000Z" for time in ("07:33:20", "08:50:00"))
     for span in (Span(first, first), Span(later, later, running=True)):
         with view.opened(bucket, span, bodies=False, cache=tmp_path / "cache") as directories:
-            found = {each["id"]: each for each in reader.exchanges(directories)}
-        assert found[id_of(0)]["ended_at"] is not None
+            found = {each.id: each for each in reader.exchanges(directories)}
+        assert found[id_of(0)].ended_at is not None
     with view.opened(bucket, Span(later, later), bodies=False, cache=tmp_path / "cache") as directories:
-        assert id_of(0) not in {each["id"] for each in reader.exchanges(directories) if each["request"]}
+        assert id_of(0) not in {each.id for each in reader.exchanges(directories) if each.request}
 
 
 def test_the_cache_is_bounded(fleet: Fleet, tmp_path: Path) -> None:

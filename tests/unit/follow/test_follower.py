@@ -26,7 +26,7 @@ class Consumer:
 
     def exchange(self, exchange: Exchange) -> None:
         """One more."""
-        self.ids.append(exchange["id"])
+        self.ids.append(exchange.id)
 
     def record(self, record: AnyRecord) -> None:
         """One more."""

@@ -48,7 +48,7 @@ class Reading:
     def _run(self) -> None:
         while not self._over.is_set():
             before = list(self.written)
-            found = [each["id"] for each in reader.exchanges([self._data])]
+            found = [each.id for each in reader.exchanges([self._data])]
             if len(found) != len(set(found)):
                 self.wrong.append("one came twice")
             self.wrong += [f"{id} is not there" for id in set(before) - set(found)]
@@ -102,17 +102,17 @@ def test_retention_while_a_reader_pages(data: Path) -> None:
 
 def number_of(exchange: Exchange) -> int:
     """Which exchange this is."""
-    return int(exchange["id"][-12:], 16)
+    return int(exchange.id[-12:], 16)
 
 
 def answers(world: Generated) -> Iterator[Any]:
     """What all questions to a journal give."""
-    exchanges = [dict(each) for each in reader.exchanges(world.directories)]
+    exchanges = [each.members() for each in reader.exchanges(world.directories)]
     yield exchanges
     yield [lookup.find(world.directories, each["id"]) for each in exchanges[:5]]
     yield [bodies.whole(each, "request") for each in reader.exchanges(world.directories)]
     with Answers(world.directories) as asked:
-        yield [dict(each) for each in asked.exchanges(Filters(), complete=True)]
+        yield [each.members() for each in asked.exchanges(Filters(), complete=True)]
         yield [asked.find(each["id"][-8:]) for each in exchanges[:5]]
         yield list(now.exchanges(world.directories, asked))
     yield list(Coverage(world.directories).accesses())

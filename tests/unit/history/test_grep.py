@@ -34,7 +34,7 @@ def test_in_the_request_or_the_answer(tmp_path: Path, expression: str, numbers: 
             recording.add(packed, headers=[("content-encoding", "gzip")]),
         ]
     grep = Grep(expression)
-    found = [each["id"] for each in reader.exchanges([tmp_path]) if grep.finds(each)]
+    found = [each.id for each in reader.exchanges([tmp_path]) if grep.finds(each)]
     assert found == [ids[number] for number in numbers]
 
 
@@ -44,7 +44,7 @@ def test_a_body_that_is_gone_holds_nothing(tmp_path: Path) -> None:
         recording.add(b"x" * 2000)
         second = recording.add(b"x" * 2000)
     min((tmp_path / "bodies").iterdir()).unlink()
-    found = [each["id"] for each in reader.exchanges([tmp_path]) if Grep("xx").finds(each)]
+    found = [each.id for each in reader.exchanges([tmp_path]) if Grep("xx").finds(each)]
     assert len(found) == 1
     assert second
 

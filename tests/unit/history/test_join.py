@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
@@ -41,11 +42,11 @@ def test_the_access_entry_may_come_at_any_place(order: tuple[int, ...]) -> None:
     failed = [{"upstream": "127.0.0.1:8002"}]
     records = (request(1), response(1), access(1, attempts=2, failed_attempts=failed))
     exchange = joined(*(records[index] for index in order))
-    assert (exchange["upstream"], exchange["cluster"], exchange["route"]) == ("127.0.0.1:8001", "llm", "all")
-    assert (exchange["attempts"], exchange["access_log"], exchange["outcome"]) == (2, "received", "ok")
+    assert (exchange.upstream, exchange.cluster, exchange.route) == ("127.0.0.1:8001", "llm", "all")
+    assert (exchange.attempts, exchange.access_log, exchange.outcome) == (2, "received", "ok")
     assert exchange.failed_attempts == [Attempt(upstream="127.0.0.1:8002")]
-    assert exchange["envoy"]["duration_ms"] == 1000.0
-    assert exchange["integrity"] == []
+    assert present(exchange.envoy).duration_ms == 1000.0
+    assert exchange.integrity == []
     assert set(exchange.records) == {"request", "response", "access"}
 
 
@@ -55,9 +56,9 @@ def test_envoys_last_word_stands_before_what_it_said_in_between() -> None:
     first: dict[str, Any] = {"response_flags": ["UH"], "upstream": "a:1", "cluster": "x"}
     last: dict[str, Any] = {"response_flags": ["UC"], "response_code_details": details}
     exchange = joined(request(1), response(1, **first), access(1, **last, upstream="b:2", cluster=None))
-    assert exchange["response_flags"] == ["UC"]
-    assert exchange["response_code_details"] == details
-    assert (exchange["upstream"], exchange["cluster"]) == ("b:2", "x")
+    assert exchange.response_flags == ["UC"]
+    assert exchange.response_code_details == details
+    assert (exchange.upstream, exchange.cluster) == ("b:2", "x")
 
 
 def test_what_another_version_has_written() -> None:
@@ -94,18 +95,18 @@ def test_what_another_version_has_written() -> None:
 def test_an_entry_that_does_not_come(now: str | None, expected: str) -> None:
     """For a while it may still be under way; after that the record says that it is missing."""
     exchange = joined(request(1), response(1), now=now)
-    assert (exchange["access_log"], exchange["envoy"], exchange["attempts"]) == (expected, None, None)
+    assert (exchange.access_log, exchange.envoy, exchange.attempts) == (expected, None, None)
 
 
 def test_an_exchange_in_flight_expects_its_entry() -> None:
     """However long it takes."""
-    assert joined(request(1), now="2999-01-01T00:00:00.000000Z")["access_log"] == "pending"
+    assert joined(request(1), now="2999-01-01T00:00:00.000000Z").access_log == "pending"
 
 
 def test_an_orphan_has_an_entry_too() -> None:
     """Envoy tells of the exchange whose sidecar died; that it is an orphan stays."""
     exchange = joined(request(1), orphan(), access(1, response_flags=["UAEX"]))
-    assert (exchange["outcome"], exchange["response_flags"]) == ("sidecar_restart_orphan", ["UAEX"])
+    assert (exchange.outcome, exchange.response_flags) == ("sidecar_restart_orphan", ["UAEX"])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_an_orphan_has_an_entry_too() -> None:
 )
 def test_bytes_that_differ_are_a_finding(counted: dict[str, Any], expected: list[dict[str, Any]]) -> None:
     """Envoy's count is held against ours, direction by direction."""
-    assert joined(request(1), response(1), access(1, **counted))["integrity"] == expected
+    assert joined(request(1), response(1), access(1, **counted)).members()["integrity"] == expected
 
 
 @pytest.mark.parametrize(
@@ -141,14 +142,14 @@ def test_an_answer_that_envoy_has_compressed_is_not_compared(
     answer = json.loads(response(1))
     answer["response"]["headers"] = headers
     exchange = joined(request(1), encode(answer), access(1, response_bytes=99, encoding=encoding))
-    assert bool(exchange["integrity"]) is is_compared
+    assert bool(exchange.integrity) is is_compared
 
 
 def test_a_request_that_was_cut_off_is_not_compared() -> None:
     """What Envoy has read and what it has shown us differ there by nature."""
     cut = json.loads(request(1))
     cut["request"] |= {"ended_by": "cancelled", "truncated": True}
-    assert joined(encode(cut), response(1), access(1, request_bytes=99))["integrity"] == []
+    assert joined(encode(cut), response(1), access(1, request_bytes=99)).integrity == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_only_the_first_terminal_record_ends_it() -> None:
         False,
         False,
     ]
-    assert (parts.exchange()["status"], parts.exchange()["outcome"]) == (200, "ok")
+    assert (parts.exchange().status, parts.exchange().outcome) == (200, "ok")
 
 
 @pytest.mark.parametrize(("id", "expected"), [(id_of(1), timestamp(START_NS)), ("x", ""), ("", ""), (id_of(1)[:8], "")])
@@ -225,9 +226,10 @@ def test_a_local_answer_of_which_no_request_was_seen() -> None:
     entry = access(1, **told, started_at=timestamp(began), status=403, response_code_details="rbac_access_denied")
     for records in ((encode(answer), entry), (entry, encode(answer))):
         exchange = joined(*records)
+        said = exchange.members()
         for name, value in (told | {"method": "POST", "path": "/x", "started_at": timestamp(began)}).items():
-            assert exchange[name] == value, name
-        assert (exchange["duration_ms"], exchange["outcome"]) == (1020.0, "local_reply")
-        assert exchange["response"]["first_byte_ms"] == 20.0
-        assert exchange["response"]["last_byte_ms"] == 21.5
-        assert exchange["request"] is None
+            assert said[name] == value, name
+        assert (exchange.duration_ms, exchange.outcome) == (1020.0, "local_reply")
+        assert present(exchange.response).first_byte_ms == 20.0
+        assert present(exchange.response).last_byte_ms == 21.5
+        assert exchange.request is None

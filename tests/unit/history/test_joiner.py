@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.journals import START_NS, access, id_of, request, response
 
 from extproc.core.record import encode, timestamp
@@ -54,7 +55,7 @@ def test_every_order_gives_one_whole_exchange(joining: Joiner, order: tuple[int,
     assert given(joining) == []
     add(joining, records[order[2]])
     (exchange,) = given(joining)
-    assert (exchange["outcome"], exchange["access_log"]) == ("ok", "received")
+    assert (exchange.outcome, exchange.access_log) == ("ok", "received")
     add(joining, *records)
     assert given(joining, LATE) == []
     assert joining.positions() == []
@@ -65,7 +66,7 @@ def test_an_entry_that_never_comes(joining: Joiner) -> None:
     add(joining, request(1), response(1))
     assert given(joining, timestamp(START_NS + 6 * SECOND)) == []
     (exchange,) = given(joining, timestamp(START_NS + 7 * SECOND))
-    assert exchange["access_log"] == "missing"
+    assert exchange.access_log == "missing"
 
 
 def test_a_request_that_comes_after_its_answer(joining: Joiner) -> None:
@@ -73,10 +74,10 @@ def test_a_request_that_comes_after_its_answer(joining: Joiner) -> None:
     add(joining, response(1), access(1))
     assert given(joining) == []
     add(joining, request(1))
-    assert given(joining)[0]["method"] == "POST"
+    assert given(joining)[0].method == "POST"
     add(joining, response(2), access(2))
     (alone,) = given(joining, timestamp(START_NS + 3 * SECOND))
-    assert alone["request"] is None
+    assert alone.request is None
 
 
 def test_an_orphan_is_final_without_an_entry(joining: Joiner) -> None:
@@ -84,7 +85,7 @@ def test_an_orphan_is_final_without_an_entry(joining: Joiner) -> None:
     end = timestamp(START_NS + SECOND)
     add(joining, request(1), encode({"type": "orphan", "id": id_of(1), "at": end, "had": "request"}))
     (exchange,) = given(joining, LATE)
-    assert exchange["outcome"] == "sidecar_restart_orphan"
+    assert exchange.outcome == "sidecar_restart_orphan"
 
 
 def test_what_is_in_flight_is_not_given(joining: Joiner) -> None:
@@ -98,7 +99,7 @@ def test_what_is_in_flight_is_not_given(joining: Joiner) -> None:
 def test_the_rest(joining: Joiner) -> None:
     """At the end, what has ended is given with what is known."""
     add(joining, request(1), response(1))
-    assert [exchange["id"] for exchange in joining.ended()] == [id_of(1)]
+    assert [exchange.id for exchange in joining.ended()] == [id_of(1)]
     assert list(joining.ended()) == []
 
 
@@ -136,7 +137,7 @@ def test_bodies_are_let_go_of(joining: Joiner) -> None:
         joining = joiner(keep_bodies=keep)
         add(joining, encode(fields), response(1), access(1))
         (exchange,) = given(joining)
-        assert exchange["llm"]["model"] == "m"
+        assert present(exchange.llm).model == "m"
         assert exchange.body("request") == expected
 
 
@@ -148,7 +149,7 @@ def test_what_came_late_after_the_entry(joining: Joiner) -> None:
     assert given(joining, soon) == []
     add(joining, encode({"type": "late", "id": id_of(1), "at": soon, "protocol": protocol}))
     (exchange,) = given(joining)
-    assert exchange["protocol"] == protocol
+    assert exchange.members()["protocol"] == protocol
 
 
 def test_an_entry_before_its_exchange_survives_a_restart(joining: Joiner) -> None:
@@ -159,7 +160,7 @@ def test_an_entry_before_its_exchange_survives_a_restart(joining: Joiner) -> Non
     later = joiner(entries_since=LATE)
     later.restore([entry])
     add(later, request(1), response(1))
-    assert [exchange["access_log"] for exchange in given(later)] == ["received"]
+    assert [exchange.access_log for exchange in given(later)] == ["received"]
 
 
 def test_more_that_wait_than_memory_may_hold() -> None:
@@ -167,8 +168,8 @@ def test_more_that_wait_than_memory_may_hold() -> None:
     joining = joiner(most_waiting=2)
     for number in range(1, 6):
         add(joining, request(number), response(number))
-    assert [exchange["id"] for exchange in given(joining, NOW)] == [id_of(1), id_of(2), id_of(3)]
-    assert {exchange["id"] for exchange in joining.ended()} == {id_of(4), id_of(5)}
+    assert [exchange.id for exchange in given(joining, NOW)] == [id_of(1), id_of(2), id_of(3)]
+    assert {exchange.id for exchange in joining.ended()} == {id_of(4), id_of(5)}
 
 
 def test_too_many_at_once() -> None:
@@ -177,7 +178,7 @@ def test_too_many_at_once() -> None:
     add(joining, *(request(number) for number in range(1, 6)))
     assert (joining.given_up, len(joining.positions())) == (2, 3)
     add(joining, response(1), access(1), response(5), access(5))
-    assert [exchange["id"] for exchange in given(joining)] == [id_of(5)]
+    assert [exchange.id for exchange in given(joining)] == [id_of(5)]
 
 
 HUNG: dict[str, Any] = {
@@ -201,8 +202,8 @@ def test_an_entry_that_is_an_exchange_by_itself(joining: Joiner) -> None:
     assert list(joining.others(NOW)) == []
     assert joining.positions() == [("w0-b", 1, 0)]
     (exchange,) = given(joining, LATE)
-    assert (exchange["outcome"], exchange["class"], exchange["status"]) == ("recorder_failed", "sidecar", 504)
-    assert [record_id(record) for record in joining.others(LATE)] == [exchange["id"]]
+    assert (exchange.outcome, exchange.class_, exchange.status) == ("recorder_failed", "sidecar", 504)
+    assert [record_id(record) for record in joining.others(LATE)] == [exchange.id]
     add(joining, entry)
     assert given(joining, LATE) == []
     assert joining.positions() == []
@@ -215,7 +216,7 @@ def test_an_entry_whose_exchange_comes_as_well(joining: Joiner, order: tuple[int
     records = (begun(1), encode(answer), access(None, **HUNG))
     add(joining, *(records[index] for index in order))
     (exchange,) = given(joining, LATE)
-    assert (exchange["id"], exchange["outcome"], exchange["access_log"]) == (id_of(1), "recorder_failed", "received")
+    assert (exchange.id, exchange.outcome, exchange.access_log) == (id_of(1), "recorder_failed", "received")
     assert joining.others(LATE) == []
     assert joining.positions() == []
 
@@ -227,8 +228,8 @@ def test_an_exchange_that_comes_long_after_its_entry(joining: Joiner) -> None:
     answer = json.loads(response(1)) | {"status": None, "response": None, "closed": "cancelled"}
     add(joining, begun(1), encode(answer))
     (exchange,) = given(joining, LATE)
-    assert exchange["id"] == id_of(1) != alone["id"]
-    assert exchange["outcome"] == "recorder_failed"
+    assert exchange.id == id_of(1) != alone.id
+    assert exchange.outcome == "recorder_failed"
 
 
 def test_other_records_change_nothing(joining: Joiner) -> None:

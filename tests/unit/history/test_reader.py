@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.journals import (
     START_NS,
     WAIT_SECONDS,
@@ -65,7 +66,7 @@ def read(*directories: Path, **options: Any) -> list[Exchange]:
 
 def numbers(exchanges: list[Exchange]) -> list[int]:
     """Which exchanges these are."""
-    return [int(exchange["id"][-12:], 16) for exchange in exchanges]
+    return [int(exchange.id[-12:], 16) for exchange in exchanges]
 
 
 def at(number: int) -> int:
@@ -86,12 +87,13 @@ def test_the_fields_of_an_exchange(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1), response(1))
     (exchange,) = read(data)
-    assert list(exchange.keys()) == FIELDS.split()
-    assert exchange["started_at"] == "2026-10-26T07:33:20.000000Z"
-    assert exchange["ended_at"] == "2026-10-26T07:33:21.000000Z"
-    assert (exchange["duration_ms"], exchange["outcome"], exchange["status"]) == (1000.0, "ok", 200)
-    assert (exchange["worker"], exchange["boot_id"], exchange["seq"]) == (0, "b1", 2)
-    assert list(exchange["request"]) == [
+    said = exchange.members()
+    assert list(said) == FIELDS.split()
+    assert exchange.started_at == "2026-10-26T07:33:20.000000Z"
+    assert exchange.ended_at == "2026-10-26T07:33:21.000000Z"
+    assert (exchange.duration_ms, exchange.outcome, exchange.status) == (1000.0, "ok", 200)
+    assert (exchange.worker, exchange.boot_id, exchange.seq) == (0, "b1", 2)
+    assert list(said["request"]) == [
         "bytes",
         "sha256",
         "chunks",
@@ -100,10 +102,10 @@ def test_the_fields_of_an_exchange(data: Path) -> None:
         "content_type",
         "headers",
     ]
-    assert list(exchange["response"])[-2:] == ["first_byte_ms", "last_byte_ms"]
-    assert {"max_silence_ms", "silence_at_ms", "silence_at_byte"} <= set(exchange["response"])
-    assert exchange["llm"] is None
-    assert exchange["upstream"] is None
+    assert list(said["response"])[-2:] == ["first_byte_ms", "last_byte_ms"]
+    assert {"max_silence_ms", "silence_at_ms", "silence_at_byte"} <= set(said["response"])
+    assert exchange.llm is None
+    assert exchange.upstream is None
     assert not exchange.in_flight
 
 
@@ -121,7 +123,7 @@ def test_both_parts_of_what_the_dialects_read(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1).replace(b'"llm":null', b'"llm":' + encode(asked)), response(1, llm=told))
     (exchange,) = read(data)
-    assert exchange["llm"] == {
+    assert exchange.members()["llm"] == {
         "api": "completions",
         "model": "m",
         "stream": True,
@@ -155,10 +157,10 @@ def test_every_order_of_records(
     with journal(data) as writer:
         append(writer, *written)
         (exchange,) = read(data)
-    assert exchange["outcome"] == outcome
-    assert (exchange["request"] is not None, exchange["response"] is not None) == (has_request, has_response)
-    assert exchange["started_at"] == "2026-10-26T07:33:20.000000Z"
-    assert exchange["method"] == "POST"
+    assert exchange.outcome == outcome
+    assert (exchange.request is not None, exchange.response is not None) == (has_request, has_response)
+    assert exchange.started_at == "2026-10-26T07:33:20.000000Z"
+    assert exchange.method == "POST"
     assert exchange.in_flight == (outcome is None)
 
 
@@ -169,9 +171,9 @@ def test_an_orphan(data: Path) -> None:
         abandon(writer)
     recovery.recover(data)
     first, second = read(data)
-    assert first["outcome"] == second["outcome"] == "sidecar_restart_orphan"
-    assert (first["request"]["ended_by"], second["request"]["ended_by"]) == ("end_of_stream", "orphan")
-    assert first["ended_at"] is not None
+    assert first.outcome == second.outcome == "sidecar_restart_orphan"
+    assert (present(first.request).ended_by, present(second.request).ended_by) == ("end_of_stream", "orphan")
+    assert first.ended_at is not None
 
 
 def test_late_messages_replace_the_totals(data: Path) -> None:
@@ -181,8 +183,8 @@ def test_late_messages_replace_the_totals(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1), response(1), encode(late | {"trailers": {"response": [["x", "y"]]}}))
     (exchange,) = read(data)
-    assert exchange["protocol"] == protocol
-    assert exchange["response"]["trailers"] == [["x", "y"]]
+    assert exchange.members()["protocol"] == protocol
+    assert present(exchange.response).trailers == [("x", "y")]
 
 
 def test_bodies(data: Path) -> None:
@@ -315,7 +317,7 @@ def test_damage_costs_only_itself(data: Path) -> None:
     path.write_bytes(b"\n".join(lines[:7]) + b"#" + b"\n".join(lines[7:-2]) + b'\n{"half')
     found = read(data)
     assert numbers(found) == [0, 1, 2, 3, 4, 5]
-    assert [exchange["request"] is None for exchange in found] == [False, True, False, False, False, False]
+    assert [exchange.request is None for exchange in found] == [False, True, False, False, False, False]
 
 
 def test_a_segment_that_vanishes_is_passed_over(data: Path) -> None:
@@ -417,9 +419,9 @@ def test_the_latest(data: Path) -> None:
     lately = time.time_ns() - 30_000_000_000
 
     def latest(unwanted: str = "") -> str:
-        found = reader.latest([data], lambda exchange: exchange["id"] != unwanted)
+        found = reader.latest([data], lambda exchange: exchange.id != unwanted)
         assert found is not None
-        return str(found["id"])
+        return str(found.id)
 
     with journal(data) as writer:
         append(writer, *timed(1), *timed(2))
@@ -471,7 +473,7 @@ class Follower:
     def _run(self, directories: tuple[Path, ...]) -> None:
         for exchange in reader.ending(directories, since=EVER, stop=lambda: self._stop):
             with self._changed:
-                self.seen.append(int(exchange["id"][-12:], 16))
+                self.seen.append(int(exchange.id[-12:], 16))
                 self._changed.notify_all()
 
     def wait_for(self, *numbers: int) -> None:
@@ -551,9 +553,9 @@ def test_an_access_entry_of_another_worker(data: Path) -> None:
     with journal(data, worker=1, boot_id="other") as writer:
         append(writer, access(1, response_flags=["DC"]))
     for found in (read(data), lookup.find([data], id_of(1)[:-2])):
-        assert [(exchange["access_log"], exchange["response_flags"]) for exchange in found] == [("received", ["DC"])]
+        assert [(exchange.access_log, exchange.response_flags) for exchange in found] == [("received", ["DC"])]
     followed = reader.ending([data], since=EVER)
-    assert next(iter(followed))["access_log"] == "received"
+    assert next(iter(followed)).access_log == "received"
 
 
 def test_entries_without_an_exchange_make_none(data: Path) -> None:
@@ -570,7 +572,7 @@ def test_an_exchange_waits_for_its_entry(data: Path) -> None:
     with journal(data) as writer:
         append(writer, *(record for number in range(1, 11) for record in (request(number), response(number))))
         append(writer, *(access(number) for number in range(1, 11)))
-    assert {exchange["access_log"] for exchange in read(data, policy=Policy(most_in_order=3))} == {"received"}
+    assert {exchange.access_log for exchange in read(data, policy=Policy(most_in_order=3))} == {"received"}
 
 
 def test_an_entry_that_never_comes_holds_nothing_up(data: Path) -> None:
@@ -580,7 +582,7 @@ def test_an_entry_that_never_comes_holds_nothing_up(data: Path) -> None:
         append(writer, *(record for number in range(40, 50) for record in (request(number), response(number))))
     found = read(data, policy=Policy(most_in_order=2, most_waiting=4))
     assert sorted(numbers(found)) == [*range(1, 30), *range(40, 50)]
-    assert {exchange["access_log"] for exchange in found} == {"missing"}
+    assert {exchange.access_log for exchange in found} == {"missing"}
 
 
 # Entries that are all there is -------------------------------------------------------------------------------
@@ -617,16 +619,16 @@ def test_what_envoy_ended_before_the_recorder_is_listed(data: Path) -> None:
         )
         append(writing, request(2, at=START_NS + 2 * SECOND), response(2, at=START_NS + 2 * SECOND))
     first, alone, last = read(data)
-    assert [first["id"], last["id"]] == [id_of(1), id_of(2, START_NS + 2 * SECOND)]
-    assert list(alone.keys()) == list(first.keys())
-    assert (alone["outcome"], alone["class"], alone["status"]) == ("local_reply", "local", 404)
-    assert (alone["method"], alone["path"], alone["access_log"]) == ("GET", "/none", "received")
-    assert (alone["started_at"], alone["duration_ms"]) == (timestamp(START_NS + SECOND), 1000.0)
-    assert (alone["request"], alone["response"], alone["trace_id"]) == (None, None, None)
-    for name in (alone["id"], alone["id"][:13], alone["id"][-8:], "r-404-r-404"):
-        assert [exchange["id"] for exchange in lookup.find([data], name)] == [alone["id"]], name
+    assert [first.id, last.id] == [id_of(1), id_of(2, START_NS + 2 * SECOND)]
+    assert list(alone.members()) == list(first.members())
+    assert (alone.outcome, alone.class_, alone.status) == ("local_reply", "local", 404)
+    assert (alone.method, alone.path, alone.access_log) == ("GET", "/none", "received")
+    assert (alone.started_at, alone.duration_ms) == (timestamp(START_NS + SECOND), 1000.0)
+    assert (alone.request, alone.response, alone.trace_id) == (None, None, None)
+    for name in (alone.id, alone.id[:13], alone.id[-8:], "r-404-r-404"):
+        assert [exchange.id for exchange in lookup.find([data], name)] == [alone.id], name
     during = START + timedelta(seconds=1.5)
-    assert [each["id"] for each in reader.in_flight([data], during)] == [alone["id"]]
+    assert [each.id for each in reader.in_flight([data], during)] == [alone.id]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2, 1)])
@@ -637,8 +639,8 @@ def test_an_entry_whose_exchange_is_there_is_not_listed_twice(data: Path, order:
         append(writing, *(records[index] for index in order))
     for found in (read(data), lookup.find([data], id_of(1)), lookup.find([data], HUNG["request_id"])):
         (exchange,) = found
-        assert (exchange["id"], exchange["outcome"]) == (id_of(1), "recorder_failed")
-        assert exchange["access_log"] == "received"
+        assert (exchange.id, exchange.outcome) == (id_of(1), "recorder_failed")
+        assert exchange.access_log == "received"
 
 
 def test_an_exchanges_own_entry_stands_before_one_that_is_like_it(data: Path) -> None:
@@ -653,7 +655,7 @@ def test_an_exchanges_own_entry_stands_before_one_that_is_like_it(data: Path) ->
             access(1, response_code_details="downstream_remote_disconnect"),
         )
     (exchange,) = read(data)
-    assert exchange["outcome"] == "client_cancel_before_first_byte"
+    assert exchange.outcome == "client_cancel_before_first_byte"
 
 
 def test_ten_thousand_of_them(data: Path) -> None:
@@ -664,8 +666,8 @@ def test_ten_thousand_of_them(data: Path) -> None:
         ]
         assert write(writing, *map(appended, entries)) is None
     found = read(data)
-    assert len({exchange["id"] for exchange in found}) == 10_000
-    assert [exchange["started_at"] for exchange in found] == sorted(exchange["started_at"] for exchange in found)
+    assert len({exchange.id for exchange in found}) == 10_000
+    assert [exchange.started_at for exchange in found] == sorted(exchange.started_at for exchange in found)
 
 
 @pytest.mark.parametrize("killed", [False, True])
@@ -680,9 +682,9 @@ def test_a_clock_that_was_set_back_hides_nothing(data: Path, killed: bool, minut
         append(writer, request(1, at=clock), response(1, at=clock))
         clock = now
         append(writer, request(2, at=clock), response(2, at=clock))
-        assert [each["id"] for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]
+        assert [each.id for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]
         if killed:
             abandon(writer)
     if killed:
         recovery.recover(data)
-    assert [each["id"] for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]
+    assert [each.id for each in reader.exchanges([data], since=since)] == [id_of(1, now + 2 * hour)]

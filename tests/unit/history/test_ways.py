@@ -25,8 +25,8 @@ def by_id(exchanges: Iterator[Exchange] | list[Exchange]) -> Exchanges:
     """Their fields; each must come once."""
     found: Exchanges = {}
     for each in exchanges:
-        assert each["id"] not in found
-        found[each["id"]] = dict(each)
+        assert each.id not in found
+        found[each.id] = each.members()
     return found
 
 
@@ -77,7 +77,7 @@ def test_while_it_grows_and_afterwards(world: Generated) -> None:
     world.play(following.step)
     following.step("~")
     assert by_id(following.given) == of_the_ended(world.directories)
-    in_flight = [each["id"] for each in reader.exchanges(world.directories) if each.in_flight]
+    in_flight = [each.id for each in reader.exchanges(world.directories) if each.in_flight]
     assert [each.id for each in following.joiner.in_flight()] == in_flight
 
 
@@ -109,8 +109,8 @@ def test_an_exchange_by_its_positions(world: Generated) -> None:
     for exchange in reader.exchanges(world.directories):
         again = lookup.at_positions(exchange.directory, exchange.positions)
         assert again is not None
-        assert (dict(again), again.records) == (dict(exchange), exchange.records)
-        assert [dict(each) for each in lookup.find(world.directories, exchange["id"])] == [dict(exchange)]
+        assert (again.members(), again.records) == (exchange.members(), exchange.records)
+        assert [each.members() for each in lookup.find(world.directories, exchange.id)] == [exchange.members()]
 
 
 class Gathered:

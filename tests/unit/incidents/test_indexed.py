@@ -116,7 +116,7 @@ def test_base_rates_come_without_a_scan(tmp_path: Path) -> None:
             if each.served:
                 counted.add(each, times)
         tail = Tail(opened, LiveTables())
-    recent = {each["id"] for each in tail.ended}
+    recent = {each.id for each in tail.ended}
     expected = Base(each for each in served if each.id not in recent)
     assert counted.total == expected.total > 20
     assert counted.fingerprints == expected.fingerprints
@@ -134,7 +134,7 @@ def test_what_an_erased_request_asked_for_goes_with_it(tmp_path: Path) -> None:
     indexer = index(data)
     with Index.open(data) as opened:
         before = Counter(each.atoms["user"] for each in opened.counts() if each.atoms for _ in range(each.times))
-        alice = next(iter(opened.rows(Filters()))).exchange["id"]
+        alice = next(iter(opened.rows(Filters()))).exchange.id
     assert before == {'"alice-4711"': 1, '"robert"': 2}
     assert store.erase(data, [alice]) == 1
     with Index.open(data) as opened:

@@ -266,10 +266,10 @@ def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
         assert findings(data) == []
         (found,) = lookup.find([data], id_of(2))
         assert (found.in_flight, bodies.whole(found, "request")) == (True, b"for ever")
-        assert [each["id"] for each in reader.exchanges([data]) if each.in_flight] == [id_of(2)]
+        assert [each.id for each in reader.exchanges([data]) if each.in_flight] == [id_of(2)]
         append(writer, response(2))
         assert findings(data) == []
-    assert [each["id"] for each in reader.exchanges([data]) if each.in_flight] == []
+    assert [each.id for each in reader.exchanges([data]) if each.in_flight] == []
     retention.apply(data, **limits, now_ns=NOW)
     assert id_of(2) not in stored(data, "request")
     assert len(segments(data)) <= 2
@@ -287,7 +287,7 @@ def test_what_never_ends_is_ended_when_its_sidecar_does(data: Path) -> None:
         abandon(writer)
     assert recovery.recover(data).orphans == [id_of(1)]
     assert findings(data) == []
-    assert [found["outcome"] for found in lookup.find([data], id_of(1))] == ["sidecar_restart_orphan"]
+    assert [found.outcome for found in lookup.find([data], id_of(1))] == ["sidecar_restart_orphan"]
     with journal(data, boot_id="b2") as writer:
         append(writer, request(20), response(20))
     retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
@@ -350,7 +350,7 @@ def test_a_body_goes_with_the_last_record_of_its_exchange(
         assert body_files(data) == sorted({f"{id}.{name}" for id in stored(data, "response") for name in directions})
         for exchange in reader.exchanges([data]):
             for name in directions:
-                if exchange[name] is not None:
+                if getattr(exchange, name) is not None:
                     assert bodies.whole(exchange, name) == b"long"
 
 

@@ -13,6 +13,7 @@ from support.kinds import History
 from support.thorough import THOROUGH
 
 from extproc.cli import view
+from extproc.core.joined import NO_LLM
 from extproc.core.record import timestamp
 from extproc.history import tally
 from extproc.history.answers import Answers
@@ -60,16 +61,17 @@ _AT_A_TIME = ("in flight", *(f"{number} " for number, wanted in enumerate(FILTER
 
 def in_order(exchanges: Iterable[Exchange]) -> list[dict[str, Any]]:
     """What they say. Of two that started together either may come first."""
-    return sorted(map(dict, exchanges), key=lambda each: (each["outcome"] is None, each["started_at"], each["id"]))
+    ordered = sorted(exchanges, key=lambda each: (each.outcome is None, each.started_at, each.id))
+    return [each.members() for each in ordered]
 
 
 def shown(exchange: Exchange) -> Any:
     """What lists show, and what counts are made of."""
     names = ("started", "outcome", "status", "method", "path", "model", "upstream", "took", "tokens", "id")
     more = ("cluster", "route", "client", "key", "api")
-    llm = exchange.get("llm") or {}
-    rest = [exchange.get(name) for name in ("class", "failed_attempts", "worker", "boot_id", "ended_at")]
-    return view.row(exchange, (*names, *more), local=False), rest, llm.get("ttft_ms"), llm.get("fingerprint")
+    llm = exchange.llm or NO_LLM
+    rest = (exchange.class_, exchange.failed_attempts, exchange.worker, exchange.boot_id, exchange.ended_at)
+    return view.row(exchange, (*names, *more), local=False), rest, llm.ttft_ms, llm.fingerprint
 
 
 def answers(directory: Path, ids: list[str]) -> dict[str, Any]:
@@ -83,27 +85,27 @@ def answers(directory: Path, ids: list[str]) -> dict[str, Any]:
                 found[f"{number} {running} shown"] = sorted(
                     map(str, map(shown, asked.exchanges(wanted, running=running)))
                 )
-            last = [each["started_at"] for each in asked.exchanges(wanted, limit=3)]
+            last = [each.started_at for each in asked.exchanges(wanted, limit=3)]
             found[f"{number} last"] = last
-            tested = asked.exchanges(wanted, test=lambda each: "POST" in str(each.get("method")))
-            found[f"{number} tested"] = sorted(each["id"] for each in tested)
+            tested = asked.exchanges(wanted, test=lambda each: "POST" in str(each.method))
+            found[f"{number} tested"] = sorted(each.id for each in tested)
         for id in ids:
             for text in (id, id[:11], id[-8:], f"{id[:14]}4{id[15:]}"):
                 found[f"find {text}"] = in_order(asked.find(text))
         for each in asked.exchanges(Filters(), complete=True):
-            response_id = (each.get("llm") or {}).get("response_id")
+            response_id = (each.llm or NO_LLM).response_id
             if response_id:
-                found[f"find {response_id}"] = [other["id"] for other in asked.find(response_id)]
+                found[f"find {response_id}"] = [other.id for other in asked.find(response_id)]
         for key in tally.KEYS:
             for number, wanted in enumerate(FILTERS[::4]):
                 counted, beside = asked.counted(wanted, key)
                 tallies = tally.by(key, beside, counted)
                 found[f"by {key} {number}"] = sorted(map(str, tally.fields(key, tallies)))
-        latest = asked.latest(lambda each: each["outcome"] != "ok")
-        found["latest"] = None if latest is None else latest["started_at"]
+        latest = asked.latest(lambda each: each.outcome != "ok")
+        found["latest"] = None if latest is None else latest.started_at
         # A series that is closed has nothing in flight, or recovery would have said that it is over.
         boot = max(path.name.split("-")[1] for path in (directory / "segments").iterdir())
-        found["in flight"] = in_order(each for each in asked.in_flight() if each["boot_id"] == boot)
+        found["in flight"] = in_order(each for each in asked.in_flight() if each.boot_id == boot)
     return found
 
 

@@ -23,6 +23,7 @@ from extproc.history.index import check, schema, store
 from extproc.history.index.indexer import Indexer
 from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
+from extproc.history.join import Exchange
 from extproc.history.live_tables import LiveTables
 
 PAGE = 4096
@@ -55,9 +56,9 @@ def asked(directory: Path, told: list[str] | None = None) -> list[Any]:
     """What the journal holds, by every way of asking that reads other pages."""
     questions = (Filters(), Filters(failed=True), Filters(upstreams=("*",)), Filters(models=("gpt*",)))
     with Answers([directory], (told if told is not None else []).append) as answers:
-        found: list[Any] = [sorted(each["id"] for each in answers.exchanges(wanted)) for wanted in questions]
-        found.append(sorted((dict(each) for each in answers.exchanges(Filters(), complete=True)), key=str))
-        found += [[each["id"] for each in answers.find(id[-8:])] for id in found[0][:3]]
+        found: list[Any] = [sorted(each.id for each in answers.exchanges(wanted)) for wanted in questions]
+        found.append(sorted((each.members() for each in answers.exchanges(Filters(), complete=True)), key=str))
+        found += [[each.id for each in answers.find(id[-8:])] for id in found[0][:3]]
     return found
 
 
@@ -134,7 +135,7 @@ def test_deleted_under_a_reader_and_under_the_follower(data: Path) -> None:
         found = answers.exchanges(Filters())
         first = next(found)
         store.delete(data)
-        ids = sorted([first["id"], *(each["id"] for each in found)])
+        ids = sorted([first.id, *(each.id for each in found)])
     assert ids == expected[0]
     indexer.commit(now=True)
     assert indexer.failures == 1
@@ -179,10 +180,10 @@ def test_rows_follow_retention(data: Path) -> None:
     for path in sorted((data / "segments").iterdir())[:3]:
         with Answers([data]) as answers:
             found = answers.exchanges(Filters(), complete=True)
-            some = [each["id"] for each, _ in zip(found, range(2), strict=False)]
+            some = [each.id for each, _ in zip(found, range(2), strict=False)]
             path.unlink()
-            assert len({*some, *(each["id"] for each in found)}) >= len(some)
-        assert sorted(each["id"] for each in _ended(data)) == asked(data)[0]
+            assert len({*some, *(each.id for each in found)}) >= len(some)
+        assert sorted(each.id for each in _ended(data)) == asked(data)[0]
         while indexer.step():
             pass
         indexer.commit(now=True)
@@ -191,7 +192,7 @@ def test_rows_follow_retention(data: Path) -> None:
     indexer.close()
 
 
-def _ended(directory: Path) -> list[Any]:
+def _ended(directory: Path) -> list[Exchange]:
     return [each for each in reader.exchanges([directory]) if not each.in_flight]
 
 

@@ -40,7 +40,7 @@ def test_the_follower_keeps_it_across_restarts(tmp_path: Path) -> None:
                 assert indexer.failures == 0
         told: list[str] = []
         with Answers([data], told.append) as answers:
-            assert [each["id"] for each in answers.exchanges(Filters())] == ids
+            assert [each.id for each in answers.exchanges(Filters())] == ids
             assert told == []
     with Index.open(data) as index:
         assert index.count() > len(ids) - 3
@@ -85,9 +85,9 @@ def test_who_watches_goes_on_where_the_index_ends(tmp_path: Path, *, indexed: bo
             new = [_record(recording) for _ in range(2)]
             looks = iter([False] * 3)
             every = answers.ending(Filters(since="2025-11-21T03:12:00.000000Z"), BEGUN, lambda: next(looks, True))
-            ids = [each["id"] for each in every]
+            ids = [each.id for each in every]
             assert sorted(ids) == [*old, *new]
             looks = iter([False] * 3)
-            found = [each["id"] for each in answers.ending(Filters(), BEGUN, lambda: next(looks, True))]
+            found = [each.id for each in answers.ending(Filters(), BEGUN, lambda: next(looks, True))]
             assert found == (new if indexed else [*old, *new])
         assert running not in ids
