@@ -16,10 +16,10 @@ from typing import Final
 
 from extproc.core.joined import NO_LLM, NO_RESPONSE
 from extproc.core.record import timestamp
-from extproc.core.records import AnyRecord
+from extproc.core.records import AnyRecord, RequestLlm
 from extproc.follow.reports import Reports
 from extproc.history import now as history_now
-from extproc.history.join import Exchange
+from extproc.history.join import Exchange, Parts
 from extproc.history.joiner import Joiner
 from extproc.incidents import evidence
 from extproc.incidents.evidence import End, Flight, Known
@@ -105,9 +105,13 @@ class Incidents:
         text = timestamp(int(now * 1e9))
         found = [flight for parts in joiner.ended_not_final() for flight in _without_bodies(parts.exchange(text))]
         over = {each.id for each in found}
-        running = {parts.id: parts.started_at for parts in joiner.in_flight()}
-        found += [_in_flight(each) for id, each in rows.items() if id not in over and each.started_ns < now * 1e9]
-        unknown = [evidence.moment(at) or _NEVER for id, at in running.items() if id not in rows]
+        running = {parts.id: parts for parts in joiner.in_flight()}
+        found += [
+            _in_flight(each, running.get(id))
+            for id, each in rows.items()
+            if id not in over and each.started_ns < now * 1e9
+        ]
+        unknown = [evidence.moment(each.started_at) or _NEVER for id, each in running.items() if id not in rows]
         return found, min(unknown, default=_NEVER)
 
 
@@ -119,19 +123,26 @@ def _without_bodies(exchange: Exchange) -> list[Flight]:
     return evidence.flights(exchange, lambda *_: None, Known(None, message, streamed))
 
 
-def _in_flight(row: LiveExchange) -> Flight:
+def _in_flight(row: LiveExchange, parts: Parts | None = None) -> Flight:
+    """`parts`: what there is in the journal of it; None: nothing, or that is of no interest."""
+    begun = None if parts is None else parts.begun
+    llm = (begun and begun.llm) or RequestLlm()
     return Flight(
         id=row.id,
         upstream=row.upstream or "",
         started=row.started_ns / 1e9,
         end=End.RUNNING,
         cluster=row.cluster,
+        model=llm.model or "",
         status=row.status,
         first_byte=_seconds(row.first_byte_ns),
-        last_byte=_seconds(row.last_chunk_ns) if row.response_began else None,
+        last_byte=_seconds(row.last_chunk_ns) if row.response_chunks else _seconds(row.first_byte_ns),
         token=_seconds(row.first_token_ns),
         silence=None if row.silence_ns is None else (row.silence_ns[0] / 1e9, row.silence_ns[1] / 1e9),
-        streamed=row.first_token_ns is not None,
+        streamed=row.first_token_ns is not None or bool(llm.stream),
+        body=(begun and begun.request and begun.request.sha256) or "",
+        size=row.request_bytes,
+        fingerprint=llm.fingerprint or "",
     )
 
 

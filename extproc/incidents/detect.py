@@ -320,11 +320,7 @@ class _Upstream:
         """When the backend last gave a byte, before a moment, to any request that was not broken by it."""
         last = 0.0
         for each in self.flights[: bisect_left(self._starts, before)]:
-            if each.end in (End.BAD, End.REFUSED):
-                signs: tuple[float | None, ...] = (each.token, each.quiet_from())
-            else:
-                signs = (each.first_byte, each.token, each.last_byte)
-            last = max([last, *(sign for sign in signs if sign is not None and sign < before)])
+            last = max([last, *(sign for sign in each.signs() if sign < before)])
         return last
 
     def _back_after(self, at: float, started_after: float) -> float | None:
@@ -468,10 +464,9 @@ class _Upstream:
         for each in self.flights:
             if (each.ended is not None and each.ended < at) or each.end is End.REFUSED:
                 continue
-            signs = [each.first_byte, each.token, each.last_byte] if each.end is not End.BAD else [each.token]
-            if each.silence is not None:
-                signs += [each.silence[1]]
-            found = min([found, *(sign for sign in signs if sign is not None and sign > at + 0.05)])
+            signs = [each.token or 0.0] if each.end is End.BAD else each.signs()
+            over = 0.0 if each.silence is None else each.silence[1]
+            found = min([found, *(sign for sign in (*signs, over) if sign > at + 0.05)])
             if _flows_at(each, at + 0.05):
                 return at
         return found

@@ -120,9 +120,27 @@ class Flight:
             return self.silence[0]
         return self.last_byte
 
+    @property
+    def only_greeted(self) -> bool:
+        """It is a stream that has got headers at most, and perhaps a first word of the server's: an engine that hangs
+        may be behind it."""
+        if not self.streamed or self.token is not None or self.end in (End.GOOD, End.DECLINED):
+            return False
+        return self.last_byte is None or self.first_byte is None or self.last_byte - self.first_byte < _GREETING_SECONDS
+
+    def signs(self) -> list[float]:
+        """When its backend is known to have worked on it: at its first and its last piece, not at its headers, nor at a
+        report of its end."""
+        if self.end is End.REFUSED or self.only_greeted:
+            return []
+        first = None if self.streamed or self.end is End.BAD else self.first_byte
+        last = self.quiet_from() if self.end is End.BAD else self.last_byte
+        return [each for each in (first, self.token, last) if each is not None]
+
 
 _REPORT_SECONDS: Final = 0.2
 """An error and its `[DONE]` come within this time."""
+_GREETING_SECONDS: Final = 1.0
 
 
 class Known(NamedTuple):
@@ -211,8 +229,8 @@ def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
         end=end,
         outcome=exchange.outcome or "",
         status=exchange.status,
-        first_byte=first if first is not None else _after(started, progress.first_token_ms),
-        last_byte=last if last is not None else moment(progress.last_chunk_at),
+        first_byte=first if first is not None else _after(started, progress.first_byte_ms),
+        last_byte=last if last is not None else _last_piece(started, progress),
         token=token if token is not None else _after(started, progress.first_token_ms),
         silence=_silence(started, answer) or _silence(started, progress),
         streamed=events or bool(llm.stream),
@@ -244,6 +262,11 @@ def _says_nothing(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: 
     if not llm.api or not 0 < (answer.bytes or 0) <= _NULL_BYTES:
         return False
     return (known.message if known is not None else message_of(body(exchange, "response") or b"")) == NULL
+
+
+def _last_piece(started: float, progress: Progress) -> float | None:
+    """When the last piece of an unfinished answer came, its headers included."""
+    return moment(progress.last_chunk_at) if progress.response_chunks else _after(started, progress.first_byte_ms)
 
 
 def _silence(started: float, said: ExchangeResponse | Progress) -> tuple[float, float] | None:

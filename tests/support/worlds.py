@@ -45,6 +45,7 @@ class World:
         outcome: str | None = "ok",
         *,
         status: int | None = 200,
+        headers: float | None = None,
         first: float | None = None,
         last: float | None = None,
         silence: tuple[float, float] | None = None,
@@ -58,8 +59,9 @@ class World:
         failed_attempts: Sequence[tuple[float, float, str, str]] = (),
         **params: Any,
     ) -> str:
-        """One exchange; its id. `first`, `last`: when its first token and its last byte came; `silence`: its longest
-        one, from and to; `failed_attempts`: from, to, where, and Envoy's flag."""
+        """One exchange; its id. `headers`: when its answer began, where that is known to be before its first token;
+        `first`, `last`: when its first token and its last byte came; `silence`: its longest one, from and to;
+        `failed_attempts`: from, to, where, and Envoy's flag."""
         document = {**CHAT, "model": model, **({"stream": True} if stream else {}), **params}
         content = json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
         content = content if body is None else body
@@ -69,7 +71,8 @@ class World:
         self._bodies[id] = content
         if answer is not None:
             self._answers[id] = answer
-        last = last if last is not None else end if outcome in ("ok", "upstream_error_frame") else first
+        last = last if last is not None else end if outcome in ("ok", "upstream_error_frame") else first or headers
+        begun = headers if headers is not None else first if first is not None else end if last is not None else None
         self.exchanges.append(
             {
                 "id": id,
@@ -97,7 +100,7 @@ class World:
                 "response": {
                     "bytes": 100 if answer is None else len(answer),
                     "content_type": "text/event-stream" if stream and status == 200 else "application/json",
-                    "first_byte_ms": _after(start, first if first is not None else end if last is not None else None),
+                    "first_byte_ms": _after(start, begun),
                     "last_byte_ms": _after(start, last),
                     "silence_at_ms": None if silence is None else _after(start, silence[0]),
                     "max_silence_ms": None if silence is None else (silence[1] - silence[0]) * 1000,

@@ -127,6 +127,33 @@ def test_clients_who_give_up_on_a_silent_backend_tell_of_a_hang() -> None:
     assert (kinds(found), moments(found)) == (["hang"], [30.02])
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_headers_are_no_sign_of_an_engine(killed: bool) -> None:
+    """A server whose engine hangs goes on to accept streams, and begins its answer to each."""
+    world = busy()
+    end, last = (CUT, 50.0) if killed else (GONE, 100.0)
+    world.streams(27, last, end, last=30.02, spread=0.04)
+    for number in range(8):
+        start = 29.9 + number * 2
+        world.add(start, last + number / 100, end, headers=start + 0.02)
+    if killed:
+        world.refused(51, 55)
+    (found,) = world.incidents()
+    assert found.sighting.kind is Kind.HANG
+    assert moments([found]) == [30.02]
+
+
+def test_headers_are_no_end_of_a_freeze() -> None:
+    """Those who came meanwhile had theirs at once, and their tokens with all others."""
+    world = busy()
+    for number in range(8):
+        world.add(26 + number / 10, 60 + number, first=26.5 + number / 10, silence=(30, 48.1))
+    for number in range(8):
+        world.add(32 + number, 60 + number, headers=32.02 + number, first=48.2)
+    (found,) = world.incidents()
+    assert (found.kind.value, moments([found]), found.ended_at) == ("freeze", [30], "2025-11-21T03:12:48.100000Z")
+
+
 def test_a_hang_that_lasts_is_found_before_anybody_gives_up() -> None:
     """What is in flight has no end in the journal yet; other backends tell how late it is."""
     world = busy()

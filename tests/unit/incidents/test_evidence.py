@@ -8,6 +8,7 @@ import pytest
 from support.worlds import START, World
 
 from extproc.core.outcome import Outcome
+from extproc.core.record import timestamp
 from extproc.incidents import evidence
 from extproc.incidents.evidence import End
 
@@ -91,3 +92,38 @@ def test_the_last_piece_is_a_report_only_where_there_was_one(outcome: str, quiet
     world.add(5, 30, outcome, first=6, last=14.1, silence=(10, 14))
     (flight,) = world.flights()
     assert flight.quiet_from() == pytest.approx(START + quiet)
+
+
+@pytest.mark.parametrize(
+    ("progress", "last"),
+    [
+        ({"request_chunks": 1, "last_chunk_at": timestamp((START + 1) * 10**9)}, None),
+        ({"request_chunks": 1, "last_chunk_at": timestamp((START + 1) * 10**9), "first_byte_ms": 1500.0}, 1.5),
+        ({"response_chunks": 2, "last_chunk_at": timestamp((START + 4) * 10**9), "first_byte_ms": 1500.0}, 4),
+    ],
+)
+def test_the_last_piece_of_what_runs_is_of_its_answer(progress: dict[str, Any], last: float | None) -> None:
+    """Not of its request."""
+    world = World()
+    world.add(0, None, None, status=None)
+    world.exchanges[0]["response"] = None
+    world.exchanges[0]["progress"] = progress
+    (found,) = world.flights()
+    assert found.last_byte == (None if last is None else START + last)
+
+
+@pytest.mark.parametrize(
+    ("more", "signs"),
+    [
+        ({"outcome": "client_cancel_mid_stream", "headers": 1.1}, []),
+        ({"outcome": "client_cancel_mid_stream", "headers": 1.1, "last": 5}, [5]),
+        ({"outcome": "client_cancel_mid_stream", "headers": 1.1, "first": 3, "last": 5}, [3, 5]),
+        ({"outcome": "ok", "headers": 1.1, "first": 3, "last": 9}, [3, 9]),
+        ({"outcome": "upstream_reset_mid_stream", "headers": 1.1}, []),
+        ({"outcome": "upstream_error_status", "status": 400, "stream": False, "last": 2, "headers": 2}, [2, 2]),
+        ({"outcome": "upstream_connect_fail", "status": 503}, []),
+    ],
+)
+def test_headers_are_no_sign_of_an_engine(more: dict[str, Any], signs: list[float]) -> None:
+    """A stream's are given by servers whose engine hangs, too; what comes long after them is one."""
+    assert one(1, 9, **more).signs() == pytest.approx([START + at for at in signs])
