@@ -23,7 +23,7 @@ from msgspec import UNSET, UnsetType, structs
 
 from extproc.core import joined
 from extproc.core.llm import request_llm, response_llm
-from extproc.core.outcome import decide, outcome_class
+from extproc.core.outcome import Outcome, decide, outcome_class
 from extproc.core.record import moment_text, timestamp
 from extproc.core.records import (
     Access,
@@ -34,12 +34,11 @@ from extproc.core.records import (
     Late,
     Open,
     Orphan,
+    Progress,
     Protocol,
     Request,
-    RequestDirection,
     RequestLlm,
     Response,
-    ResponseDirection,
     ResponseLlm,
 )
 from extproc.core.routing import credential
@@ -232,28 +231,17 @@ class Parts:
 
     def exchange(self, now: str | None = None) -> Exchange:
         """What the records say together. `now`, RFC 3339: an entry that has not come yet may still be expected."""
-        begun, access, ended_at = self.begun, self.access or _NO_ENTRY, self.ended_at
-        asked, seen = begun or _NO_REQUEST, begun or access
-        response = self.response or Response(id=self.id)
-        if self.response is not None:
-            response = structs.replace(response, llm=response_llm(self.response))
+        begun, access, response = self.begun, self.access or _NO_ENTRY, self._answered()
+        asked, seen, known = begun or _NO_REQUEST, begun or access, self.orphan or self.seen or _NO_ORPHAN
         first = begun or self.response or self.orphan or self.access
-        known = self.orphan or self.seen or _NO_ORPHAN
         earlier_ms = _milliseconds(self.started_at, response.started_at) or 0.0
-        request = None if begun is None or begun.request is None else self._request(begun.request)
-        answer = None if response.response is None else self._answer(response.response, earlier_ms)
-        outcome = decide(self.response and response, self.orphan, self.access) if self.over else None
-        status = response.status
-        if self.response is None:
-            status = access.status if self.is_alone else known.status
-        progress = self.orphan.progress if self.orphan is not None else self.seen.progress() if self.seen else None
+        request, answer = self._request(), self._answer(earlier_ms)
+        ended_at, outcome, status = self.ended_at, self._outcome(response), self._status(known)
         made = Exchange(
             id=self.id,
             started_at=self.started_at,
             ended_at=ended_at,
-            duration_ms=_milliseconds(self.started_at, ended_at)
-            if response.duration_ms is None
-            else _later_by(response.duration_ms, earlier_ms),
+            duration_ms=self._duration_ms(earlier_ms),
             outcome=None if outcome is None else outcome.value,
             method=seen.method or response.method,
             path=seen.path or response.path,
@@ -286,13 +274,42 @@ class Parts:
             access_log=self._access_log(ended_at, now),
             envoy=None if self.access is None else _envoy(self.access),
             integrity=_integrity(request, answer, access),
-            progress=progress,
+            progress=self._progress(),
             key=credential((request and request.headers) or ()),
             class_=None if outcome is None else outcome_class(outcome, status, response.grpc_status),
         )
         return made.read_from(self.directory, self._records(), self.positions)
 
-    def _request(self, part: RequestDirection) -> joined.ExchangeRequest:
+    def _answered(self) -> Response:
+        """The response record with its `llm`; one that says nothing where there is none."""
+        if self.response is None:
+            return Response(id=self.id)
+        return structs.replace(self.response, llm=response_llm(self.response))
+
+    def _duration_ms(self, earlier_ms: float) -> float | None:
+        counted = None if self.response is None else self.response.duration_ms
+        if counted is None:
+            return _milliseconds(self.started_at, self.ended_at)
+        return _later_by(counted, earlier_ms)
+
+    def _outcome(self, answered: Response) -> Outcome | None:
+        """None while it is in flight."""
+        return decide(self.response and answered, self.orphan, self.access) if self.over else None
+
+    def _status(self, known: Orphan | LiveExchange) -> int | None:
+        if self.response is not None:
+            return self.response.status
+        return self.access.status if self.is_alone and self.access is not None else known.status
+
+    def _progress(self) -> Progress | None:
+        if self.orphan is not None:
+            return self.orphan.progress
+        return None if self.seen is None else self.seen.progress()
+
+    def _request(self) -> joined.ExchangeRequest | None:
+        part = None if self.begun is None else self.begun.request
+        if part is None:
+            return None
         ended_by = "orphan" if part.ended_by is None and self.orphan is not None else part.ended_by
         return joined.ExchangeRequest(
             part.bytes,
@@ -307,7 +324,10 @@ class Parts:
             unknown=part.unknown,
         )
 
-    def _answer(self, part: ResponseDirection, earlier_ms: float) -> joined.ExchangeResponse:
+    def _answer(self, earlier_ms: float) -> joined.ExchangeResponse | None:
+        part = None if self.response is None else self.response.response
+        if part is None:
+            return None
         return joined.ExchangeResponse(
             part.bytes,
             part.sha256,
