@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from extproc.cli import output
-from extproc.core.outcome import outcome_class
 from extproc.errors import ConfigError, ExtprocError
 from extproc.fleet.span import EVERYTHING, Span
 
@@ -177,7 +176,7 @@ def one(id: str, directories: Sequence[Path]) -> Exchange:
 
 
 def _failed(exchange: Exchange) -> bool:
-    return outcome_class(exchange.outcome) != "ok"
+    return exchange.class_ != "ok"
 
 
 _LATEST: Final[Mapping[str, Callable[[Exchange], bool]]] = {"last": lambda _: True, "last-failed": _failed}

@@ -14,7 +14,7 @@ import click
 from extproc import config
 from extproc.cli import options, output
 from extproc.core.joined import NO_LLM, NO_REQUEST
-from extproc.core.outcome import Outcome, class_of
+from extproc.core.outcome import Outcome
 from extproc.core.record import moment_text
 from extproc.errors import ConfigError, ExtprocError
 from extproc.history import reader
@@ -288,7 +288,7 @@ def _count(met: _Met, exchange: Exchange) -> None:
     met.matched += 1
     if exchange.outcome == Outcome.REJECTED_BY_POLICY:
         met.refused += 1
-    elif class_of(exchange) == "ok":
+    elif exchange.class_ == "ok":
         met.served_well += 1
     elif exchange.outcome is not None:
         met.failed += 1

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.joined import NO_LLM, Exchange
-from extproc.core.outcome import Outcome, class_of
+from extproc.core.outcome import Outcome
 from extproc.history import filters
 from extproc.history.filters import IN_FLIGHT
 
@@ -56,7 +56,7 @@ def outcome(exchange: Exchange) -> str:
 def meaning(exchange: Exchange) -> str:
     """What the outcome means, in a sentence."""
     state = outcome(exchange)
-    refused = _REFUSED.get(class_of(exchange)) if state == Outcome.UPSTREAM_ERROR_STATUS else None
+    refused = _REFUSED.get(exchange.class_ or "") if state == Outcome.UPSTREAM_ERROR_STATUS else None
     return refused or MEANING.get(state, "")
 
 
@@ -67,7 +67,7 @@ def colour(exchange: Exchange) -> str:
         return "cyan"
     if state in _GREEN:
         return "green"
-    return "yellow" if state in _YELLOW or class_of(exchange) in _REFUSED else "red"
+    return "yellow" if state in _YELLOW or exchange.class_ in _REFUSED else "red"
 
 
 def moment(timestamp: str | None) -> datetime | None:

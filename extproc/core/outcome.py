@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 
 from msgspec import UNSET
 
-from extproc.core.joined import Exchange
 from extproc.core.media import is_stream_type, media_type
 from extproc.core.records import Access, Orphan, Response, ResponseDirection, ResponseLlm
 
@@ -169,11 +168,6 @@ def broke_off(response_flags: Collection[str] | None, method: str | None) -> boo
     arrive, and where all of it came at once, Envoy took what it had said to the recorder back.
     """
     return _PROTOCOL_ERROR in (response_flags or ()) and method is not None
-
-
-def class_of(exchange: Exchange) -> str:
-    """The class of an exchange as `extproc log --json` gives it."""
-    return outcome_class(exchange.outcome, exchange.status, exchange.grpc_status)
 
 
 def is_failure(kind: str, status: int | None) -> bool:

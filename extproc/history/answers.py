@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol, Self
 
-from extproc.core.outcome import class_of
+from extproc.core.outcome import Outcome
 from extproc.core.record import moment_text
 from extproc.history import feed, lookup, reader
 from extproc.history.feed import Feed
@@ -325,7 +325,7 @@ class _Directory:
                     exchanges = filter(question.means, self._tail.ended)
         for each in self.ended(question, None) if exchanges is None else exchanges:
             micros = round(_moment(_started(each)).timestamp() * 1e6)
-            found[micros // width * width, str(class_of(each))] += 1
+            found[micros // width * width, each.class_ or Outcome.UNKNOWN.value] += 1
         return found
 
     def last_ended(self, number: int) -> list[Exchange]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from extproc.core.joined import NO_LLM, Exchange, Llm
-from extproc.core.outcome import CLASSES, Outcome, class_of
+from extproc.core.outcome import CLASSES, Outcome
 from extproc.core.redact import MARK
 from extproc.history.identifier import Identifier
 
@@ -169,7 +169,7 @@ def _ended(exchange: Exchange) -> str:
 
 def _has_outcome(exchange: Exchange, wanted: str) -> bool:
     if wanted.startswith(CLASS):
-        return exchange.outcome is not None and glob(class_of(exchange), wanted.removeprefix(CLASS))
+        return exchange.class_ is not None and glob(exchange.class_, wanted.removeprefix(CLASS))
     return glob(exchange.outcome or IN_FLIGHT, wanted)
 
 
@@ -264,7 +264,7 @@ _KINDS: Final[Mapping[str, Callable[[Any], Test]]] = {
     "until": lambda until: lambda exchange: exchange.started_at < until,
     "between": lambda span: lambda exchange: exchange.started_at <= span[1] and _ended(exchange) >= span[0],
     "outcomes": _any_of(_has_outcome),
-    "failed": lambda _: lambda exchange: exchange.outcome is not None and class_of(exchange) != Outcome.OK,
+    "failed": lambda _: lambda exchange: exchange.class_ not in (None, "ok"),
     "statuses": _any_of(_has_status),
     "models": _texts(_models),
     "paths": _texts(_paths),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from extproc.core.joined import NO_LLM, Exchange
-from extproc.core.outcome import class_of, is_failure, outcome_class
+from extproc.core.outcome import is_failure, outcome_class
 from extproc.core.records import Attempt
 from extproc.history import filters
 from extproc.history.index.groups import Group
@@ -62,8 +62,8 @@ class Tally:
     def add(self, exchange: Exchange) -> None:
         """Take one exchange in."""
         self.count += 1
-        if exchange.outcome is not None:
-            self._add_class(class_of(exchange), exchange.status, 1)
+        if exchange.class_ is not None:
+            self._add_class(exchange.class_, exchange.status, 1)
         _append(self.durations, exchange.duration_ms)
         _append(self.first_tokens, (exchange.llm or NO_LLM).ttft_ms)
 

@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 
 from extproc.core.joined import NO_LLM, Exchange
-from extproc.core.outcome import class_of
 from extproc.history import filters
 
 
@@ -159,7 +158,7 @@ def row(exchange: Exchange) -> Row:
         ended_at=exchange.ended_at,
         duration_ms=exchange.duration_ms,
         outcome=exchange.outcome,
-        class_=None if exchange.outcome is None else str(class_of(exchange)),
+        class_=exchange.class_,
         status=exchange.status,
         method=exchange.method,
         path=exchange.path,

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from extproc.core.joined import NO_LLM
-from extproc.core.outcome import Outcome, class_of
+from extproc.core.outcome import Outcome
 from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
 from extproc.history import bodies
@@ -191,7 +191,7 @@ class _Best:
     def consider(self, exchange: Exchange) -> None:
         llm = exchange.llm or NO_LLM
         if (
-            class_of(exchange) != "ok"
+            exchange.class_ != "ok"
             or exchange.id == self._but
             or llm.api not in _BEST_APIS
             or _model(exchange) not in self.models

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 
 from extproc.core.joined import Exchange
-from extproc.core.outcome import class_of
 from extproc.replay.answer import Answer
 from extproc.replay.target import Life, State
 
@@ -43,7 +42,7 @@ class Verdict:
 
 def recorded_class(exchange: Exchange) -> str | None:
     """The class of the recorded answer; None where the server gave none."""
-    outcome, kind = exchange.outcome or "", class_of(exchange)
+    outcome, kind = exchange.outcome or "", exchange.class_
     if outcome.startswith("client_cancel") or kind not in ("ok", "client", "limited", "upstream"):
         return None
     return kind

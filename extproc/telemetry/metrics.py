@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from extproc.core.joined import NO_LLM, NO_RESPONSE, Llm
-from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, class_of, outcome_class
+from extproc.core.outcome import REFUSED_DETAILS, Outcome, broke_off, outcome_class
 from extproc.core.records import Access, AnyRecord, Gap
 from extproc.history import alone
 from extproc.history.join import Exchange
@@ -109,7 +109,7 @@ class Metrics:
     def exchange(self, exchange: Exchange) -> None:
         """Count a final exchange."""
         outcome = exchange.outcome or Outcome.UNKNOWN.value
-        kind = class_of(exchange)
+        kind = exchange.class_ or Outcome.UNKNOWN.value
         shown = exemplar(exchange)
         self._counters[families.EXCHANGES].labels(outcome).inc()
         self._counters[families.RESULTS].labels(kind, outcome, _status_class(exchange.status)).inc(1, shown)

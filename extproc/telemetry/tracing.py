@@ -30,7 +30,6 @@ from extproc import __version__
 from extproc.config import Config
 from extproc.core import dialects, encoding
 from extproc.core.joined import NO_LLM, NO_RESPONSE, ExchangeResponse
-from extproc.core.outcome import class_of
 from extproc.core.records import AnyRecord
 from extproc.history.join import Exchange
 from extproc.telemetry import otlp, semconv
@@ -219,7 +218,7 @@ def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
     yield semconv.SERVER_ADDRESS, host
     yield semconv.SERVER_PORT, int(port) if port.isascii() and port.isdigit() else None
     yield semconv.CLIENT_ADDRESS, str(exchange.client or "").rpartition(":")[0].strip("[]")
-    yield semconv.ERROR_TYPE, None if class_of(exchange) == "ok" else outcome
+    yield semconv.ERROR_TYPE, None if exchange.class_ == "ok" else outcome
     yield "extproc.exchange.id", exchange.id
     yield "extproc.outcome", outcome
     yield "extproc.worker", _typed(exchange.worker, int)
@@ -328,7 +327,7 @@ def _is_span_of_time(milliseconds: object) -> TypeGuard[float]:
 
 
 def _status(exchange: Exchange) -> Status:
-    return Status(StatusCode.ERROR if class_of(exchange) in _FAULTS else StatusCode.UNSET)
+    return Status(StatusCode.ERROR if exchange.class_ in _FAULTS else StatusCode.UNSET)
 
 
 def _ids(exchange: Exchange) -> _Ids | None:

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType, structs
 
 from extproc.core.joined import Difference
 from extproc.core.llm import response_llm
-from extproc.core.outcome import Outcome, decide
+from extproc.core.outcome import Outcome, decide, outcome_class
 from extproc.core.records import Access, Known, Orphan, Response, Unknown, of_fields
 from extproc.history.join import Exchange
 
@@ -25,9 +25,13 @@ def made(
     records: Mapping[str, Mapping[str, Any]] | None = None,
     directory: Path = Path("data"),
 ) -> Exchange:
-    """One with these members of `extproc log --json`; the others are null, and so is what is of another type.
+    """One with these members of `extproc log --json`; the others are null, and so is what is of another type. Its class
+    is that of its outcome.
     `records`: members of what it was made of, by type."""
     whole = _EMPTY | {name: value for name, value in fields.items() if value is not None or name not in _EMPTY}
+    if whole.get("outcome") is not None:
+        kind = outcome_class(whole["outcome"], whole.get("status"), whole.get("grpc_status"))
+        whole = {"class": kind} | whole
     known = {type: record({**members, "type": type}) for type, members in (records or {}).items()}
     found: Exchange = _as(Exchange, whole)
     return found.read_from(directory, known)

@@ -60,6 +60,18 @@ def test_exchanges_are_listed_newest_last_and_those_in_flight_left_out(data: Pat
         assert listed("--data-dir", data, "--outcome", "in_flight") == [running]
 
 
+def test_one_in_flight_is_nobodys_doing(data: Path) -> None:
+    """It has neither an outcome nor a class: in JSON, for the filters, and in counts."""
+    with Recording(data) as recording:
+        running = recording.add(answer=None)
+        found = json.loads(invoke("log", "--data-dir", data, "--all", "--json").stdout)
+        assert (found["id"], found["outcome"], found["class"]) == (running, None, None)
+        for wanted in (["--failed"], ["--outcome", "class:unknown"], ["--outcome", "unknown"]):
+            assert listed("--data-dir", data, "--all", *wanted) == []
+        counted = json.loads(invoke("log", "--data-dir", data, "--all", "--by", "outcome", "--json").stdout)
+        assert (counted["outcome"], counted["exchanges"], counted["errors"]) == ("in_flight", 1, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "numbers"),
     [
