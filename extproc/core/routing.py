@@ -77,8 +77,10 @@ def client_key(head: Head) -> str | None:
 
 def credential(headers: Iterable[Sequence[Any]]) -> str | None:
     """The mark that stands for the caller's credential in a record's headers: of the first that has one."""
-    marks = (field[1] for field in headers if field[0] in _CREDENTIALS and isinstance(field[1], str))
-    return next((mark for mark in marks if mark.startswith(MARK)), None)
+    for field in headers:
+        if field[0] in _CREDENTIALS and isinstance(field[1], str) and field[1].startswith(MARK):
+            return field[1]
+    return None
 
 
 def of_body(asked: RoutingHeaders, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:

@@ -130,7 +130,7 @@ def _tests(filters: Filters) -> tuple[Test, ...]:
 def tokens(exchange: Exchange) -> tuple[int | None, int | None]:
     """Tokens in and out as the backend counted them, by OpenAI's names or Anthropic's."""
     usage = _llm(exchange).usage
-    if not isinstance(usage, Mapping):
+    if not usage:
         return None, None
     sent = usage.get("prompt_tokens", usage.get("input_tokens"))
     got = usage.get("completion_tokens", usage.get("output_tokens"))

@@ -16,6 +16,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -52,10 +54,11 @@ ACCESS_SECONDS: Final = 5
 JOINED: Final = frozenset({"request", "open", "response", "orphan", "late", "access"})
 """The types of records that belong to an exchange; an `access` record only where it names one."""
 
-_IN_UTC: Final = re.compile(
-    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z"
+_SECOND: Final = re.compile(
+    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
 )
-_LAST_SECOND: Final = 59.999999
+_MICROSECONDS: Final = 1_000_000
+_CHARACTERS: Final = 27
 
 _UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -234,12 +237,14 @@ class Parts:
         begun, access, response = self.begun, self.access or _NO_ENTRY, self._answered()
         asked, seen, known = begun or _NO_REQUEST, begun or access, self.orphan or self.seen or _NO_ORPHAN
         first = begun or self.response or self.orphan or self.access
-        earlier_ms = _milliseconds(self.started_at, response.started_at) or 0.0
+        started_at, ended_at = self.started_at, self.ended_at
+        began_before = response.started_at not in (None, started_at)
+        earlier_ms = (_milliseconds(started_at, response.started_at) or 0.0) if began_before else 0.0
         request, answer = self._request(), self._answer(earlier_ms)
-        ended_at, outcome, status = self.ended_at, self._outcome(response), self._status(known)
+        outcome, status = self._outcome(response), self._status(known)
         made = Exchange(
             id=self.id,
-            started_at=self.started_at,
+            started_at=started_at,
             ended_at=ended_at,
             duration_ms=self._duration_ms(earlier_ms),
             outcome=None if outcome is None else outcome.value,
@@ -282,9 +287,8 @@ class Parts:
 
     def _answered(self) -> Response:
         """The response record with its `llm`; one that says nothing where there is none."""
-        if self.response is None:
-            return Response(id=self.id)
-        return structs.replace(self.response, llm=response_llm(self.response))
+        record = self.response or Response(id=self.id)
+        return record if record.llm is not None else structs.replace(record, llm=response_llm(record))
 
     def _duration_ms(self, earlier_ms: float) -> float | None:
         counted = None if self.response is None else self.response.duration_ms
@@ -365,6 +369,7 @@ class Parts:
 _NO_REQUEST: Final = Request(id="")
 _NO_ORPHAN: Final = Orphan(id="")
 _NO_ENTRY: Final = Access(id=None)
+_of_envoy: Final = attrgetter(*joined.Envoy.__struct_fields__)
 _WHOLE: Final = frozenset({"headers", "end_of_stream", "content_length", "trailers"})
 
 
@@ -398,7 +403,7 @@ def _llm(request: RequestLlm | None, response: ResponseLlm | None) -> joined.Llm
 
 
 def _envoy(access: Access) -> joined.Envoy:
-    return joined.Envoy(**{name: getattr(access, name) for name in joined.Envoy.__struct_fields__})
+    return joined.Envoy(*_of_envoy(access))
 
 
 def _integrity(
@@ -439,13 +444,27 @@ def started_by_id(id: str) -> str:
 
 def later(at: str, seconds: float) -> str:
     """A moment so much later, as text that sorts; the same text where it is no moment."""
-    if seconds >= 0 and _IN_UTC.fullmatch(at) and (second := float(at[17:26]) + seconds) < _LAST_SECOND:
-        return f"{at[:17]}{second:09.6f}Z"  # for each record, and mostly within the minute
+    if len(at) == _CHARACTERS and at[19] == "." and at[26] == "Z" and (fraction := at[20:26]).isdecimal():
+        whole, rest = divmod(int(fraction) + round(seconds * _MICROSECONDS), _MICROSECONDS)
+        second = _second_later(at[:19], whole)
+        if second:
+            return f"{second}.{rest:06d}Z"
     try:
         moment = datetime.fromisoformat(at) + timedelta(seconds=seconds)
     except (ValueError, OverflowError):
         return at
     return moment_text(moment)
+
+
+@lru_cache(maxsize=256)  # it is asked for each record, and thousands share a second
+def _second_later(second: str, seconds: int) -> str:
+    """The same of whole seconds, in UTC without a word on that; empty where it is none."""
+    if _SECOND.fullmatch(second) is None:
+        return ""
+    try:
+        return (datetime.fromisoformat(second) + timedelta(seconds=seconds)).isoformat()
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _later_by(milliseconds: float | None, more: float) -> float | None:

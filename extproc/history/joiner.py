@@ -286,7 +286,8 @@ class Joiner:
                 _REMEMBERED_ENTRIES,
             )
         if self._began_in_time(parts):
-            yield parts.exchange(max(watermark, timestamp(self._clock())))
+            # Whether an entry may still come is a question only where there is none.
+            yield parts.exchange(None if parts.access else max(watermark, timestamp(self._clock())))
 
     def _began_in_time(self, parts: Parts) -> bool:
         return self._policy.since <= parts.started_at < self._policy.until
@@ -295,8 +296,8 @@ class Joiner:
         del self._pending[parts.id]
         self._deadlines.pop(parts.id, None)
         for record in (parts.request, parts.opened, parts.access):
-            request_id = str(record and record.request_id)
-            if self._by_request_id.get(request_id) == parts.id:
+            request_id = None if record is None else record.request_id
+            if request_id is not None and self._by_request_id.get(request_id) == parts.id:
                 del self._by_request_id[request_id]
         _remember(self._given, parts.id, None, _REMEMBERED)
 

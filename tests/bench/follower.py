@@ -60,7 +60,8 @@ def follow(
         index = None if keep_index is None else keep_index(data)
         (data / "segments").mkdir(mode=0o700)
         follower = Follower(data, consumers, None, index=index)
-        follower.step()  # the index has caught up with nothing, and is given what comes from now on
+        while follower.step():
+            pass  # the index has caught up with nothing, and is given what comes from now on
         for path in (directory / "segments").iterdir():
             shutil.copy(path, data / "segments" / path.name)
         began, cpu = time.perf_counter(), time.process_time()

@@ -181,7 +181,7 @@ class _Work:
             whole = found.record
             self._join(found.with_record(without_content(whole)), whole)
         self.positions = self._feed.positions(self._directory)
-        self.caught_up = count < most
+        self.caught_up = count < most and not self._store.make_ready()
         return not self.caught_up
 
     def take(self, found: PositionedRecord, whole: AnyRecord | None) -> None:

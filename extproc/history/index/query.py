@@ -96,6 +96,8 @@ class Index:
         with _reading():
             database.execute("BEGIN")
             self.checkpoint: Checkpoint = store.check(database)
+            if store.lacking(database):
+                raise Unusable("it is being made, or was not to its end")
             self._last: int = database.execute("SELECT coalesce(max(n), 0) FROM exchanges").fetchone()[0]
             self.words: dict[int, str] = dict(database.execute("SELECT n, text FROM texts"))
             self._segments: dict[int, Segment] = {

@@ -230,12 +230,15 @@ def _message(exchange: Exchange, error: Error, told: str | None) -> str | None:
     return message if message is not None and len(message) <= told_of.MOST_CHARACTERS and _encodes(message) else None
 
 
-def _limit(params: Any) -> int | None:
+def _limit(params: Mapping[str, Any] | None) -> int | None:
     """How many tokens the answer might have."""
-    if not isinstance(params, Mapping):
+    if not params:
         return None
-    given = (params.get(name) for name in _MAX_TOKENS)
-    return next((limit for limit in given if type(limit) is int and abs(limit) <= _MOST), None)
+    for name in _MAX_TOKENS:
+        limit = params.get(name)
+        if type(limit) is int and abs(limit) <= _MOST:
+            return limit
+    return None
 
 
 _json = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
@@ -245,7 +248,12 @@ def _listed(values: Sequence[str | None] | None) -> str | None:
     """A list as a word."""
     if not values:
         return None if values is None else "[]"
-    return _json(values)
+    return _json(values) if len(values) > 1 else _alone(values[0])
+
+
+@lru_cache(maxsize=256)  # nearly all have one item, and that one of a few
+def _alone(item: str | None) -> str:
+    return _json([item])
 
 
 def _as_text(value: Any) -> str | None:

@@ -8,6 +8,8 @@ atoms       what requests ask for (`told.py`), each fact once
 asked       what a whole request asks for: numbers of atoms. Rows have its number; it may be there more than once
 meta        one row: how far the journal has been read
 
+An index of which one of `INDEXES` is lacking is being made, and nobody asks it anything yet.
+
 Times are microseconds since 1970, durations microseconds. Ids, digests and the like are bytes where they have their
 usual form, else text. `positions` says where each record of an exchange stands, so that all that is not in a column
 can be read from the journal.
@@ -105,16 +107,24 @@ CREATE TABLE segments (n INTEGER PRIMARY KEY, series TEXT NOT NULL, number INTEG
 CREATE TABLE exchanges (n INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
 CREATE TABLE straddling (segment INTEGER, exchange INTEGER, PRIMARY KEY (segment, exchange)) WITHOUT ROWID;
 CREATE UNIQUE INDEX by_id ON exchanges (id);
-CREATE INDEX by_mirror ON exchanges (mirror) WHERE mirror IS NOT NULL;
-CREATE INDEX by_time ON exchanges (started);
-CREATE INDEX by_request_id ON exchanges (request_id) WHERE request_id IS NOT NULL;
-CREATE INDEX by_response_id ON exchanges (response_id) WHERE response_id IS NOT NULL;
 CREATE INDEX by_segment ON exchanges (segment);
-CREATE INDEX by_upstream ON exchanges (upstream);
-CREATE INDEX by_outcome ON exchanges (outcome);
-CREATE INDEX by_model ON exchanges (model);
-CREATE INDEX by_fingerprint ON exchanges (fingerprint);
-CREATE INDEX by_key ON exchanges (key);
-CREATE INDEX long ON exchanges (started, lasted) WHERE lasted > {LONG_US};
-CREATE INDEX not_whole ON exchanges (started) WHERE whole = 0;
 """
+
+INDEXES: Final = {
+    name: f"CREATE INDEX {name} ON exchanges {columns}"
+    for name, columns in (
+        ("by_mirror", "(mirror) WHERE mirror IS NOT NULL"),
+        ("by_time", "(started)"),
+        ("by_request_id", "(request_id) WHERE request_id IS NOT NULL"),
+        ("by_response_id", "(response_id) WHERE response_id IS NOT NULL"),
+        ("by_upstream", "(upstream)"),
+        ("by_outcome", "(outcome)"),
+        ("by_model", "(model)"),
+        ("by_fingerprint", "(fingerprint)"),
+        ("by_key", "(key)"),
+        ("long", f"(started, lasted) WHERE lasted > {LONG_US}"),
+        ("not_whole", "(started) WHERE whole = 0"),
+    )
+}
+"""What only questions need: made when the journal has been read for the first time, since sorting all at once is
+cheaper than putting each row into its place. Until then whoever asks reads the journal."""

@@ -145,6 +145,12 @@ def check(database: sqlite3.Connection) -> Checkpoint:
         raise Unusable(f"it is damaged: {error}") from None
 
 
+def lacking(database: sqlite3.Connection) -> list[str]:
+    """The names of the `schema.INDEXES` that are not there yet: not all of the journal has been read."""
+    there = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    return [name for name in schema.INDEXES if name not in there]
+
+
 class _Words(dict[str | None, int | str | None]):
     """Texts by their numbers. One that is met for the first time has the next one, where there is room for it."""
 
@@ -183,6 +189,7 @@ class Store:
         }
         self._new_segments: list[tuple[int, str, int]] = []
         self._next_segment = max(self._segments.values(), default=0) + 1
+        self._lacking = lacking(database)
         self._rows: dict[str, row.Values] = {}
         self._straddling: list[tuple[int, bytes | str | None]] = []
 
@@ -280,6 +287,20 @@ class Store:
         self._new_asked.clear()
         self._straddling.clear()
         self._rows.clear()
+
+    def make_ready(self) -> bool:
+        """Make one of the indexes that are lacking; False when none is. Each takes a second for a million rows."""
+        if not self._lacking:
+            return False
+        create = schema.INDEXES[self._lacking[-1]]
+        try:
+            self._database.execute(create)
+        except sqlite3.OperationalError:
+            # To sort many rows takes a directory for temporary files, which a read-only system has not.
+            self._database.execute("PRAGMA temp_store = MEMORY")
+            self._database.execute(create)
+        self._lacking.pop()
+        return True
 
     @property
     def waiting(self) -> int:

@@ -171,6 +171,55 @@ def test_killed_at_its_writes(data: Path, tmp_path: Path) -> None:
     assert kills > 5
 
 
+def test_ended_before_all_of_it_was_made(data: Path) -> None:
+    """Rows come first, then the indexes of their columns, one at a time: whoever asks before the last one reads the
+    journal, and the next run goes on."""
+    expected, steps = scanned(data), 0
+    while steps < len(schema.INDEXES) + 1:
+        indexer = Indexer(data)
+        assert indexer.step() == (steps < len(schema.INDEXES))
+        indexer.close()
+        if steps in (0, len(schema.INDEXES) - 2):
+            told: list[str] = []
+            assert asked(data, told) == expected
+            assert told == [
+                f"{data}: the journal is read instead of its index: it is being made, or was not to its end"
+            ]
+        steps += 1
+    told = []
+    assert asked(data, told) == expected
+    assert told == []
+    is_right(data)
+
+
+def test_indexes_are_made_where_there_is_no_room_for_temporary_files(data: Path) -> None:
+    """A system that can only be read has no directory for them: they are sorted in memory then."""
+    opened = store.Store.open(data)
+    opened._database.close()
+    database = opened._database = NoTemporaryFiles(store.path_of(data), isolation_level=None)
+    while opened.make_ready():
+        pass
+    opened.close()
+    assert database.refused == 1
+    index(data)
+    is_right(data)
+
+
+class NoTemporaryFiles(sqlite3.Connection):
+    """A database that sorts nothing before it is told to use memory."""
+
+    refused = 0
+    _in_memory = False
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        """As SQLite would."""
+        self._in_memory = self._in_memory or sql == "PRAGMA temp_store = MEMORY"
+        if sql.startswith("CREATE INDEX") and not self._in_memory:
+            self.refused += 1
+            raise sqlite3.OperationalError("unable to open database file")
+        return super().execute(sql, parameters)
+
+
 def test_rows_follow_retention(data: Path) -> None:
     """What has lost its segments goes, and what has lost a part says what is left, also while a reader pages."""
     index(data)
