@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-growth bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-growth bench-peers bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo 'make lint      ruff and mypy'
 	@echo 'make bench     what the recorder costs, beside Envoy alone and servers that do nothing'
 	@echo 'make bench-growth  whether a request costs more with more of them, of bytes, streams, segments'
+	@echo 'make bench-peers  the recorder beside nginx, mitmproxy and LiteLLM, as far as they are installed or install'
 	@echo 'make bench-history  what a question to a million exchanges costs'
 	@echo 'make page-pictures   each view of the page at three widths, light and dark, into build/pictures'
 	@echo 'make bench-page  what the page costs over a million exchanges'
@@ -91,6 +92,9 @@ bench: $(PACKAGE)
 
 bench-growth: $(PACKAGE)
 	$(BIN)/python tests/bench/growth.py $(ARGS)
+
+bench-peers: $(PACKAGE)
+	$(BIN)/python tests/bench/peers.py $(ARGS)
 
 bench-history: $(PACKAGE)
 	$(BIN)/python tests/bench/history.py $(ARGS)

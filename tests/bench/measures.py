@@ -70,13 +70,22 @@ def ask(stack: Stack, **order: Any) -> dict[str, int]:
 
 
 def wrk(stack: Stack, connections: int, seconds: float, content: str = SHORT_BODY) -> Numbers:
-    """POSTs for `seconds` over `connections`, each as soon as the last has been answered."""
-    body = Path(stack.traffic.log).with_name("short-post.json")
+    """POSTs to a stack, all of which must be answered well."""
+    try:
+        return load(stack.envoy.port, stack.traffic.log, connections, seconds, content)
+    except ValueError as error:
+        raise SystemExit(f"({stack.target.letter}) {stack.target.name}: {error}") from None
+
+
+def load(port: int, beside: Path, connections: int, seconds: float, content: str = SHORT_BODY) -> Numbers:
+    """POSTs for `seconds` over `connections`, each as soon as the last has been answered. The body is put into a file
+    beside another one. Raises ValueError when one fails."""
+    body = beside.with_name("short-post.json")
     body.write_text(content)
     done = subprocess.run(
         [
             *("wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"),
-            *("-s", Path(__file__).with_name("post.lua"), f"http://127.0.0.1:{stack.envoy.port}/"),
+            *("-s", Path(__file__).with_name("post.lua"), f"http://127.0.0.1:{port}/"),
         ],
         env={**os.environ, "BENCH_BODY": str(body)},
         capture_output=True,
@@ -85,7 +94,7 @@ def wrk(stack: Stack, connections: int, seconds: float, content: str = SHORT_BOD
     )
     result: Numbers = json.loads(done.stdout.partition("result ")[2])
     if result["errors"]:
-        raise SystemExit(f"({stack.target.letter}) {stack.target.name}: {done.stdout}")
+        raise ValueError(done.stdout)
     return result
 
 

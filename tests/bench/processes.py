@@ -73,10 +73,15 @@ class Program:
         return line.removeprefix("ready ").strip()
 
 
-def start(command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
-    """Start a program that says nothing when it is ready."""
+def start(
+    command: Sequence[str | Path], log: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that says nothing when it is ready. `environ`: what it has beyond our own variables."""
+    environment = {**os.environ, **(environ or {})}
     with log.open("ab") as output:
-        return subprocess.Popen(command, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        return subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

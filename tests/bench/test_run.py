@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import growth, report
+from bench import growth, peers, report
 
 
 @pytest.mark.e2e
@@ -66,3 +66,32 @@ def test_what_slows_the_whole_machine_is_no_growth() -> None:
     lines = growth.table("A request", "requests", points).splitlines()
     assert lines[-1] == "Slope: +1.00 from the first point to the last."
     assert lines[6] == "| 2 | 200.0 | 100.0 | 2.00 | `" + "#" * growth.BAR + "` |"
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
+def test_a_quick_run_of_peers_has_a_line_for_each(tmp_path: Path) -> None:
+    """Envoy alone keeps nothing of a request, so nothing is found when it has been killed."""
+    script = Path(__file__).with_name("peers.py")
+    command = [sys.executable, str(script), "--rounds", "1", "--seconds", "1", "--only", "Envoy alone"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cells = [cell.strip() for cell in done.stdout.splitlines()[-1].strip("|").split("|")]
+    assert (cells[0], cells[-1]) == ("Envoy alone", "0")
+    assert all(cells)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b'{"user":"17"}',
+        rb'{"body":"{\"user\":\"17\",\"stream\":true}"}',
+        rb"{\x22user\x22:\x2217\x22}",
+        b'{"user": "17"}',
+    ],
+)
+def test_a_request_is_found_however_a_log_quotes_it(tmp_path: Path, written: bytes) -> None:
+    """As it came, as JSON in JSON, and with the escapes of nginx."""
+    (tmp_path / "access.log").write_bytes(written)
+    assert peers.found_in(tmp_path) == {17}

@@ -11,7 +11,8 @@
 
 Being both ends of a stream makes the closed loop possible: with one chunk of each stream under way, nothing is
 gathered on the way, and what comes through is what Envoy and the server behind it can do with single chunks.
-A POST without `"stream":true` is answered with a short completion; that is all the request measurements need.
+A POST without `"stream":true` (a proxy may have written it anew) is answered with a short completion; that is all that
+the request measurements need.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ COMPLETION = completion()
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 FIRST = event({"role": "assistant", "content": ""})
 CHUNK = event({"content": " token"})
+STREAMS = re.compile(rb'"stream": ?true')
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 LAST = event({}, "stop") + http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
@@ -102,7 +104,7 @@ class Backend(asyncio.Protocol):
             if len(self.pending) < end:
                 return
             body, self.pending = self.pending[head + 4 : end], self.pending[end:]
-            if b'"stream":true' in body:
+            if STREAMS.search(body):
                 self.streams[int(json.loads(body)["user"])] = self.transport
                 self.transport.write(HEAD + FIRST)
             else:
