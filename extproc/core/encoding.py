@@ -66,7 +66,9 @@ def of_headers(headers: Iterable[Any]) -> str | None:
 
 def names_of(content_encoding: str | None) -> list[str]:
     """The codings that a header names, in the order in which they were applied; what means nothing is left out."""
-    names = (name.strip().strip("\"'").lower() for name in (content_encoding or "").split(","))
+    if not content_encoding:
+        return []
+    names = (name.strip().strip("\"'").lower() for name in content_encoding.split(","))
     return [name for name in names if name not in _NO_CODINGS]
 
 
@@ -87,7 +89,7 @@ class Decoder:
         self._bytes_in = 0
         self._unknown: str | None = None
         names = names_of(content_encoding)
-        self._stages = self._build(names)
+        self._stages = self._build(names) if names else []
         self._head: bytes | None = b"" if names else None
         """The first bytes, while they may yet be text."""
 

@@ -156,7 +156,7 @@ def _deeper_than(raw: bytes, limit: int) -> bool:
 
 
 def _decode_member(raw: bytes) -> Any:
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper_than(raw, MAX_DEPTH):
+    if len(raw) > MAX_DEPTH and raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper_than(raw, MAX_DEPTH):
         raise Malformed("too deep", 0)
     return decode(raw)
 

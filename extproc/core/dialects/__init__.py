@@ -21,6 +21,7 @@ _APIS = {
     "messages": "messages",
 }
 
+_USUAL = {f"/v1/{end}": api for end, api in _APIS.items()}
 
 _WITHIN_ANOTHER = frozenset(
     {
@@ -40,6 +41,8 @@ def api_of(method: str | None, path: str) -> str | None:
     """
     if method not in (None, "POST"):
         return None
+    if (usual := _USUAL.get(path)) is not None:
+        return usual
     parts = [part for part in path.partition("?")[0].partition("#")[0].split("/") if part]
     if not parts:
         return None

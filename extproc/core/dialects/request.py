@@ -36,7 +36,10 @@ _SCHEMAS = frozenset(
 )
 """Parameters whose value is itself a shape: the grammar that the server compiles. Their content is hashed."""
 
+_SCALARS: dict[type, str] = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string"}
+
 MAX_MODEL = 1024
+_USUAL_CHARACTERS = 1000
 
 
 class RequestReading:
@@ -61,7 +64,7 @@ class RequestReading:
         if rest:
             self._document.feed(rest)
         summary = self._document.finish()
-        params = {key: _parameter(value) for key, value in summary.values.items()}
+        params = {key: value if type(value) in _SCALARS else _parameter(value) for key, value in summary.values.items()}
         model, stream = params.get("model"), params.get("stream")
         return RequestLlm(
             api=self._api,
@@ -87,24 +90,26 @@ def _parameter(value: Any) -> Any:
 def _fingerprint(api: str, summary: Summary) -> str:
     shape = [f"{key}={_shape(key, summary)}" for key in sorted(summary.values)]
     text = "\n".join([api, *shape])
+    return _hash_of_usual(text) if len(text) < _USUAL_CHARACTERS else _hash(text)
+
+
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+_hash_of_usual = functools.lru_cache(maxsize=256)(_hash)  # a client's requests have one shape
 
 
 def _shape(key: str, summary: Summary) -> str:
     value = summary.values[key]
+    scalar = _SCALARS.get(type(value))
+    if scalar is not None:
+        return scalar
     match value:
         case Size():
             return "content"
         case Digest():
             return f"large:{value.sha256}" if key in _SCHEMAS else "large"
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
         case _:
             kind = "array" if isinstance(value, list) else "object"
             return f"{kind}:{_schema_hash(summary.raw[key])}" if key in _SCHEMAS else kind
