@@ -27,7 +27,7 @@ from typing import Final, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import measures, processes
+from bench import interpreter, measures, processes
 from bench.envoys import free_port
 from bench.measures import Numbers, Sizes
 from bench.processes import Program, children, cpu_seconds, resident_bytes
@@ -39,6 +39,7 @@ MODULES: Final = Path("/usr/lib/nginx/modules")
 LUA: Final = MODULES / "ngx_http_lua_module.so"
 SIZES: Final = Sizes(4, streams=100, chunk_rate=500)
 """The slowest of them are to come along with the chunks."""
+PYTHON: Final = interpreter.chosen("best")
 KILLED_STREAMS: Final = 200
 DIRECT: Final = "the backend itself"
 _USER: Final = re.compile(rb"user(?:\\x22|\\u0022|[\\\": ])+(\d{1,3})(?=[\\\"])")
@@ -83,7 +84,7 @@ class Behind:
     """Envoy, with the recorder beside it or alone."""
 
     def __init__(self, target: Target, directory: Path, traffic: Program) -> None:
-        self._stack = Stack(target, directory / "stack", traffic)
+        self._stack = Stack(target, directory / "stack", traffic, python=PYTHON)
         self.port = self._stack.envoy.port
 
     @property

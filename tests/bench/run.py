@@ -15,13 +15,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench import follower, report
+from bench import follower, interpreter, report
+from bench.interpreter import Interpreter
 from bench.measures import MEASURES, Numbers, Sizes, sync_seconds
 from bench.processes import Program
 from bench.targets import TARGETS, Stack, Target, why_not
@@ -35,6 +35,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--only", default="a,b,c,d,e,f,g,h,i,j", help="letters of the targets, with commas between")
     parser.add_argument("--quick", action="store_true", help="one short round, to see that all works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each round's numbers to FILE as well")
+    python = "Python of servers in Python: debian, own, or best: Debian's where its version is ours (best)"
+    parser.add_argument("--python", choices=["best", "debian", "own"], default="best", help=python)
     parser.add_argument("--dir", type=Path, help="where the data directories go: their disk is what is synced")
     return parser.parse_args()
 
@@ -54,7 +56,9 @@ def chosen(letters: str) -> list[Target]:
     return targets
 
 
-def measure(targets: list[Target], directory: Path, sizes: Sizes, number: int) -> dict[str, Numbers]:
+def measure(
+    targets: list[Target], directory: Path, sizes: Sizes, number: int, python: Interpreter
+) -> dict[str, Numbers]:
     """One round: fresh stacks, all up at once; each measurement goes through all of them before the next begins."""
     order = targets[number % len(targets) :] + targets[: number % len(targets)]
     numbers: dict[str, Numbers] = {target.letter: {} for target in targets}
@@ -63,7 +67,7 @@ def measure(targets: list[Target], directory: Path, sizes: Sizes, number: int) -
         running.callback(traffic.stop)
         stacks = []
         for target in order:
-            stack = Stack(target, directory / target.letter, traffic)
+            stack = Stack(target, directory / target.letter, traffic, python=python)
             running.callback(shutil.rmtree, directory / target.letter, ignore_errors=True)
             running.callback(stack.stop)
             stacks.append(stack)
@@ -93,6 +97,7 @@ def main() -> None:
     if not shutil.which("wrk"):
         raise SystemExit("the load generator wrk is not installed: sudo apt-get install wrk")
     targets = chosen(args.only)
+    python = interpreter.chosen(args.python)
     load = os.getloadavg()[0]
     sizes = Sizes(args.seconds)
     if args.quick:
@@ -107,18 +112,16 @@ def main() -> None:
         rounds, syncs = [], []
         for number in range(args.rounds):
             syncs.append(sync_seconds(directory) * 1e3)
-            rounds.append(measure(targets, directory, sizes, number))
+            rounds.append(measure(targets, directory, sizes, number, python))
         disk = file_system(directory)
     sync_ms = statistics.median(syncs)
-    built = "with PGO" if "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") else "without PGO"
-    machine = (
-        f"{os.cpu_count()} cores, {platform.machine()}, load {load:.1f}, Python {platform.python_version()} {built}"
-    )
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, load {load:.1f}, {python.words}"
     print(f"{machine}; median of {args.rounds} rounds of {sizes.seconds:g} s; Envoy with --concurrency 1\n")
     print(report.table(rounds) + "\n")
     print(f"- one fdatasync of 1.5 KB ({disk}): {sync_ms:.2f} ms; an exchange with fsync waits for two")
     print("\n".join(report.notes(rounds)) + "\n")
     print("\n".join(report.verdicts(rounds, sync_ms)) + "\n")
+    print(f"The follower, alone, on {interpreter.own().words}:\n")
     for line in follower.lines(1000 if args.quick else follower.EXCHANGES):
         print(line, flush=True)
     if args.json:

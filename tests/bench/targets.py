@@ -14,7 +14,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from bench import interpreter
 from bench.envoys import Envoy
+from bench.interpreter import Interpreter
 from bench.processes import Program, children, command_line
 
 GO_SOURCE = Path(__file__).with_name("noop_go")
@@ -53,10 +55,17 @@ class Stack:
     """A target with its own Envoy in front of it, both started and answering."""
 
     def __init__(
-        self, target: Target, directory: Path, traffic: Program, settings: Mapping[str, str] | None = None
+        self,
+        target: Target,
+        directory: Path,
+        traffic: Program,
+        settings: Mapping[str, str] | None = None,
+        python: Interpreter | None = None,
     ) -> None:
-        """`settings`: environment variables of the recorder's beyond those of the target."""
+        """`settings`: environment variables of the recorder's beyond those of the target. `python`: for all servers
+        in Python; None: our own."""
         directory.mkdir()
+        self._python = python or interpreter.own()
         self._directory = directory
         self._settings = dict(settings or {})
         self.target = target
@@ -121,18 +130,20 @@ class Stack:
             case "go":
                 return Program([go_server(), socket], log)
             case "extproc":
-                environ = {"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0", **self._settings}
+                own = {"EXTPROC_DURABILITY": target.durability, "EXTPROC_ADMIN_PORT": "0"}
+                environ = {**self._python.environ, **own, **self._settings}
                 if target.spans:
                     self._sink = Program([sys.executable, "-m", "bench.otlp_sink"], log)
                     environ["EXTPROC_OTLP"] = f"http://127.0.0.1:{self._sink.ready[0]}"
                 listen = ["--listen", f"unix:{socket}", "--workers", str(target.workers)]
                 return Program(
-                    [sys.executable, "-m", "extproc", "serve", *listen, "--data-dir", directory / "data"],
+                    [self._python.path, "-m", "extproc", "serve", *listen, "--data-dir", directory / "data"],
                     log,
                     lines=target.workers,
                     environ=environ,
                 )
-        return Program([sys.executable, "-m", f"bench.{target.kind}", socket], log)
+        command: list[str | Path] = [self._python.path, "-m", f"bench.{target.kind}", socket]
+        return Program(command, log, environ=self._python.environ)
 
     def _wait_until_it_answers(self, timeout: float = 20) -> None:
         order = json.dumps({"do": "check", "port": self.envoy.port})

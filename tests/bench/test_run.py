@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench import growth, peers, report
+from bench import growth, interpreter, peers, report
 
 
 @pytest.mark.e2e
@@ -95,3 +95,18 @@ def test_a_request_is_found_however_a_log_quotes_it(tmp_path: Path, written: byt
     """As it came, as JSON in JSON, and with the escapes of nginx."""
     (tmp_path / "access.log").write_bytes(written)
     assert peers.found_in(tmp_path) == {17}
+
+
+def test_a_python_of_another_version_cannot_take_our_packages(tmp_path: Path) -> None:
+    """So it is not chosen; one of our version is, with our packages."""
+    (other := tmp_path / "other").write_text("#!/bin/sh\necho 2 7; echo 2.7.18\n")
+    major, minor, *_ = sys.version_info
+    (same := tmp_path / "same").write_text(f"#!/bin/sh\necho {major} {minor}; echo {major}.{minor}.99\n")
+    for each in (other, same):
+        each.chmod(0o755)
+    assert interpreter.debian(tmp_path / "none") is None
+    assert interpreter.debian(other) is None
+    found = interpreter.debian(same)
+    assert found is not None
+    assert found.words == f"Debian's Python {major}.{minor}.99"
+    assert "site-packages" in found.environ["PYTHONPATH"]
