@@ -11,6 +11,7 @@ RUN python3 -m venv /opt/extproc \
  && /opt/extproc/bin/python -m pip install --quiet --no-cache-dir --no-compile --disable-pip-version-check \
       --require-hashes --only-binary :all: --requirement requirements-run.lock
 COPY pyproject.toml README.md LICENSE extproc.yaml ./
+COPY docs/man docs/man
 COPY envoy envoy
 COPY extproc extproc
 # What builds the wheel, and the Envoy that `up` would start, are not taken along.

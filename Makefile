@@ -30,7 +30,7 @@ UV_COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --gener
 
 # Directories are listed too: the time of a directory changes when a file in it is deleted.
 SOURCES := pyproject.toml $(wildcard README.md LICENSE extproc.yaml) \
-	$(shell find extproc $(wildcard envoy) -name __pycache__ -prune -o -print)
+	$(shell find extproc $(wildcard envoy docs/man) -name __pycache__ -prune -o -print)
 PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
@@ -59,7 +59,7 @@ help:
 	@echo 'make vllm      the story of a killed server on a real vLLM, which it installs: 10 minutes, 8 GB'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make test-kubernetes   the Helm chart, by Helm and the schemas of what it makes: builds Helm, 6 minutes at first'
-	@echo 'make docs      generate docs/records.md from the types of the records'
+	@echo 'make docs      generate docs/records.md from the types of the records, and docs/man from the commands'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
 	@echo 'make clean     remove .venv and everything else that make has made; data/ stays'
@@ -165,6 +165,7 @@ fuzz-http2: $(DEVELOPMENT) $(PACKAGE)
 
 docs: $(DEVELOPMENT)
 	PYTHONPATH=tests $(BIN)/python -m support.record_docs > docs/records.md
+	PYTHONPATH=tests $(BIN)/python -m support.man_pages docs/man
 
 proto: $(DEVELOPMENT)
 	$(BIN)/python -m grpc_tools.protoc -Iextproc/_proto=protos --python_out=. --pyi_out=. $(PROTOS)

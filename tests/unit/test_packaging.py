@@ -96,9 +96,16 @@ def test_wheel_carries_the_shipped_configuration(wheel: zipfile.ZipFile, checkou
 
 
 def test_wheel_carries_nothing_else(wheel: zipfile.ZipFile) -> None:
-    """The wheel installs the package and its metadata, and no tests or tools beside it."""
+    """The wheel installs the package, its metadata and manual pages, and no tests or tools beside it."""
     tops = {name.split("/")[0] for name in wheel.namelist()}
-    assert tops == {"extproc", f"extproc-{extproc.__version__}.dist-info"}
+    assert tops == {"extproc", f"extproc-{extproc.__version__}.dist-info", f"extproc-{extproc.__version__}.data"}
+
+
+def test_wheel_carries_the_manual_pages(wheel: zipfile.ZipFile, checkout: Path) -> None:
+    """Where pip and pipx put them for man."""
+    place = f"extproc-{extproc.__version__}.data/data/share/man/man1/"
+    pages = {name.removeprefix(place) for name in wheel.namelist() if ".data/" in name}
+    assert pages == {path.name for path in (checkout / "docs" / "man").iterdir()}
 
 
 def test_wheel_installs_the_command(wheel: zipfile.ZipFile) -> None:
