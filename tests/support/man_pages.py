@@ -93,8 +93,8 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def _see_also(context: click.Context, below: list[click.Context]) -> Iterator[str]:
-    others = [context.parent, *below] if context.parent is not None else below
-    lines = [f".BR {escaped(_file_name(each))} (1)" for each in others if each is not None]
+    others = below if context.parent is None else [context.parent, *below]
+    lines = [f".BR {escaped(_file_name(each))} (1)" for each in others]
     if lines:
         yield ".SH SEE ALSO"
         yield from [f"{line} ," for line in lines[:-1]] + lines[-1:]
