@@ -17,13 +17,14 @@ function directory(found) {
   const running = Object.entries(found.in_flight).map(([name, count]) => `${count} on ${name}`).join(", ") || "nothing";
   const total = found.used_bytes + found.free_bytes;
   const used = total ? (found.used_bytes / total) * 100 : 0;
-  const known = new Set(["data_dir", "recording", "workers", "in_flight", "silent", "used_bytes", "free_bytes", "bytes_a_day", "lasts_days", "oldest_record_at", "follower_behind_bytes", "follower_seen_at", "last_death_at"]);
+  const known = new Set(["data_dir", "recording", "workers", "in_flight", "silent", "used_bytes", "free_bytes", "bytes_a_day", "lasts_days", "oldest_record_at", "follower_behind_bytes", "follower_seen_at", "index_behind_bytes", "last_death_at"]);
   const facts = [
     ["in flight", running + (found.silent ? `, ${found.silent} of them silent` : "")],
     ["a day adds", found.bytes_a_day === null ? null : size(found.bytes_a_day)],
     ["room lasts", found.lasts_days === null ? null : `${found.lasts_days} days at that rate, if nothing were deleted`],
     ["oldest record", found.oldest_record_at && time(found.oldest_record_at)],
     ["follower", found.follower_behind_bytes === null ? "none has run here" : `${size(found.follower_behind_bytes)} behind, seen ${time(found.follower_seen_at)}`],
+    ["index", found.index_behind_bytes === null ? "none: questions read the whole journal" : `${size(found.index_behind_bytes)} behind`],
     ["last death", found.last_death_at ? time(found.last_death_at) : "none"],
     ...Object.entries(found).filter(([name]) => !known.has(name)).map(([name, value]) => [name.replaceAll("_", " "), value !== null && typeof value === "object" ? JSON.stringify(value) : value]),
   ].filter(([, value]) => value !== null && value !== undefined && value !== "");
