@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from extproc.history import reader
-from extproc.history.index import row, schema, told
+from extproc.history.index import row, schema, served, told
 from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
 from extproc.history.join import Exchange
@@ -33,6 +33,8 @@ def differences(
                 yield f"{exchange.id}: {difference}"
         elif exchange.id not in recent:
             yield f"{exchange.id}: it is in the journal and not in the index"
+    if index.is_miscounted():
+        yield "what backends have served is counted otherwise than its rows say"
     if more := index.count() - matched:
         yield f"the index has {more} exchanges that the journal has not"
 
@@ -40,7 +42,9 @@ def differences(
 def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Reader | None) -> str | None:
     """The first column that says something else."""
     heard = told.of(exchange, reader)
-    made = row.values(exchange, _Themselves(), (0, b""), heard.message)
+    kept = index.atoms(stored["asked"])
+    bits = served.of(exchange, constrained=told.constrains(kept or ()))
+    made = row.values(exchange, _Themselves(), (0, b""), heard.message, served=bits)
     expected = dict(zip(schema.COLUMNS, made, strict=True))
     for name in schema.COLUMNS if stored["whole"] else ():
         found = stored[name]
@@ -52,7 +56,6 @@ def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Read
             return f"{name} is {found!r} in the index, and {expected[name]!r} in the journal"
     if sorted(stored["positions"]) != sorted(exchange.positions):
         return "its records stand elsewhere"
-    kept = index.atoms(stored["asked"])
     if reader is not None and kept is not None and kept != heard.atoms:
         return "what it asks for is something else in the journal"
     return None

@@ -11,6 +11,7 @@
 
 What is in it when it is opened is all that is given: what is added since stands after the checkpoint, where its reader
 looks as well. No transaction is open while somebody reads a page: the follower's log of changes would grow meanwhile.
+Who needs what is counted in it as it was then (`precedents.py`), and has done with it soon, opens it `still`.
 Any call but `close` may raise Unusable.
 """
 
@@ -29,7 +30,7 @@ import msgspec
 
 from extproc.history.filters import Filters
 from extproc.history.identifier import SHORTEST, Identifier
-from extproc.history.index import conditions, groups, row, schema, store
+from extproc.history.index import conditions, groups, row, schema, served, store
 from extproc.history.index.conditions import Conditions
 from extproc.history.index.fetch import Fetch
 from extproc.history.index.groups import Group
@@ -46,6 +47,7 @@ _STARTED, _WHOLE, _SEGMENT, _POSITIONS, _STREAMED, _MESSAGE, _ASKED = (
     1 + schema.COLUMNS.index(name)
     for name in ("started", "whole", "segment", "positions", "streamed", "message", "asked")
 )
+_ASKED_PAGE: Final = 500
 _BUSY_SECONDS: Final = 2.0
 _WORD_FACTOR: Final = 4
 """Rows that are found by a word have to be sorted: it is worth it where they are so many times fewer than all."""
@@ -87,12 +89,13 @@ class Count(NamedTuple):
 class Index:
     """The index of one directory, opened for reading."""
 
-    def __init__(self, directory: Path, database: sqlite3.Connection) -> None:
+    def __init__(self, directory: Path, database: sqlite3.Connection, *, still: bool = False) -> None:
         self.directory = directory
         self._database = database
         self._fetch = Fetch(directory)
-        self._asked: dict[int, bytes | Atoms] | None = None
-        self._atoms: dict[int, tuple[str, str]] = {}
+        self._asked: dict[int, bytes | Atoms] = {}
+        self._asked_pages: set[int] = set()
+        self._atoms: dict[int, tuple[str, str]] | None = None
         with _reading():
             database.execute("BEGIN")
             self.checkpoint: Checkpoint = store.check(database)
@@ -103,15 +106,16 @@ class Index:
             self._segments: dict[int, Segment] = {
                 n: (series, number) for n, series, number in database.execute("SELECT n, series, number FROM segments")
             }
-            database.execute("COMMIT")
+            if not still:
+                database.execute("COMMIT")
         self._deleted = self._deleted_segments()
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, still: bool = False) -> Self:
         """Open the index of a data directory. Raises Unusable."""
         database = _connect(directory)
         try:
-            return cls(directory, database)
+            return cls(directory, database, still=still)
         except Unusable:
             database.close()
             raise
@@ -221,15 +225,24 @@ class Index:
         """What stands in a row for what its request asks for; the same object for the same number."""
         if number is None:
             return None
-        if self._asked is None:
-            # What was added since has numbers that no row of ours has.
-            self._asked = dict(self._database.execute("SELECT n, atoms FROM asked"))
-            self._atoms = {n: tuple(json.loads(text)) for n, text in self._database.execute("SELECT * FROM atoms")}
+        page = number // _ASKED_PAGE
+        if page not in self._asked_pages:
+            # Rows of a time have numbers that lie together. What was added since has some that no row of ours has.
+            self._asked_pages.add(page)
+            first = page * _ASKED_PAGE
+            self._asked.update(
+                self._rows("SELECT n, atoms FROM asked WHERE n >= ? AND n < ?", first, first + _ASKED_PAGE)
+            )
         packed = self._asked.get(number)
         if isinstance(packed, bytes):
-            atoms = msgspec.msgpack.decode(packed, type=list[int])
-            packed = self._asked[number] = dict(self._atoms[each] for each in atoms)
+            packed = self._asked[number] = dict(self.atom(each) for each in served.unpacked(packed))
         return packed
+
+    def atom(self, number: int) -> tuple[str, str]:
+        """A place, and what stands there."""
+        if self._atoms is None:
+            self._atoms = {n: tuple(json.loads(text)) for n, text in self._database.execute("SELECT * FROM atoms")}
+        return self._atoms[number]
 
     def counts(self) -> Iterator[Count]:
         """What every request asked for and how that ended, counted, without an order."""
@@ -381,6 +394,27 @@ class Index:
                 return None
             values = dict(zip(schema.COLUMNS, found[0][1:], strict=True))
             return values | {"positions": store.unpacked(values["positions"], self._segments)}
+
+    def select(self, sql: str, *parameters: Any) -> list[Row]:
+        """For `precedents.py`, which asks otherwise than lists do."""
+        with _reading():
+            return self._rows(sql, *parameters)
+
+    def is_miscounted(self) -> bool:
+        """Whether what was served is counted otherwise than the rows say."""
+        with _reading():
+            self._database.execute("BEGIN")
+            try:
+                return served.miscounted(self._database)
+            finally:
+                self._database.execute("COMMIT")
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[Found]:
+        """The rows of these numbers, in this order."""
+        with _reading():
+            for values in self._numbered(numbers):
+                if (made := self._found(values)) is not None:
+                    yield made
 
     def count(self) -> int:
         """How many rows there are."""

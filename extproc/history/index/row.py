@@ -50,9 +50,15 @@ Place = tuple[int, bytes]
 
 
 def values(
-    exchange: Exchange, words: Words, place: Place, message: str | None = None, asked: int | None = None
+    exchange: Exchange,
+    words: Words,
+    place: Place,
+    message: str | None = None,
+    asked: int | None = None,
+    *,
+    served: int | None = None,
 ) -> Values:
-    """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`."""
+    """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`, `served`: there."""
     row = _Row()
     llm, request, response = exchange.llm or NO_LLM, exchange.request or NO_REQUEST, exchange.response or NO_RESPONSE
     error = llm.error or NO_ERROR
@@ -89,6 +95,7 @@ def values(
         row.span(response.max_silence_ms),
         _message(exchange, error, message),
         asked,
+        served,
     )
     texts = (
         exchange.outcome,

@@ -6,6 +6,8 @@ segments    the segments in which rows have records, by number
 straddling  rows that have records in other segments than `exchanges.segment`, once for each of those
 atoms       what requests ask for (`told.py`), each fact once
 asked       what a whole request asks for: numbers of atoms. Rows have its number; it may be there more than once
+shapes      of what was served (`served.py`), how many rows there are of each model and fingerprint; 0 is none of these
+counts      and of each model and atom
 meta        one row: how far the journal has been read
 
 An index of which one of `INDEXES` is lacking is being made, and nobody asks it anything yet.
@@ -17,7 +19,8 @@ can be read from the journal.
 A row is `whole` when its columns say what the journal says. One with a value that no column can hold (a model's name
 of a kilobyte, a time that is none) is not: its columns decide nothing, and whoever asks reads it from the journal.
 
-`meta.position` changes in the transaction that adds the rows, so that it always says which exchanges are here. Any
+`meta.position`, `shapes` and `counts` change in the transaction that changes the rows, so that they always say what is
+here. Any
 other `VERSION` than ours, or a database that is damaged, is deleted and made anew.
 """
 
@@ -28,7 +31,7 @@ from typing import Final
 FILE_NAME: Final = "index.sqlite"
 APPLICATION_ID: Final = 0x65787072
 """`expr`: that it is ours, for `file` and for us."""
-VERSION: Final = 2
+VERSION: Final = 3
 
 MOST_CHARACTERS: Final = 256
 """Of a text in a column; a row with a longer one is not whole."""
@@ -91,6 +94,7 @@ VALUES: Final = (
     "silence",
     "message",  # of the backend's error; empty where there is none, null where nobody has looked
     "asked",
+    "served",  # `served.py`
     "whole",
     "segment",
     "positions",
@@ -98,11 +102,21 @@ VALUES: Final = (
 
 COLUMNS: Final = (*VALUES, *WORDS)
 
+ANSWERED: Final = (
+    "CASE WHEN served IS NULL THEN NULL WHEN served & 2 THEN started + lasted"
+    " ELSE started + coalesce(first_token, last_byte, lasted) END"
+)
+"""When a backend first showed that it serves a request."""
+BODY: Final = "substr(request_sha256, 1, 5)"
+"""As much of a request's digest as tells bodies apart."""
+
 TABLES: Final = f"""
 CREATE TABLE meta (position BLOB NOT NULL);
 CREATE TABLE texts (n INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE atoms (n INTEGER PRIMARY KEY, text TEXT NOT NULL);
 CREATE TABLE asked (n INTEGER PRIMARY KEY, atoms BLOB NOT NULL);
+CREATE TABLE shapes (model INTEGER, fingerprint INTEGER, times INTEGER, PRIMARY KEY (model, fingerprint)) WITHOUT ROWID;
+CREATE TABLE counts (model INTEGER, atom INTEGER, times INTEGER, PRIMARY KEY (model, atom)) WITHOUT ROWID;
 CREATE TABLE segments (n INTEGER PRIMARY KEY, series TEXT NOT NULL, number INTEGER NOT NULL, UNIQUE (series, number));
 CREATE TABLE exchanges (n INTEGER PRIMARY KEY, {", ".join(COLUMNS)});
 CREATE TABLE straddling (segment INTEGER, exchange INTEGER, PRIMARY KEY (segment, exchange)) WITHOUT ROWID;
@@ -117,10 +131,10 @@ INDEXES: Final = {
         ("by_time", "(started)"),
         ("by_request_id", "(request_id) WHERE request_id IS NOT NULL"),
         ("by_response_id", "(response_id) WHERE response_id IS NOT NULL"),
-        ("by_upstream", "(upstream)"),
+        ("by_upstream", f"(upstream, {ANSWERED}, served)"),
         ("by_outcome", "(outcome)"),
         ("by_model", "(model)"),
-        ("by_fingerprint", "(fingerprint)"),
+        ("by_fingerprint", f"(fingerprint, {BODY}, upstream)"),
         ("by_key", "(key)"),
         ("long", f"(started, lasted) WHERE lasted > {LONG_US}"),
         ("not_whole", "(started) WHERE whole = 0"),

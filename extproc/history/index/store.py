@@ -25,8 +25,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from extproc.history.index import row, schema
-from extproc.history.index.told import NOTHING, Atoms, Told
+from extproc.history.index import row, schema, served
+from extproc.history.index.told import NOTHING, Atoms, Told, constrains
 from extproc.history.join import Exchange
 from extproc.history.position import RecordPosition
 from extproc.journal.directory import open_directory
@@ -41,6 +41,7 @@ _CACHE_KIB: Final = 8 * 1024
 _REMEMBERED: Final = 20_000
 """Of what whole requests ask for: one like the last ones has its number from here."""
 _BUSY_SECONDS: Final = 5.0
+_PAGE: Final = 500
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -115,6 +116,7 @@ def erase(directory: Path, ids: Iterable[str], busy_seconds: float = _BUSY_SECON
 
 def _erase(database: sqlite3.Connection, id: str) -> int:
     packed = (row.packed_id(id),)
+    served.take(database, "id = ?", packed)
     database.execute(_NOT_STRADDLING, packed)
     return database.execute("DELETE FROM exchanges WHERE id = ?", packed).rowcount
 
@@ -124,7 +126,7 @@ def _erase_atoms(database: sqlite3.Connection) -> None:
     asked = "SELECT asked FROM exchanges WHERE asked IS NOT NULL"
     database.execute(f"DELETE FROM asked WHERE n NOT IN ({asked})")
     packed = database.execute("SELECT atoms FROM asked")
-    kept = {number for (atoms,) in packed for number in msgspec.msgpack.decode(atoms, type=list[int])}
+    kept = {number for (atoms,) in packed for number in served.unpacked(atoms)}
     gone = [(number,) for (number,) in database.execute("SELECT n FROM atoms") if number not in kept]
     database.executemany('UPDATE atoms SET text = \'["erased",""]\' WHERE n = ?', gone)
 
@@ -182,6 +184,8 @@ class Store:
         self._new_atoms: list[tuple[int, str]] = []
         self._asked: dict[bytes, int] = {}
         self._new_asked: list[tuple[int, bytes]] = []
+        self._packed: dict[int, bytes] = {}
+        """What the rows that were put and not yet committed ask for."""
         (self._last_asked,) = database.execute("SELECT coalesce(max(n), 0) FROM asked").fetchone()
         self._swept_asked: int = self._last_asked
         self._segments: dict[Segment, int] = {
@@ -257,7 +261,8 @@ class Store:
                 own = segment
         own = numbered[0][0] if own is None else own
         asked = None if told.atoms is None else self._number_of(told.atoms)
-        values = row.values(exchange, self._words, (own, _pack(numbered)), told.message, asked)
+        bits = served.of(exchange, constrained=asked is not None and constrains(told.atoms or ()))
+        values = row.values(exchange, self._words, (own, _pack(numbered)), told.message, asked, served=bits)
         self._rows[exchange.id] = values
         others = {segment for segment, _ in numbered if segment != own}
         if others:
@@ -276,15 +281,28 @@ class Store:
         database.executemany("INSERT INTO segments VALUES (?, ?, ?)", self._new_segments)
         database.executemany("INSERT INTO atoms VALUES (?, ?)", self._new_atoms)
         database.executemany("INSERT INTO asked VALUES (?, ?)", self._new_asked)
-        database.executemany(_PUT, list(self._rows.values()))
+        rows = list(self._rows.values())
+        for packed in self._there(rows):
+            served.take(database, "id = ?", packed)
+        served.add(database, rows, lambda asked: served.unpacked(self._packed[asked]))
+        database.executemany(_PUT, rows)
         database.executemany(_STRADDLES, self._straddling)
         database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
+
+    def _there(self, rows: Sequence[row.Values]) -> Iterator[tuple[bytes | str]]:
+        """The ids of those that have a row already."""
+        for start in range(0, len(rows), _PAGE):
+            ids = [each[0] for each in rows[start : start + _PAGE]]
+            yield from self._database.execute(
+                f"SELECT id FROM exchanges WHERE id IN ({','.join('?' * len(ids))})", ids
+            ).fetchall()
 
     def _written(self) -> None:
         self._words.new.clear()
         self._new_segments.clear()
         self._new_atoms.clear()
         self._new_asked.clear()
+        self._packed.clear()
         self._straddling.clear()
         self._rows.clear()
 
@@ -320,6 +338,7 @@ class Store:
             if len(self._asked) >= _REMEMBERED:
                 del self._asked[next(iter(self._asked))]
         self._asked[packed] = number
+        self._packed[number] = packed
         return number
 
     def _atom(self, atom: tuple[str, str]) -> int | None:
@@ -359,12 +378,15 @@ class Store:
                     self.put(*made)
         with _transaction(database):
             database.executemany(_NOT_STRADDLING, ids)
+            for packed in ids:
+                served.take(database, "id = ?", packed)
             database.executemany("DELETE FROM exchanges WHERE id = ?", ids)
+            served.take(database, "segment = ?", (number,))
             database.execute("DELETE FROM exchanges WHERE segment = ?", (number,))
             database.execute("DELETE FROM straddling WHERE segment = ?", (number,))
             database.execute("DELETE FROM segments WHERE n = ?", (number,))
-            self._forget_asked()
             self._write(self.checkpoint)
+            self._forget_asked()
         self._written()
         del self._segments[segment]
 

@@ -8,9 +8,11 @@ whoever asks reads the exchange from the journal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from extproc.core import joined
 from extproc.core.outcome import decide, outcome_class
@@ -20,8 +22,22 @@ from extproc.history.join import Exchange
 Atoms = Mapping[str, str]
 """What a request asks for: at each place, what stands there."""
 
+CONSTRAINT: Final = re.compile(
+    r"(response_format|structured_outputs|guided_|grammar|json_schema|regex|ebnf|tools|tool_choice|functions|text\.format)"
+)
+"""The places at which a request constrains the form of its answer."""
 MOST_CHARACTERS = 300
 """Of a message; of one that is longer nothing is kept."""
+
+
+def constrains(places: Iterable[str]) -> bool:
+    """Whether one of these is such a place."""
+    return any(map(_is_constraint, places))
+
+
+@lru_cache(maxsize=4096)
+def _is_constraint(place: str) -> bool:
+    return CONSTRAINT.match(place) is not None
 
 
 class Reader(Protocol):

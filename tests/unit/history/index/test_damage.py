@@ -25,6 +25,7 @@ from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
 from extproc.history.join import Exchange
 from extproc.history.live_tables import LiveTables
+from extproc.incidents.indexed import Bodies
 
 PAGE = 4096
 
@@ -42,7 +43,7 @@ def data(tmp_path: Path) -> Path:
 def index(directory: Path) -> int:
     """Bring the index up to date as a follower does, waiting for nothing; how often it failed."""
     clock = [0.0]
-    indexer = Indexer(directory, clock=lambda: clock[0])
+    indexer = Indexer(directory, clock=lambda: clock[0], reader=Bodies())
     for _ in range(3):
         while indexer.step():
             pass
@@ -128,7 +129,7 @@ def test_deleted_under_a_reader_and_under_the_follower(data: Path) -> None:
     """The reader goes on with what it has; the follower makes another one."""
     index(data)
     expected = scanned(data)
-    indexer = Indexer(data)
+    indexer = Indexer(data, reader=Bodies())
     while indexer.step():
         pass
     with Answers([data]) as answers:
@@ -150,7 +151,8 @@ def test_killed_at_its_writes(data: Path, tmp_path: Path) -> None:
     """What is left is right as far as it goes, and goes on from there. A part of them; `make thorough` takes more."""
     program = (
         "import sys; from pathlib import Path; from extproc.history.index.indexer import Indexer\n"
-        "indexer = Indexer(Path(sys.argv[1]))\n"
+        "from extproc.incidents.indexed import Bodies\n"
+        "indexer = Indexer(Path(sys.argv[1]), reader=Bodies())\n"
         "while indexer._tried(lambda work: work.read(7)): indexer.commit(now=True)\n"
         "indexer.close()"
     )
@@ -223,7 +225,7 @@ class NoTemporaryFiles(sqlite3.Connection):
 def test_rows_follow_retention(data: Path) -> None:
     """What has lost its segments goes, and what has lost a part says what is left, also while a reader pages."""
     index(data)
-    indexer = Indexer(data)
+    indexer = Indexer(data, reader=Bodies())
     while indexer.step():
         pass
     for path in sorted((data / "segments").iterdir())[:3]:
@@ -247,7 +249,7 @@ def _ended(directory: Path) -> list[Exchange]:
 
 def test_the_file_is_its_owners_alone(data: Path) -> None:
     """Like all of the journal; so are the files beside it."""
-    indexer = Indexer(data)
+    indexer = Indexer(data, reader=Bodies())
     indexer.step()
     modes = {path.stat().st_mode & 0o777 for path in data.glob("index.sqlite*")}
     indexer.close()
