@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from extproc.incidents.engines import Engine, engine_of
 from extproc.incidents.evidence import End, Flight
@@ -48,6 +48,7 @@ _BURST_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 0.1
 """Between an engine's tokens: what froze it came after the last of them, by so much at most."""
 _MANY: Final = 3
+_NEVER: Final = float("inf")
 
 
 class Kind(Enum):
@@ -83,14 +84,101 @@ class Sighting:
     lasts: bool = False
     """A silence of which the end is not known."""
 
+    @property
+    def broke_at(self) -> float | None:
+        """When a death first broke something; None: it was none."""
+        if self.kind is Kind.DEATH:
+            return self.at
+        ends = (each.ended for each in self.in_flight if each.end is End.BAD and each.ended is not None)
+        return min(ends, default=self.at) if self.kind is Kind.HANG and self.broken else None
 
-@dataclass(slots=True)
+
+class Served(Protocol):
+    """What a life of a backend had served before the first of the flights that are given."""
+
+    @property
+    def count(self) -> int:
+        """How many requests."""
+        ...
+
+    @property
+    def first_constrained(self) -> Flight | None:
+        """The first one with a constraint on the form of its answer."""
+        ...
+
+    def constrained(self, most: int) -> list[Flight]:
+        """The last ones of these, the last one last."""
+        ...
+
+    def has_shape(self, fingerprint: str) -> bool:
+        """Whether one of them had it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Life:
     """A backend from one start to the next."""
 
     started: float | None
     """None: before the journal begins."""
-    served: list[Flight] = field(default_factory=list)
+    served: Sequence[Flight] = ()
+    """As far as the flights go back, in the order of their answers."""
+    before: Served | None = None
+
+    @property
+    def count(self) -> int:
+        """How many it had served."""
+        return len(self.served) + (0 if self.before is None else self.before.count)
+
+    @property
+    def first_constrained(self) -> Flight | None:
+        """The first one with a constraint on the form of its answer."""
+        first = None if self.before is None else self.before.first_constrained
+        return first or next((each for each in self.served if each.is_constrained), None)
+
+    def constrained(self, most: int) -> list[Flight]:
+        """The last ones of these, the last one last."""
+        found = [each for each in self.served if each.is_constrained][-most:]
+        if self.before is None or len(found) == most:
+            return found
+        return [*self.before.constrained(most - len(found)), *found]
+
+    def has_shape(self, fingerprint: str) -> bool:
+        """Whether it had served one of this shape."""
+        return any(each.fingerprint == fingerprint for each in self.served) or (
+            self.before is not None and self.before.has_shape(fingerprint)
+        )
+
+
+class Before(Protocol):
+    """What is known of one backend from before the first of the flights that are given."""
+
+    @property
+    def since(self) -> float:
+        """When they begin: what was answered from then on is among them."""
+        ...
+
+    @property
+    def death(self) -> float | None:
+        """The moment of its last death; None: of none is known."""
+        ...
+
+    @property
+    def broken_until(self) -> float | None:
+        """Until when it had served nothing at all; None: it always had."""
+        ...
+
+    def first_answer(self) -> float | None:
+        """When it first showed that it serves."""
+        ...
+
+    def back_after(self, at: float) -> float | None:
+        """When it first served a request that had begun after a moment."""
+        ...
+
+    def served(self, since: float, until: float) -> Served:
+        """What it served from a moment on until another one."""
+        ...
 
 
 class _Sign(NamedTuple):
@@ -135,23 +223,33 @@ class _Afterwards:
     failing: Sequence[Flight]
 
 
-def sightings(flights: Iterable[Flight], now: float | None = None) -> list[Sighting]:
+def sightings(
+    flights: Iterable[Flight], now: float | None = None, before: Callable[[str], Before | None] = lambda _: None
+) -> list[Sighting]:
     """Everything that befell the backends, in the order of time. `now`: up to when is known what happened, where
-    exchanges are in flight still; None: up to the last beginning or end."""
+    exchanges are in flight still; None: up to the last beginning or end. `before`: what is known of a backend from
+    before these flights; None: they are all."""
     by_upstream: dict[str, list[Flight]] = defaultdict(list)
     for each in flights:
         by_upstream[each.upstream].append(each)
     until = max((each.ended or each.started for group in by_upstream.values() for each in group), default=0.0)
     until = max(until, now or 0.0)
     waiting = by_upstream.pop("", [])
-    found = [sighting for each in by_upstream.values() for sighting in _Upstream(each, until, waiting).sightings()]
+    found = [
+        sighting
+        for name, each in by_upstream.items()
+        for sighting in _Upstream(each, until, waiting, before(name)).sightings()
+    ]
     return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
 
 
 class _Upstream:
     """All exchanges of one backend. `waiting`: those that may be there, and have no answer yet."""
 
-    def __init__(self, flights: Sequence[Flight], until: float, waiting: Sequence[Flight] = ()) -> None:
+    def __init__(
+        self, flights: Sequence[Flight], until: float, waiting: Sequence[Flight] = (), before: Before | None = None
+    ) -> None:
+        self._before = before
         self._name = flights[0].upstream
         self._until = until
         self._waiting = waiting
@@ -164,27 +262,28 @@ class _Upstream:
         )
         self._bad_at = [each.ended for each in self._bad if each.ended is not None]
         self._refused_at = [each.started for each in self.flights if each.end is End.REFUSED]
-        self._served = sorted((each for each in self.flights if each.served), key=_answered)
-        self._served_at = [_answered(each) for each in self._served]
+        since = float("-inf") if before is None else before.since
+        served = (each for each in self.flights if each.served and each.answered >= since)
+        self._served = sorted(served, key=lambda each: each.answered)
+        self._served_at = [each.answered for each in self._served]
 
     def sightings(self) -> Iterator[Sighting]:
         deaths: list[Sighting] = []
-        up_from, started = float("-inf"), None
-        broken = self._broken_between(float("-inf"), self._first_token() or float("inf"))
-        if broken is not None:
+        up_from, started = self._life_before()
+        if self._before is None and (broken := self._broken_between(float("-inf"), self._first_token() or _NEVER)):
             yield broken
             up_from = broken.until
         for bad in self._bad:
             assert bad.ended is not None
             if bad.ended <= up_from or not self._is_worth_a_look(bad):
                 continue
-            life = Life(started, self._served_between(up_from, bad.ended))
+            life = self._life(started, up_from, bad.ended)
             seen = self._death(bad.ended, life)
             if seen is None:
                 continue
             deaths.append(seen)
             back = self._back_after(max(seen.at, bad.ended), bad.ended)
-            if broken := self._broken_between(bad.ended, back or float("inf")):
+            if broken := self._broken_between(bad.ended, back or _NEVER):
                 yield broken
             if back is None:
                 break
@@ -192,6 +291,23 @@ class _Upstream:
         silences = [seen for seen in self._silences(deaths) if not any(_same(seen, other) for other in deaths)]
         yield from deaths
         yield from silences
+
+    def _life_before(self) -> tuple[float, float | None]:
+        """From when on it was up when the flights begin, and when it had started."""
+        before = self._before
+        if before is None or before.death is None:
+            up_from = None if before is None else before.broken_until
+            return (float("-inf") if up_from is None else up_from), None
+        back = self._back_after(before.death, before.death)
+        return (_NEVER, None) if back is None else (back, back)
+
+    def _life(self, started: float | None, since: float, until: float) -> Life:
+        """What it has served from a moment on until another one, at which it had started, as far as is known."""
+        served = self._served_between(since, until)
+        before = self._before
+        if before is None or since >= before.since:
+            return Life(started, served)
+        return Life(started, served, before.served(since, min(until, before.since)))
 
     # Deaths ------------------------------------------------------------------------------------------------------
 
@@ -249,7 +365,8 @@ class _Upstream:
         many = len(seen.together) >= _MANY
         starts = [each.started for each in seen.together]
         spread = max(starts, default=0.0) - min(starts, default=0.0)
-        known = {each.fingerprint for each in life.served if each.fingerprint}
+        shapes = {each.fingerprint for each in after.failing if each.fingerprint}
+        known = {each for each in shapes if life.has_shape(each)}
         alike = sum(each.fingerprint in known for each in after.failing)
         away = after.back is None or after.back >= at + _ALIVE_SECONDS
         engine = engine_of(each.error for each in seen.together)
@@ -325,6 +442,9 @@ class _Upstream:
 
     def _back_after(self, at: float, started_after: float) -> float | None:
         """When the backend first served a request that had begun after a moment."""
+        before = self._before
+        if before is not None and started_after < before.since and (back := before.back_after(started_after)):
+            return back
         for index in range(bisect_left(self._served_at, at), len(self._served)):
             each = self._served[index]
             if each.started >= started_after and each.end is not End.DECLINED:
@@ -412,10 +532,12 @@ class _Upstream:
         last_end = max((each.ended or self._until for each in self.flights), default=at)
         lasted = min(until, last_end) - at
         goes_on = until < float("inf") and any(_sign_at(each, until) for each in running)
-        start = max((other.until for other in deaths if other.at < at), default=None)
+        died = None if self._before is None else self._before.death
+        start = max((other.until for other in deaths if other.at < at), default=died)
         since = self._back_after(start, start) if start is not None else self._first_token()
-        served = [] if since is None else self._served_between(since, at)
-        whole = sum(each.end is End.GOOD and each.ended is not None and each.ended <= at for each in served)
+        started = None if start is None else since
+        life = Life(started) if since is None else self._life(started, since, at)
+        whole = sum(each.end is End.GOOD and each.ended is not None and each.ended <= at for each in life.served)
         warm = since is not None and (at - since >= WARM_SECONDS or whole >= _MANY)
         if len(silent) < _MANY or len(silent) < 0.8 * len(streams) or not warm:
             return None
@@ -439,7 +561,7 @@ class _Upstream:
                 *_unplaced_line(unplaced),
             ),
             in_flight=tuple(sorted([*running, *unplaced], key=lambda each: (each.started, each.id))),
-            life=Life(None if start is None else since, served),
+            life=life,
             lasts=lasts,
         )
 
@@ -456,7 +578,8 @@ class _Upstream:
         ]
 
     def _first_token(self) -> float | None:
-        return self._served_at[0] if self._served_at else None
+        first = None if self._before is None else self._before.first_answer()
+        return first or (self._served_at[0] if self._served_at else None)
 
     def _next_sign(self, at: float) -> float:
         """When the backend next gave a byte to anybody, after a moment."""
@@ -470,11 +593,6 @@ class _Upstream:
             if _flows_at(each, at + 0.05):
                 return at
         return found
-
-
-def _answered(each: Flight) -> float:
-    """When an exchange that was served first showed it."""
-    return each.token if each.token is not None else each.ended or each.started
 
 
 def _goes_on(each: Flight, at: float) -> bool:

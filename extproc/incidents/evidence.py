@@ -21,6 +21,7 @@ from extproc.core.outcome import Outcome
 from extproc.core.records import Attempt, Progress
 from extproc.errors import JournalError
 from extproc.history import bodies
+from extproc.history.index import told
 from extproc.history.join import Exchange
 from extproc.incidents import atoms
 
@@ -101,6 +102,16 @@ class Flight:
     def served(self) -> bool:
         """The backend has worked on it and lived: it gave a token, or a whole answer, or declined it."""
         return self.token is not None or self.end in (End.GOOD, End.DECLINED)
+
+    @property
+    def answered(self) -> float:
+        """When one that was served first showed it."""
+        return self.token if self.token is not None else self.ended or self.started
+
+    @property
+    def is_constrained(self) -> bool:
+        """It constrains the form of its answer, by tools as well."""
+        return told.constrains(self.atoms or ())
 
     @property
     def reset(self) -> bool:

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from extproc.core.record import moment_text
 from extproc.errors import ExtprocError
 from extproc.incidents import detect, rank
 from extproc.incidents.backends import Answer, Known, Start
-from extproc.incidents.detect import Kind, Sighting
+from extproc.incidents.detect import Before, Kind, Sighting
 from extproc.incidents.evidence import Flight
-from extproc.incidents.rank import Ranking, Suspect
+from extproc.incidents.rank import Past, Ranking, Surroundings, Suspect
 
 LOOP_SECONDS: Final = 600.0
 """So many deaths of one backend within this time are a loop."""
@@ -132,22 +132,79 @@ class Incident:
         }
 
 
-def incidents(flights: Iterable[Flight], now: float | None = None, known: Known = _NOTHING) -> list[Incident]:
-    """Every incident in a journal, in the order of time. `now`: see `detect.sightings`; `known`: what backends said."""
+class History(Protocol):
+    """A journal, of which only some flights are given."""
+
+    @property
+    def earlier(self) -> Sequence[tuple[Sighting, Class]]:
+        """What befell backends before these."""
+        ...
+
+    def before(self, upstream: str) -> Before | None:
+        """What is known of a backend from before these; None: they are all."""
+        ...
+
+    def holds(self, sighting: Sighting) -> bool:
+        """Whether these tell enough of what seems to have befallen a backend."""
+        ...
+
+    def past(self, seen: Sequence[Sighting]) -> Past:
+        """What is usual in the journal. `seen`: what befell backends among these flights."""
+        ...
+
+    def around(self, sighting: Sighting) -> Surroundings:
+        """What went on at its backend before it."""
+        ...
+
+
+class _Whole:
+    """A journal of which all flights are given."""
+
+    earlier: Sequence[tuple[Sighting, Class]] = ()
+
+    def __init__(self, flights: Sequence[Flight]) -> None:
+        self._flights = flights
+        self._by_upstream: dict[str, list[Flight]] = {}
+
+    def before(self, upstream: str) -> Before | None:
+        return None
+
+    def holds(self, sighting: Sighting) -> bool:
+        return True
+
+    def past(self, seen: Sequence[Sighting]) -> Past:
+        hit = {each.upstream for each in seen}
+        self._by_upstream = {upstream: [] for upstream in hit}
+        for each in self._flights:
+            if each.upstream in hit:
+                self._by_upstream[each.upstream].append(each)
+        return rank.past(self._flights, seen)
+
+    def around(self, sighting: Sighting) -> Surroundings:
+        return rank.surroundings(self._by_upstream[sighting.upstream], sighting.at)
+
+
+def incidents(
+    flights: Iterable[Flight],
+    now: float | None = None,
+    known: Known = _NOTHING,
+    history: History | None = None,
+) -> list[Incident]:
+    """Every incident in a journal, in the order of time. `now`: see `detect.sightings`; `known`: what backends said;
+    `history`: what is known of the journal beside these flights, None: they are all of it."""
     everything = list(flights)
-    seen = detect.sightings(everything, now)
+    journal = _Whole(everything) if history is None else history
+    seen = list(filter(journal.holds, detect.sightings(everything, now, journal.before)))
     if not seen:
         return []
-    past = rank.past(everything, seen)
-    hit = {each.upstream for each in seen}
-    around: dict[str, list[Flight]] = {upstream: [] for upstream in hit}
-    for each in everything:
-        if each.upstream in hit:
-            around[each.upstream].append(each)
+    past = journal.past(seen)
+    others = [*(sighting for sighting, _ in journal.earlier), *seen]
+    kinds = list(journal.earlier)
     found: list[Incident] = []
     for sighting in seen:
-        ranking = rank.rank(sighting, past, seen, around[sighting.upstream])
-        kind = _class(sighting, ranking, found)
+        ranking = rank.rank(sighting, past, others, journal.around(sighting))
+        kind = _class(sighting, ranking, kinds)
+        kinds.append((sighting, kind))
         start = known.running(sighting.upstream, sighting.at, sighting.life.started)
         found.append(Incident(_id(sighting), kind, sighting, ranking, (*sighting.evidence, *_life(sighting)), start))
     return found
@@ -165,7 +222,7 @@ def named(found: Sequence[Incident], id: str) -> Incident:
     return those[0]
 
 
-def _class(sighting: Sighting, ranking: Ranking, earlier: Sequence[Incident]) -> Class:
+def _class(sighting: Sighting, ranking: Ranking, earlier: Sequence[tuple[Sighting, Class]]) -> Class:
     if sighting.kind is Kind.FREEZE:
         return Class.FREEZE
     if sighting.kind is Kind.BROKEN:
@@ -174,14 +231,13 @@ def _class(sighting: Sighting, ranking: Ranking, earlier: Sequence[Incident]) ->
         return Class.HANG
     if not ranking.accused:
         return Class.STOPPED_OR_KILLED
-    recent = [
-        each
-        for each in earlier
-        if each.sighting.upstream == sighting.upstream
-        and each.kind in (Class.DEATH, Class.CRASH_LOOP)
-        and sighting.at - each.sighting.at <= LOOP_SECONDS
-    ]
-    if len(recent) >= LOOP_DEATHS - 1:
+    recent = sum(
+        other.upstream == sighting.upstream
+        and kind in (Class.DEATH, Class.CRASH_LOOP)
+        and sighting.at - other.at <= LOOP_SECONDS
+        for other, kind in earlier
+    )
+    if recent >= LOOP_DEATHS - 1:
         return Class.CRASH_LOOP
     return Class.HANG if sighting.kind is Kind.HANG else Class.DEATH
 
@@ -190,9 +246,8 @@ def _life(sighting: Sighting) -> Iterable[str]:
     """What is known of the backend since its start."""
     life = sighting.life
     since = "since the journal began" if life.started is None else f"since it was back at {_text(life.started)}"
-    yield f"it had served {len(life.served)} requests {since}"
-    first = next((each for each in life.served if rank.is_structured(each)), None)
-    if first is not None:
+    yield f"it had served {life.count} requests {since}"
+    if (first := life.first_constrained) is not None:
         yield f"the first with a constraint among them, {sighting.at - first.started:.1f} s before: {first.id}"
 
 

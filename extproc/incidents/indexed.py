@@ -3,8 +3,6 @@
     index = Indexer(directory, reader=Bodies())      # who makes the index keeps what bodies tell
     with Answers(directories) as asked:
         found = incident.incidents(flights(asked))   # the same as from a scan of all of the journal, sooner
-    for each, times in kinds(index):                 # base rates without any of that, the tail left out:
-        base.add(each, times)                        # (`rank.Base`; only what was served counts there)
 
 Only what ended in a way that the columns cannot tell is read from the journal: orphans, errors whose message was not
 kept, rows that are not whole.
@@ -12,27 +10,21 @@ kept, rows that are not whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from msgspec import structs
-
-from extproc.core.joined import NO_LLM, ExchangeRequest, Llm
+from extproc.core.joined import Llm
 from extproc.core.outcome import Outcome
 from extproc.core.records import Request, RequestDirection, RequestLlm, Response, ResponseDirection
 from extproc.errors import JournalError
 from extproc.history import bodies
 from extproc.history.answers import Answers
-from extproc.history.index.query import Found, Index
+from extproc.history.index.query import Found
 from extproc.history.join import Exchange
 from extproc.incidents import atoms, evidence
 from extproc.incidents.evidence import Flight, Known
 
-_BEGINNING: Final = "1970-01-01T00:00:00.000000Z"
-_NOTHING: Final[dict[str, Any]] = dict.fromkeys(Exchange.__struct_fields__)
-_BEGUN: Final[dict[str, Any]] = {"id": "", "started_at": _BEGINNING, "upstream": "-"}
-_ANY: Final = Exchange(**_NOTHING | _BEGUN | {"request": ExchangeRequest(bytes=0)})
 _ORPHAN: Final = Outcome.SIDECAR_RESTART_ORPHAN.value
 
 
@@ -60,22 +52,16 @@ def _body(passed: RequestDirection | ResponseDirection | None, directory: Path) 
 def flights(asked: Answers) -> Iterator[Flight]:
     """What all exchanges say of their backends."""
     for found in asked.rows():
-        known = _known(found)
-        if known is not None:
-            yield from evidence.flights(found.exchange, _unread, known)
-        elif (exchange := asked.whole(found)) is not None:
-            yield from evidence.flights(exchange, evidence.recorded_body)
+        yield from of_row(found, asked.whole)
 
 
-def kinds(index: Index) -> Iterator[tuple[Flight, int]]:
-    """What has rows in an index, counted: one that stands for all that asked for the same of a model and ended alike,
-    without what each alone had (id, times, upstream, body), and how many there are."""
-    for each in index.counts():
-        first = 0.0 if each.had_token else None
-        llm = structs.replace(NO_LLM, model=each.model, fingerprint=each.fingerprint, ttft_ms=first)
-        found: Exchange = structs.replace(_ANY, outcome=each.outcome, status=each.status, llm=llm)
-        for flight in evidence.flights(found, _unread, Known(each.atoms, "", streamed=False)):
-            yield flight, each.times
+def of_row(found: Found, whole: Callable[[Found], Exchange | None]) -> list[Flight]:
+    """What an exchange says of its backends, by its row as far as that tells enough, else by all of it."""
+    known = _known(found)
+    if known is not None:
+        return evidence.flights(found.exchange, _unread, known)
+    exchange = whole(found)
+    return [] if exchange is None else evidence.flights(exchange, evidence.recorded_body)
 
 
 def _known(found: Found) -> Known | None:

@@ -33,6 +33,10 @@ class Report(msgspec.Struct, frozen=True):
     redacted: dict[str, Any]
     delivered: bool = True
     """Nothing of it waits for the webhook."""
+    broke_at: float | None = None
+    """When it first broke something, if it was a death."""
+    declined: tuple[str, ...] = ()
+    """What its backend declined just before: that may have done it, and was not served."""
 
     @property
     def gist(self) -> tuple[str, str | None, bool]:

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from extproc.history.index.told import CONSTRAINT
 from extproc.incidents.detect import Sighting
 from extproc.incidents.evidence import End, Flight
 
@@ -39,6 +40,9 @@ _LATCH_SHARE: Final = 0.25
 _LATCH_MOST: Final = 3
 """What was served so rarely, and only here so shortly before, is no precedent: it may have prepared the death. Shortly
 is within these seconds, and within this share of the time of which something is known."""
+_LATCHES: Final = 2000
+"""Of the requests with a constraint so many are looked at for one that may have prepared the death."""
+LATELY_SECONDS: Final = 60.0
 LATCHED: Final = 0.85
 """Of how much a new value counts, so much does one that only such requests had."""
 _RARE: Final = 0.06
@@ -115,9 +119,7 @@ _STUMBLES: Final = re.compile(
 _OF_ITS_OWN: Final = re.compile(r".*( digest|\.name|\.description|\.title|\.id)")
 _ABSENT: Final = "absent"
 _COMBINATION: Final = "combination of parameters"
-_STRUCTURED: Final = re.compile(
-    r"(response_format|structured_outputs|guided_|grammar|json_schema|regex|ebnf|tools|tool_choice|functions|text\.format)"
-)
+_MODEL: Final = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +165,28 @@ class Base:
             self.add(each)
 
     def add(self, each: Flight, times: int = 1) -> None:
-        """Count one in, or one that stands for many."""
-        if each.atoms is None:
+        """Count one in; with -1 out again."""
+        if each.atoms is None or not times:
             return
         self.total += times
-        self.ids.add(each.id)
+        (self.ids.add if times > 0 else self.ids.discard)(each.id)
         self.fingerprints[each.fingerprint] += times
         self.bodies[each.body] += times
         for place, value in asked(each).items():
             self._counts[place][value] += times
+            if not self._counts[place][value]:
+                del self._counts[place][value]
+
+    def add_shape(self, model: str, fingerprint: str, times: int) -> None:
+        """Count in so many of a shape of which the atoms come one by one."""
+        self.total += times
+        self.fingerprints[fingerprint] += times
+        for place, value in _beside(model, fingerprint).items():
+            self._counts[place][value] += times
+
+    def add_atom(self, place: str, value: str, times: int) -> None:
+        """Count in an atom of these."""
+        self._counts[place][value] += times
 
     def times(self, place: str, value: str) -> int:
         """How often a value was served at a place."""
@@ -249,19 +264,32 @@ class Past:
         return float(1 - (1 - share) ** max(among, 1))
 
 
-def past(flights: Iterable[Flight], seen: Sequence[Sighting] = ()) -> Past:
-    """Count a journal's requests. What was there when something befell its backend was not served, whatever came of it
-    later: a request that froze it may have an answer in the end, or a refusal."""
-    doubtful = {each.id for sighting in seen for each in _waiting(sighting)}
+def unserved(flights: Iterable[Flight], seen: Sequence[Sighting]) -> set[str]:
+    """The ids of what was there when something befell its backend. It was not served, whatever came of it later: a
+    request that froze it may have an answer in the end, or a refusal."""
+    return declined(flights, seen) | {each.id for sighting in seen for each in _waiting(sighting)}
+
+
+def declined(flights: Iterable[Flight], seen: Sequence[Sighting]) -> set[str]:
+    """Of these what was declined just before."""
     moments: dict[str, list[float]] = defaultdict(list)
     for sighting in seen:
         moments[sighting.upstream].append(sighting.at)
+    return {
+        each.id
+        for each in flights
+        if each.end is End.DECLINED and any(_just_before(each, at) for at in moments.get(each.upstream, ()))
+    }
+
+
+def past(flights: Sequence[Flight], seen: Sequence[Sighting] = ()) -> Past:
+    """Count a journal's requests."""
+    doubtful = unserved(flights, seen)
     by_model: dict[str, list[Flight]] = defaultdict(list)
     bodies: dict[str, set[str]] = defaultdict(set)
     for each in flights:
         bodies[each.fingerprint].add(each.body)
-        declined = each.end is End.DECLINED and any(_just_before(each, at) for at in moments.get(each.upstream, ()))
-        if each.served and not declined and each.id not in doubtful:
+        if each.served and each.id not in doubtful:
             by_model[each.model].append(each)
     arrivals = {fingerprint: len(different) for fingerprint, different in bodies.items()}
     everything = [each for group in by_model.values() for each in group]
@@ -269,25 +297,55 @@ def past(flights: Iterable[Flight], seen: Sequence[Sighting] = ()) -> Past:
     return Past(bases, Base(everything), arrivals, sum(arrivals.values()))
 
 
-def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Sequence[Flight] = ()) -> Ranking:
-    """Rank what was in flight. `others`: what befell backends at other times; `around`: all of this upstream."""
-    running = [each for each in sighting.in_flight if each.atoms is not None]
-    before = [each for each in around if _just_before(each, sighting.at)]
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What went on at one backend before a moment."""
+
+    lately: Sequence[Flight]
+    """What was there in the last minute."""
+    first: float | None
+    """When the backend first showed that it serves."""
+    left: int
+    """How many had been left by their clients since."""
+
+
+def surroundings(flights: Iterable[Flight], at: float) -> Surroundings:
+    """The same of all flights of one backend."""
+    lately, first, left = [], None, 0
+    for each in flights:
+        if each.served and each.answered < (first or at):
+            first = each.answered
+        if each.started < at:
+            left += each.end is End.LEFT
+            if each.ended is None or each.ended >= at - LATELY_SECONDS:
+                lately.append(each)
+    return Surroundings(lately, first, left)
+
+
+def rank(sighting: Sighting, past: Past, others: Sequence[Sighting], around: Surroundings) -> Ranking:
+    """Rank what was in flight. `others`: what befell backends at other times."""
+    running, before = suspects(sighting, around)
     judge = _Judge(sighting, past, others, around)
     judged = [judge.suspect(each) for each in running] + [judge.suspect(each, over=True) for each in before]
     if not judged:
         return Ranking((), 1.0)
     prior = (1 - NOBODY) / max(len(running), 1)
     total = NOBODY + sum(prior * math.exp(weight) for _, weight, _, _ in judged)
-    suspects = [
+    found = [
         Suspect(flight, round(prior * math.exp(weight) / total, 3), round(weight, 2), tuple(reasons), latch)
         for flight, weight, reasons, latch in judged
     ]
-    suspects.sort(key=lambda each: (-each.weight, each.flight.started, each.flight.id))
+    found.sort(key=lambda each: (-each.weight, each.flight.started, each.flight.id))
     few, many = _ACCUSED
-    lived_with = past.of(suspects[0].flight).total
+    lived_with = past.of(found[0].flight).total
     needed = few + (many - few) * min(max(math.log10(lived_with + 1) - 2, 0.0), 1.0)
-    return Ranking(tuple(suspects[:MOST]), round(NOBODY / total, 3), needed)
+    return Ranking(tuple(found[:MOST]), round(NOBODY / total, 3), needed)
+
+
+def suspects(sighting: Sighting, around: Surroundings) -> tuple[list[Flight], list[Flight]]:
+    """Those who may have done it: in flight, and over just before."""
+    running = [each for each in sighting.in_flight if each.atoms is not None]
+    return running, [each for each in around.lately if _just_before(each, sighting.at)]
 
 
 def _just_before(each: Flight, at: float) -> bool:
@@ -305,25 +363,21 @@ _Judged = tuple[Flight, float, list[str], Flight | None]
 class _Judge:
     """Weighs each request that was there."""
 
-    def __init__(self, sighting: Sighting, past: Past, others: Sequence[Sighting], around: Sequence[Flight]) -> None:
+    def __init__(self, sighting: Sighting, past: Past, others: Sequence[Sighting], around: Surroundings) -> None:
         self._sighting = sighting
         self._past = past
         self._at = sighting.at
         self._others = [other for other in others if other is not sighting]
         self._waiting_elsewhere = [_waiting(other) for other in self._others]
         self._shapes_elsewhere = [{(one.model, one.fingerprint) for one in other.in_flight} for other in self._others]
-        minute = [each.started for each in around if self._at - 60 <= each.started <= self._at]
+        self._known = self._at - (self._at if around.first is None else around.first)
+        minute = [each.started for each in around.lately if self._at - LATELY_SECONDS <= each.started]
         self._arrivals = len(minute) / max(self._at - min(minute), 1.0) if minute else 0.0
-        cancels = [each.ended for each in around if each.end is End.LEFT and each.ended is not None]
-        span = max((each.ended or each.started for each in around), default=0.0) - min(
-            (each.started for each in around), default=0.0
-        )
-        self._cancels = len(cancels) / max(span, 60.0)
-        waits = sorted(each.token - each.started for each in around if each.streamed and each.token is not None)
+        self._cancels = around.left / max(self._known, 60.0)
+        waits = sorted(each.token - each.started for each in around.lately if each.streamed and each.token is not None)
         self._patience = 2 * waits[int(len(waits) * 0.9)] if waits else float("inf")
         waiting = sorted((each for each in sighting.in_flight if _waits(each, self._at)), key=lambda each: each.started)
         long = [each for each in waiting if self._at - each.started > 2]
-        self._known = self._at - min((each.started for each in around), default=self._at)
         shortly = min(_LATCH_SECONDS, _LATCH_SHARE * self._known)
         lately = [each for each in sighting.life.served if each.started > self._at - shortly]
         self._recent: dict[tuple[str, str], list[Flight]] = defaultdict(list)
@@ -457,14 +511,14 @@ class _Judge:
         places = [
             place
             for place in (each.atoms or {})
-            if _STRUCTURED.match(place) and " " not in place and any(line.startswith(place) for line in odd)
+            if CONSTRAINT.match(place) and " " not in place and any(line.startswith(place) for line in odd)
         ]
         rare = [place for place in places if 0 < base.total - base.times(place, _ABSENT) <= _RARE * base.total]
         if not rare:
             return None
         earlier = [
             other
-            for other in self._sighting.life.served
+            for other in self._sighting.life.constrained(_LATCHES)
             if other.started < each.started
             and other.id != each.id
             and any(place in (other.atoms or {}) for place in rare)
@@ -474,19 +528,20 @@ class _Judge:
 
 def asked(each: Flight) -> Mapping[str, str]:
     """A request's atoms, with the combination of its parameters, and its model, as two more."""
-    extra = {_COMBINATION: each.fingerprint} if each.fingerprint else {}
-    return {**(each.atoms or {}), **extra, **({"model": f'"{each.model}"'} if each.model else {})}
+    return {**(each.atoms or {}), **_beside(each.model, each.fingerprint)}
+
+
+def _beside(model: str, fingerprint: str) -> Mapping[str, str]:
+    return {
+        **({_COMBINATION: fingerprint} if fingerprint else {}),
+        **({_MODEL: f'"{model}"'} if model else {}),
+    }
 
 
 def tables() -> tuple[list[str], list[str]]:
     """`FEATURES` and `WEIGHTS` as docs/forensics.md has them."""
     features = [f"| {what} | {weight} | {why} |" for what, weight, why in FEATURES]
     return features, [f"| {what} | {weight:g} |" for _, weight, what in WEIGHTS]
-
-
-def is_structured(each: Flight) -> bool:
-    """Whether a request has a constraint on its answer, tools included."""
-    return any(_STRUCTURED.match(place) for place in each.atoms or {})
 
 
 def _weight(place: str) -> float:

@@ -4,10 +4,12 @@
     reporter.report(sighting)                                 # returns at once
     reporter.close(timeout)
 
-An incident is searched for among the last exchanges of the journal, as `extproc incidents` does it in all of them, and
-told once. It is looked at again when what follows a death has followed (connections refused, the backend back); where
-that changes its class or its first suspect, it is told as changed. A silence that is seen again has ended, and is told
-so. At its start a reporter looks for what its predecessor did not come to.
+An incident is searched for in the minutes around its moment, as `extproc incidents` does it in all of the journal, and
+told once: what it is held against has been counted in the index (`window.py`). Where none can be used, the last
+exchanges of the journal have to do (`recent.py`). It is looked at again when what follows a death has followed
+(connections refused, the backend back); where that changes its class or its first suspect, it is told as changed. A
+silence that is seen again has ended, and is told so. At its start a reporter looks for what its predecessor did not
+come to.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
-from extproc.incidents import backends, detect, live, recent
+from extproc.history.index.store import Unusable
+from extproc.incidents import backends, detect, live, rank, recent, window
 from extproc.incidents.detect import Kind, Sighting
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident, incidents
 from extproc.incidents.kept import Kept, Report
+from extproc.incidents.window import Reach
 
 AGAIN_SECONDS: Final = (detect.AFTERWARDS_SECONDS + 5, detect.LASTING_SECONDS + 15, 300.0, 900.0)
 """How long after an incident it is looked at again: when connections were refused, when nothing was served for long,
@@ -63,8 +67,17 @@ class Reporter:
     """For one data directory. `report` is for any thread. `catch_up_from`: what befell a backend since then is looked
     for at the start; None: nobody was to report anything before."""
 
-    def __init__(self, directory: Path, kept: Kept, audience: Audience, catch_up_from: float | None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        kept: Kept,
+        audience: Audience,
+        catch_up_from: float | None,
+        reach: Reach = window.REACH,
+    ) -> None:
         self._directory = directory
+        self._reach = reach
+        self._misses_index = False
         self._kept = kept
         self._audience = audience
         self._catch_up_from = None if catch_up_from is None else max(catch_up_from, kept.since)
@@ -119,19 +132,19 @@ class Reporter:
                 self._audience.undelivered(report)
         if self._catch_up_from is None:
             return
-        found, flights = self._found()
+        lasting = [_Look(each.upstream, each.at, again=True) for each in self._kept if each.lasts]
+        self._look([each for each in lasting if each.at < self._catch_up_from])
+        found, flights = self._found("", self._catch_up_from)
         now = time.time()
         for each in found:
             # Where the last exchanges begin, an outage may look like a start that failed.
             is_known = each.sighting.kind is not Kind.BROKEN and live.sure_at(each.sighting) <= now
-            before = self._kept.of(each.sighting.upstream, each.sighting.at)
-            lasted = before is not None and before.lasts
-            if is_known and (lasted or each.sighting.at >= self._catch_up_from):
+            if is_known and each.sighting.at >= self._catch_up_from:
                 self._take(each, flights)
 
     def _look(self, looks: Sequence[_Look]) -> None:
-        found, flights = self._found()
         for look in looks:
+            found, flights = self._found(look.upstream, look.at)
             those = [each for each in found if _is_of(each, look)]
             for each in those:
                 self._take(each, flights)
@@ -140,9 +153,18 @@ class Reporter:
                     "what was seen of a backend is not found in the journal", extra={"upstream": look.upstream}
                 )
 
-    def _found(self) -> tuple[list[Incident], list[Flight]]:
-        flights = recent.flights(self._directory, datetime.now(UTC))
+    def _found(self, upstream: str, at: float) -> tuple[list[Incident], Sequence[Flight]]:
+        """What befell backends around a moment, and among which exchanges that was found."""
         known = backends.load([self._directory])
+        try:
+            with window.opened(self._directory, at, upstream, self._kept, self._reach) as seen:
+                until = recent.known_until([self._directory], seen.flights)
+                return incidents(seen.flights, until, known, seen), seen.flights
+        except Unusable as error:
+            if not self._misses_index:
+                self._misses_index = True
+                _log.warning("incidents are searched for among the last exchanges, without the index: %s", error)
+        flights = recent.flights(self._directory, datetime.now(UTC))
         return incidents(flights, recent.known_until([self._directory], flights), known), flights
 
     def _take(self, found: Incident, flights: Sequence[Flight]) -> None:
@@ -156,6 +178,8 @@ class Reporter:
             fields=found.fields(),
             redacted=found.redacted().fields(),
             delivered=False if before is None else before.delivered,
+            broke_at=found.sighting.broke_at,
+            declined=tuple(sorted(rank.declined(flights, [found.sighting]))),
         )
         self._kept.put(report)
         if before is None:

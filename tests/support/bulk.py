@@ -39,7 +39,7 @@ _ANSWER_ID: Final = f"chatcmpl-{0:032x}"
 _MIXING: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835
 
 Fields = dict[str, Any]
-Event = tuple[int, int, "_Series", Fields]
+Event = tuple[int, int, "Series", Fields]
 """A record that comes at a time; the number keeps two of the same time apart."""
 
 
@@ -51,7 +51,7 @@ def write(directory: Path, exchanges: int, *, end_ns: int, seed: int = 1, body_b
     (directory / "segments").mkdir(mode=0o700, parents=True)
     half = exchanges // 2
     for boot, (first, last) in enumerate(((0, half), (half, exchanges))):
-        series = [_Series(directory, worker, f"b{boot:03d}") for worker in range(2)]
+        series = [Series(directory, worker, f"b{boot:03d}") for worker in range(2)]
         coming: list[Event] = []
         for number in range(first, last):
             at = start_ns + number * EVERY_NS
@@ -66,7 +66,7 @@ def write(directory: Path, exchanges: int, *, end_ns: int, seed: int = 1, body_b
             each.end(closed=crashed)
 
 
-class _Series:
+class Series:
     """Segments of one worker and one boot."""
 
     def __init__(self, directory: Path, worker: int, boot_id: str) -> None:
@@ -179,7 +179,7 @@ def _write_until(at: int, coming: list[Event]) -> None:
 
 
 def _exchange(
-    series: list[_Series], number: int, at: int, template: dict[str, Fields], chance: random.Random
+    series: list[Series], number: int, at: int, template: dict[str, Fields], chance: random.Random
 ) -> Iterator[Event]:
     id, lasted = id_of(number, at), int(chance.expovariate(1 / 2000) * MS) + 50 * MS
     upstream = UPSTREAMS[chance.randrange(len(UPSTREAMS))]
@@ -228,7 +228,7 @@ def _status(number: int) -> int:
     return 503 if number % 50 == 0 else 429 if number % 97 == 0 else 200
 
 
-def _orphan(series: _Series, number: int, at: int, template: dict[str, Fields]) -> None:
+def _orphan(series: Series, number: int, at: int, template: dict[str, Fields]) -> None:
     id = id_of(number, at)
     series.add({**template["request"], "id": id, "at": timestamp(at), "started_at": timestamp(at)})
     series.add({"type": "orphan", "id": id, "at": timestamp(at + 5 * SECOND), "had": "request"})

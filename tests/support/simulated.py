@@ -49,6 +49,8 @@ class Played:
     moments: list[float] = field(default_factory=list)
     upstreams: list[str] = field(default_factory=list)
     frozen: bool = False
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    """The requests, by their digests."""
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Fleet:
         self.clients = clients
         self.traffic = Traffic(random, kinds)
         self.flights: list[Flight] = []
+        self.bodies: dict[str, bytes] = {}
         self._numbers = itertools.count(1)
         self._speed = random.uniform(0.01, 0.04)
         self._first = random.choice([0.05, 0.2, 0.6])
@@ -159,6 +162,8 @@ class Fleet:
         error: str = "",
     ) -> Flight:
         raw = json.dumps(plan.body).encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        self.bodies[digest] = raw
         usable = end not in (End.REFUSED, End.OTHER)
         first = token if plan.stream else last
         return Flight(
@@ -176,7 +181,7 @@ class Fleet:
             token=_moment(token if plan.stream else (last if end is End.GOOD else None)),
             streamed=plan.stream,
             error=error,
-            body=hashlib.sha256(raw).hexdigest(),
+            body=digest,
             size=len(raw),
             fingerprint=fingerprint(plan.path, plan.body),
             path=plan.path,
@@ -237,7 +242,7 @@ def play(row: Row, seed: int, change: Callable[[Body], Body] = lambda body: body
             played.moments.append(START + carried.at)
             played.upstreams.append(other)
     _live(fleet, deaths, special, at + random.uniform(20, 60), retries=random.random() < 0.5)
-    played.flights = fleet.flights
+    played.flights, played.bodies = fleet.flights, fleet.bodies
     for index, guilty_ids in enumerate(played.guilty):
         played.guilty[index] = {each.removeprefix("earlier ") for each in guilty_ids}
     return played
@@ -273,8 +278,33 @@ def stop(how: str, seed: int) -> Played:
         played.guilty.append(set())
         at = death.back + random.uniform(60, 200)
     _live(fleet, deaths, [], at + 30, retries=random.random() < 0.5)
-    played.flights = fleet.flights
+    played.flights, played.bodies = fleet.flights, fleet.bodies
     return played
+
+
+def again_and_again(seed: int, change: Body) -> Played:
+    """What has `change` is served once, early on; minutes later three like it kill one engine, one after the other, and
+    the last of these kills another engine as well."""
+    random = Random(f"again {seed}")
+    fleet = Fleet(random, engines=2, clients=10, kinds=["chat", "extraction"])
+    first, second = fleet.engines
+    fleet.flights.append(fleet.whole(fleet.plan(800, 5.0, first, families.CHAT, {**fleet.traffic.plain(), **change})))
+    deaths = [Death(at, first, "cut", at + 20) for at in (200.0, 350.0, 500.0)]
+    killers = [{**fleet.traffic.plain(), **change} for _ in deaths]
+    deaths.append(Death(640.0, second, "cut", 660.0))
+    special = []
+    for death, body in zip(deaths, [*killers, killers[-1]], strict=True):
+        plan = fleet.plan(900, death.at - 0.1, death.upstream, families.CHAT, body)
+        plan.token = plan.end = FOREVER
+        special.append(plan)
+    _live(fleet, deaths, special, 700.0, retries=False)
+    return Played(
+        fleet.flights,
+        [{plan.id} for plan in special],
+        [START + each.at for each in deaths],
+        [each.upstream for each in deaths],
+        bodies=fleet.bodies,
+    )
 
 
 def _all(random: Random) -> list[str]:
@@ -296,7 +326,7 @@ def healthy(kind: str, seed: int, seconds: float = 3600) -> Played:
     while at < seconds - 200:
         at += random.uniform(60, 400)
         _happens(fleet, kind, at)
-    return Played(fleet.flights)
+    return Played(fleet.flights, bodies=fleet.bodies)
 
 
 def _happens(fleet: Fleet, kind: str, at: float) -> None:
