@@ -96,6 +96,7 @@ class Follower:
         self._kept = kept
         self._keep_bodies = keep_bodies
         self.index = index
+        self._is_shared = False
         before = None if kept is None else checkpoint.load(kept)
         self._new = before is None and kept is not None
         self._seen_series: set[str] = set()
@@ -141,17 +142,33 @@ class Follower:
         self._joiner.add(found)
         if self._watcher is not None:
             self._watcher.taken(found.record)
-        if self.index is not None:
-            self.index.take(found, whole)
+        if self.index is not None and self.index.shares:
+            self._index(self.index, found.record, whole)
+
+    def _index(self, index: Indexer, read: AnyRecord, whole: AnyRecord) -> None:
+        """What has settled now is for the index, and settles by the times of the records alone: after each of them."""
+        index.hear(without_content(read) if self._keep_bodies else read, whole)
+        for exchange in self._joiner.final(self._joiner.read_until):
+            self._give(exchange)
+        for exchange in self._joiner.settled():
+            index.put(exchange)
 
     def _keep_index(self) -> bool:
-        """What is read here is for the index too, once it has come as far. True: it has more to read until then."""
+        """Once the index has read as far as we have, we read and join for it too. True: it has more to read until
+        then."""
         if self.index is None:
             return False
-        if not self.index.is_caught_up:
-            return self.index.step()
-        self.index.taken(self._feed.positions(self._directory))
-        return False
+        positions = self._feed.positions(self._directory)
+        if self._is_shared:
+            self.index.taken(positions)
+            self._is_shared = self.index.shares
+            if not self._is_shared:  # its file cannot be used: it begins anew where that ends
+                self._joiner.release()
+            return False
+        more = self.index.step(positions)
+        self.index.share(self._joiner, positions)
+        self._is_shared = self.index.shares
+        return more
 
     def finish(self) -> None:
         """Give out what has ended: there is nothing more to come."""

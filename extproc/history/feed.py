@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from extproc.history.extents import Extents
 from extproc.history.merge import Merge
@@ -23,7 +25,7 @@ from extproc.history.position import PositionedRecord, RecordPosition, series_ke
 from extproc.history.tail import Tail
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
-from extproc.journal.lines import Listing, Series, Wanted
+from extproc.journal.lines import Line, Listing, Series, Wanted
 from extproc.journal.segment import OPEN
 
 SegmentOffset = tuple[int, int]
@@ -33,6 +35,7 @@ Start = Callable[[Series], SegmentOffset]
 """Where to begin in a series."""
 
 _Key = tuple[Path, str]
+_NOWHERE: Final[SegmentOffset] = (0, 0)
 
 
 def everything(series: Series) -> SegmentOffset:
@@ -103,11 +106,14 @@ class Feed:
         self._refresh(directory)
         return {series_key(series): self._positions[_key(series)] for series in self._listed[directory]}
 
-    def records(self, limit: int | None = None) -> Iterator[PositionedRecord]:
-        """What is there now, oldest first, at most so many; fewer means that there is nothing more at the moment."""
+    def records(
+        self, limit: int | None = None, until: Mapping[str, SegmentOffset] | None = None
+    ) -> Iterator[PositionedRecord]:
+        """What is there now, oldest first, at most so many; fewer means that there is nothing more at the moment.
+        `until`: the `positions` of another one who reads the same directory, and no further than that."""
         for directory in self._listings:
             self._refresh(directory)
-        for key, line in self._merge.lines(limit):
+        for key, line in self._merge.lines(limit, None if until is None else partial(_is_before, until)):
             self._positions[key] = (line.segment.number, line.end)
             yield PositionedRecord(key[0], RecordPosition(key[1], line.segment.number, line.offset), line.typed)
         self._let_go()
@@ -166,6 +172,10 @@ class Feed:
     def _close(self, key: _Key) -> None:
         del self._tails[key]
         self._merge.remove(key)
+
+
+def _is_before(positions: Mapping[str, SegmentOffset], key: _Key, line: Line) -> bool:
+    return (line.segment.number, line.offset) < positions.get(key[1], _NOWHERE)
 
 
 def _key(series: Series) -> _Key:

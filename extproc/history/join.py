@@ -24,7 +24,7 @@ from typing import Any, Final, Self
 from msgspec import UNSET, UnsetType, structs
 
 from extproc.core import joined
-from extproc.core.llm import request_llm, response_llm
+from extproc.core.llm import request_llm, response_llm, without_content
 from extproc.core.outcome import Outcome, decide, outcome_class
 from extproc.core.record import moment_text, timestamp
 from extproc.core.records import (
@@ -126,8 +126,10 @@ class Parts:
     __slots__ = (
         "access",
         "directory",
+        "given",
         "id",
         "late",
+        "made",
         "opened",
         "orphan",
         "positions",
@@ -151,9 +153,14 @@ class Parts:
         self.protocol: Protocol | None = None
         self.seen: LiveExchange | None = None
         """What the table of exchanges in flight says of it."""
+        self.given = False
+        """The exchange was given, and is kept until it has settled (see `joiner.py`)."""
+        self.made: Exchange | None = None
+        """As it was given, while nothing has come since."""
 
     def add(self, record: AnyRecord, position: RecordPosition | None = None) -> bool:
         """Take a record in. True when it is the one that ends the exchange."""
+        self.made = None
         if position is not None:
             self.positions.append(position)
         if isinstance(record, Request | Open | Response | Late):
@@ -183,6 +190,18 @@ class Parts:
             self.add(other.access)
             if other.directory == self.directory:
                 self.positions += other.positions
+
+    def leave_bodies(self) -> None:
+        """Keep what bodies say in their places."""
+        self.made = None
+        for record in self._records().values():
+            match without_content(record):
+                case Request() as request:
+                    self.request = request
+                case Open() as opened:
+                    self.opened = opened
+                case Response() as response:
+                    self.response = response
 
     @property
     def over(self) -> bool:

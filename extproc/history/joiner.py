@@ -13,6 +13,10 @@ the time in which more may come: an access entry for `Policy.entry_seconds`, the
 a second; where all of it is there, half a second for what Envoy may still have sent as the stream closed (`late`). So
 the same records give the same exchanges, whether they are read while they are written or a year later.
 
+Where one takes exchanges as soon as the time of day allows and another one must have them as the records alone make
+them, both take from one joiner: after `adopt` it keeps what it has given until the time of the records, too, has passed
+the time in which more may come, and `settled` then has it again, with what has come in between.
+
 An entry that comes before its exchange is kept for that time too, and so is one that stands alone (see `alone.py`),
 which is an exchange of its own when no other has claimed it by then. Memory is bounded by `Policy`.
 """
@@ -99,6 +103,16 @@ class Joiner:
         self._given_alone: dict[str, tuple[Access, list[RecordPosition]]] = {}
         """Entries that were given as exchanges, by Envoy's id: their exchange may still come."""
         self._others: list[AnyRecord] = []
+        self._keeps_given = False
+        """Somebody asks for what has settled."""
+        self._settling: dict[str, str] = {}
+        """As `_deadlines`, of those that were given,"""
+        self._settling_queue: list[tuple[str, str]] = []
+        """and as `_queue`."""
+        self._settled: list[Exchange] = []
+        self._told_entries: dict[str, PositionedRecord] = {}
+        """Early entries that are among the `others` by the time of day, or of no interest but to who asks for what has
+        settled."""
 
     # In ----------------------------------------------------------------------------------------------------------
 
@@ -112,7 +126,7 @@ class Joiner:
         self.read_until, id = record.at, id_of(record)
         if id is None:
             self._add_other(record)  # an access entry that names no exchange
-        elif id not in self._given and id not in self._passed_over:
+        elif id in self._pending or not self._is_behind_us(id):
             self._add(id, found.with_record(record))
 
     def restore(self, records: Iterable[PositionedRecord]) -> None:
@@ -127,6 +141,9 @@ class Joiner:
     def pass_over(self, ids: Iterable[str]) -> None:
         """Exchanges whose beginning will not be read: what comes of them is of no interest."""
         self._passed_over.update(ids)
+
+    def _is_behind_us(self, id: str) -> bool:
+        return id in self._given or (id in self._passed_over and not self._keeps_given)
 
     def _add(self, id: str, found: PositionedRecord) -> None:
         record = found.record
@@ -145,11 +162,24 @@ class Joiner:
         self._join(parts, found)
 
     def _add_early(self, id: str, found: PositionedRecord) -> None:
-        if not isinstance(found.record, Access) or started_by_id(id) < self._policy.entries_since:
+        if not isinstance(found.record, Access):
+            return
+        if started_by_id(id) < self._policy.entries_since or id in self._passed_over:
+            self._keep_told(id, found)
             return
         self._early_entries[id] = found
         if len(self._early_entries) > self._policy.most_waiting:
-            self._add_other(self._early_entries.pop(next(iter(self._early_entries))).record)
+            self._tell_of(next(iter(self._early_entries)))
+
+    def _tell_of(self, id: str) -> None:
+        """An early entry's exchange has not come in time."""
+        found = self._early_entries.pop(id)
+        self._add_other(found.record)
+        self._keep_told(id, found)
+
+    def _keep_told(self, id: str, found: PositionedRecord) -> None:
+        if self._keeps_given:
+            _remember(self._told_entries, id, found, self._policy.most_waiting)
 
     def _add_other(self, record: AnyRecord) -> None:
         if self._policy.keep_others:
@@ -163,16 +193,23 @@ class Joiner:
     def _begin(self, id: str, found: PositionedRecord) -> Parts:
         most = self._policy.most_pending
         if most is not None and len(self._pending) >= most:
-            self._forget(next(iter(self._pending.values())))
-            self.given_up += 1
+            self._give_up(next(iter(self._pending.values())))
         parts = self._pending[id] = Parts(id, found.directory)
-        early = self._early_entries.pop(id, None)
+        parts.given = id in self._passed_over
+        early = self._early_entries.pop(id, None) or self._told_entries.pop(id, None)
         if early is not None:
             self._join(parts, early)
         return parts
 
+    def _give_up(self, parts: Parts) -> None:
+        self._forget(parts)
+        if not parts.given:
+            self.given_up += 1
+        elif parts.over:
+            self._settled.append(parts.made or parts.exchange(self.read_until))
+
     def _join(self, parts: Parts, found: PositionedRecord) -> None:
-        record = found.record if self._policy.keep_bodies else without_content(found.record)
+        record = found.record if self._policy.keep_bodies and not parts.given else without_content(found.record)
         parts.add(record, found.position if found.directory == parts.directory else None)
         self._set_deadline(parts)
 
@@ -227,7 +264,7 @@ class Joiner:
 
     def in_flight(self) -> list[Parts]:
         """What there is of those that have not ended, oldest first."""
-        found = (parts for parts in self._pending.values() if not parts.over)
+        found = (parts for parts in self._pending.values() if not parts.over and not parts.given)
         return sorted((parts for parts in found if self._began_in_time(parts)), key=lambda parts: parts.started_at)
 
     def ended_not_final(self) -> list[Parts]:
@@ -236,7 +273,7 @@ class Joiner:
 
     def has_in_flight(self) -> bool:
         """Whether an exchange that is asked for has not ended."""
-        return len(self._pending) > len(self._deadlines)
+        return len(self._pending) > len(self._deadlines) + len(self._settling)
 
     def others(self, watermark: str) -> list[AnyRecord]:
         """Records that belong to no exchange: gaps, and access entries to which nothing has been joined in time."""
@@ -244,15 +281,19 @@ class Joiner:
             id, (_, _, entry) = next(iter(self._early_entries.items()))
             if watermark <= later(entry.at, ACCESS_SECONDS):
                 break
-            del self._early_entries[id]
-            self._add_other(entry)
+            self._tell_of(id)
+        while self._told_entries:
+            id, (_, _, entry) = next(iter(self._told_entries.items()))
+            if self.read_until <= later(entry.at, ACCESS_SECONDS):
+                break
+            del self._told_entries[id]
         others, self._others = self._others, []
         return others
 
     def positions(self) -> list[RecordPosition]:
-        """Where the records stand that are still needed."""
+        """Where the records stand that are still needed for what was not given."""
         return [
-            *(position for parts in self._pending.values() for position in parts.positions),
+            *(position for parts in self._pending.values() if not parts.given for position in parts.positions),
             *(early.position for early in self._early_entries.values()),
         ]
 
@@ -260,9 +301,12 @@ class Joiner:
         if not parts.over:
             return
         deadline = self._deadline(parts)
-        if self._deadlines.get(parts.id) != deadline:
-            self._deadlines[parts.id] = deadline
-            heapq.heappush(self._queue, (deadline, parts.id))
+        deadlines, queue = self._deadlines, self._queue
+        if parts.given:
+            deadlines, queue = self._settling, self._settling_queue
+        if deadlines.get(parts.id) != deadline:
+            deadlines[parts.id] = deadline
+            heapq.heappush(queue, (deadline, parts.id))
 
     def _deadline(self, parts: Parts) -> str:
         """Until when more may come of an exchange that has ended."""
@@ -276,7 +320,11 @@ class Joiner:
         return whole_at if parts.request is not None else max(whole_at, later(ended_at, REQUEST_SECONDS))
 
     def _give(self, parts: Parts, watermark: str = "") -> Iterator[Exchange]:
-        self._forget(parts)
+        is_kept = self._keeps_given and self._deadlines[parts.id] >= self.read_until
+        if is_kept:
+            self._keep(parts)
+        else:
+            self._forget(parts)
         if parts.is_alone and parts.access is not None:
             self._add_other(parts.access)
             _remember(
@@ -285,9 +333,72 @@ class Joiner:
                 (parts.access, parts.positions),
                 _REMEMBERED_ENTRIES,
             )
-        if self._began_in_time(parts):
-            # Whether an entry may still come is a question only where there is none.
-            yield parts.exchange(None if parts.access else max(watermark, timestamp(self._clock())))
+        if not self._began_in_time(parts):
+            return
+        # Whether an entry may still come is a question only where there is none.
+        made = parts.exchange(None if parts.access else max(watermark, timestamp(self._clock())))
+        if not is_kept and self._keeps_given:
+            self._settled.append(made)
+        elif is_kept and self._policy.keep_bodies:
+            parts.leave_bodies()
+        elif is_kept:
+            parts.made = made
+        yield made
+
+    def _keep(self, parts: Parts) -> None:
+        del self._deadlines[parts.id]
+        parts.given = True
+        self._set_deadline(parts)
+
+    # For who asks for what has settled -----------------------------------------------------------------------------
+
+    def adopt(self, other: Joiner) -> None:
+        """Keep what was given from now on, and what another one still waits for, who has read as far, by the times of
+        the records alone."""
+        self._keeps_given = True
+        self.read_until = max(self.read_until, other.read_until)
+        for theirs in other._pending.values():
+            ours = self._pending.get(theirs.id)
+            if ours is None or len(ours.positions) < len(theirs.positions):
+                theirs.given = ours is None or ours.given
+                self._deadlines.pop(theirs.id, None)
+                self._pending[theirs.id] = theirs
+                self._set_deadline(theirs)
+        for id, found in other._early_entries.items():
+            if id not in self._early_entries and id not in self._pending:
+                self._told_entries[id] = found
+        self._by_request_id = other._by_request_id | self._by_request_id
+        self._given_alone = other._given_alone | self._given_alone
+        self._given = other._given | self._given
+
+    def release(self) -> None:
+        """Nobody asks for what has settled any more."""
+        self._keeps_given = False
+        for parts in [parts for parts in self._pending.values() if parts.given]:
+            self._forget(parts)
+        self._settled.clear()
+        self._settling_queue.clear()
+        self._told_entries.clear()
+
+    def settled(self) -> list[Exchange]:
+        """Those of which nothing more is expected by the times of the records, of those that were given."""
+        queue = self._settling_queue
+        while queue and (queue[0][0] < self.read_until or len(self._settling) > self._policy.most_waiting):
+            deadline, id = heapq.heappop(queue)
+            if self._settling.get(id) == deadline:
+                parts = self._pending[id]
+                self._forget(parts)
+                self._settled.append(parts.made or parts.exchange(self.read_until))
+        settled, self._settled = self._settled, []
+        return settled
+
+    def unsettled(self) -> list[RecordPosition]:
+        """Where the records stand that are still needed for what has not settled."""
+        return [
+            *(position for parts in self._pending.values() for position in parts.positions),
+            *(early.position for early in self._early_entries.values()),
+            *(told.position for told in self._told_entries.values()),
+        ]
 
     def _began_in_time(self, parts: Parts) -> bool:
         return self._policy.since <= parts.started_at < self._policy.until
@@ -295,6 +406,7 @@ class Joiner:
     def _forget(self, parts: Parts) -> None:
         del self._pending[parts.id]
         self._deadlines.pop(parts.id, None)
+        self._settling.pop(parts.id, None)
         for record in (parts.request, parts.opened, parts.access):
             request_id = None if record is None else record.request_id
             if request_id is not None and self._by_request_id.get(request_id) == parts.id:

@@ -12,7 +12,7 @@ before it counts as of the same time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from extproc.journal.lines import Line
@@ -48,8 +48,11 @@ class Merge(Generic[K]):
         """Whether a source has a line now; one that is not open yet may have."""
         return self._queues[key].may_have()
 
-    def lines(self, limit: int | None = None) -> Iterator[tuple[K, Line]]:
-        """What is there now, at most so many; fewer means that there is nothing more at the moment."""
+    def lines(
+        self, limit: int | None = None, within: Callable[[K, Line], bool] | None = None
+    ) -> Iterator[tuple[K, Line]]:
+        """What is there now, at most so many; fewer means that there is nothing more at the moment. `within`: whether a
+        line is wanted yet; one that is not, and what comes after it in its source, is left for another time."""
         heap = [(queue.next_at, queue.number, key, queue) for key, queue in self._queues.items() if queue.may_have()]
         heapq.heapify(heap)
         count = 0
@@ -59,6 +62,8 @@ class Merge(Generic[K]):
                 heapq.heappop(heap)
             elif queue.next_at > at:
                 heapq.heapreplace(heap, (queue.next_at, number, key, queue))
+            elif within is not None and not within(key, queue.first()):
+                heapq.heappop(heap)
             else:
                 count += 1
                 yield key, queue.take()
@@ -92,8 +97,12 @@ class _Queue:
                 self.next_at = max(self.next_at, line.typed.at)
         return True
 
+    def first(self) -> Line:
+        """The next line, which stays."""
+        assert self._next is not None
+        return self._next
+
     def take(self) -> Line:
         """The next line."""
-        line, self._next = self._next, None
-        assert line is not None
+        line, self._next = self.first(), None
         return line

@@ -2,8 +2,10 @@
 
     indexer = Indexer(directory)
     while indexer.step(): ...            # up to what is there now
-    indexer.take(found, told)            # or given by one who reads the journal anyway,
-    indexer.taken(feed.positions(...))   # and has come so far with it
+    indexer.share(joiner, positions)     # or given by one who reads and joins the journal anyway,
+    indexer.hear(record, whole)          # what he reads,
+    indexer.put(exchange)                # what has settled in his joiner,
+    indexer.taken(feed.positions(...))   # and how far he has come with it
     indexer.close()
 
 An exchange is final by the times of the records alone, never by the clock, so that the index holds what a scan of the
@@ -33,7 +35,7 @@ from extproc.history.index.store import Checkpoint, Positions, Store
 from extproc.history.index.told import Told
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import PositionedRecord, records_at, series_key
+from extproc.history.position import records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -82,27 +84,40 @@ class Indexer:
 
     @property
     def is_caught_up(self) -> bool:
-        """Everything that was there has been read: from now on it may be given what is read next."""
+        """Everything that was there has been read."""
         return self._work is not None and self._work.caught_up
 
-    def step(self) -> bool:
-        """Read what is there, up to a batch. False: everything has been read, or nothing can be done at the moment."""
-        more = self._tried(lambda work: work.read(BATCH)) or False
+    @property
+    def shares(self) -> bool:
+        """Somebody else reads and joins for it: it is to be given what he reads, and what has settled."""
+        return self._work is not None and self._work.shares
+
+    def step(self, until: Mapping[str, SegmentOffset] | None = None) -> bool:
+        """Read what is there, up to a batch, or up to where somebody else has read. False: everything has been read, or
+        nothing can be done at the moment."""
+        more = self._tried(lambda work: work.read(BATCH, until)) or False
         self.commit()
         return more
 
-    def take(self, found: PositionedRecord, whole: AnyRecord | None = None) -> None:
-        """Take a record that somebody else has read; one that was taken before is passed over. `whole`: the same with
-        its body, where that was taken out of it."""
+    def share(self, joiner: Joiner, positions: Mapping[str, SegmentOffset]) -> None:
+        """Let a joiner join for this one too from now on, if nobody has read further than the other one: it has read
+        up to `positions`."""
         work = self._work
-        if work is not None and work.caught_up:
-            self._tried(lambda work: work.take(found, whole))
+        if work is not None and work.has_read_to(positions):
+            work.share(joiner)
+
+    def hear(self, read: AnyRecord, whole: AnyRecord) -> None:
+        """What the other one has read, and the same with its body: something of it may stand in no exchange."""
+        self._tried(lambda work: work.hear(read, whole))
+
+    def put(self, exchange: Exchange) -> None:
+        """What has settled in the joiner that is shared."""
+        self._tried(lambda work: work.put(exchange))
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
-        """How far that somebody else has read."""
-        work = self._work
-        if work is not None and work.caught_up:
-            work.taken(positions)
+        """How far the other one has read, when all that has settled by then was put."""
+        if self._work is not None:
+            self._work.positions = dict(positions)
             self.commit()
 
     def commit(self, *, now: bool = False) -> None:
@@ -166,40 +181,42 @@ class _Work:
         self._joiner = Joiner(POLICY)
         self.positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
         self._feed = Feed([directory], from_checkpoint(self.positions), follow=True)
-        self.caught_up = False
+        self.caught_up = self.shares = False
         self.committed = 0
         self._commit_at = 0.0
         for found in records_at(directory, opened.checkpoint.pending):
             read = found.with_record(without_content(found.record))
-            self._hear(read.record, found.record)
+            self.hear(read.record, found.record)
             self._joiner.restore([read])
 
-    def read(self, most: int) -> bool:
+    def read(self, most: int, until: Mapping[str, SegmentOffset] | None = None) -> bool:
         count = 0
-        for found in self._feed.records(most):
+        for found in self._feed.records(most, until):
             count += 1
             whole = found.record
-            self._join(found.with_record(without_content(whole)), whole)
+            read = found.with_record(without_content(whole))
+            self.hear(read.record, whole)
+            self._joiner.add(read)
+            for exchange in self._joiner.final(self._joiner.read_until):
+                self.put(exchange)
         self.positions = self._feed.positions(self._directory)
         self.caught_up = count < most and not self._store.make_ready()
         return not self.caught_up
 
-    def take(self, found: PositionedRecord, whole: AnyRecord | None) -> None:
-        if found.position[1:] >= self.positions.get(found.position.series, _BEGINNING):
-            self._join(found, whole or found.record)
+    def has_read_to(self, positions: Mapping[str, SegmentOffset]) -> bool:
+        return self.caught_up and all(
+            position <= positions.get(series, _BEGINNING) for series, position in self.positions.items()
+        )
 
-    def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
-        self.positions = {
-            series: max(position, self.positions.get(series, _BEGINNING)) for series, position in positions.items()
-        }
+    def share(self, joiner: Joiner) -> None:
+        joiner.adopt(self._joiner)
+        self._joiner = joiner
+        self.shares = True
 
-    def _join(self, found: PositionedRecord, whole: AnyRecord) -> None:
-        self._hear(found.record, whole)
-        self._joiner.add(found)
-        for exchange in self._joiner.final(self._joiner.read_until):
-            self._store.put(exchange, self._told.pop(exchange.id, told.NOTHING))
+    def put(self, exchange: Exchange) -> None:
+        self._store.put(exchange, self._told.pop(exchange.id, told.NOTHING))
 
-    def _hear(self, read: AnyRecord, record: AnyRecord) -> None:
+    def hear(self, read: AnyRecord, record: AnyRecord) -> None:
         """Keep what a body tells until its exchange is final. `read`: the record with `llm` in the body's place."""
         reader = self._reader
         if reader is None:
@@ -222,8 +239,9 @@ class _Work:
         if not at_once and now < self._commit_at and self._store.waiting < MOST_WAITING:
             return
         self._commit_at = now + COMMIT_SECONDS
-        self._joiner.others(self._joiner.read_until)  # an entry whose exchange does not come is waited for no longer
-        checkpoint = Checkpoint(self.positions, self._joiner.positions())
+        if not self.shares:
+            self._joiner.others(self._joiner.read_until)  # an entry without its exchange is waited for no longer
+        checkpoint = Checkpoint(self.positions, self._joiner.unsettled())
         if checkpoint != self._store.checkpoint:  # an idle machine's disk is left alone
             self.committed += self._store.waiting
             self._store.commit(checkpoint)

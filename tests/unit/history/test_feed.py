@@ -65,6 +65,22 @@ def test_by_time_across_series(data: Path) -> None:
     assert [int(id[-12:], 16) for id in found] == [1, 2, 3, 4]
 
 
+def test_no_further_than_another_one(data: Path) -> None:
+    """Who reads up to where another one is has then read what he has, whatever stands behind that."""
+    clock: dict[str, Any] = {"clock": lambda: START_NS, "segment_bytes": 400}
+    first, second = from_the_beginning(data), from_the_beginning(data)
+    found: list[str] = []
+    with journal(data, **clock) as one, journal(data, worker=1, boot_id="other", **clock) as two:
+        for number in range(1, 12):
+            append(one if number % 3 else two, request(number, at=START_NS + number * MINUTE))
+            more = read(first, number % 4)
+            found += more
+            assert [
+                id for each in second.records(None, first.positions(data)) if (id := id_of_record(each.record))
+            ] == more
+    assert found
+
+
 def test_going_on_from_a_position(data: Path) -> None:
     """After any number of records: nothing twice, nothing left out."""
     with journal(data, segment_bytes=400) as writer:

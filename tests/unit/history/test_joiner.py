@@ -242,3 +242,85 @@ def test_other_records_change_nothing(joining: Joiner) -> None:
     )
     assert given(joining, LATE) == []
     assert joining.others(LATE) == []
+
+
+def shared(**policy: Any) -> Joiner:
+    """One that keeps what it has given until it has settled."""
+    joining = joiner(**policy)
+    joining.adopt(joiner())
+    return joining
+
+
+def test_given_by_the_time_of_day_and_settled_by_that_of_the_records() -> None:
+    """Each once: without the entry that had not come in time, and with it. In between its places are needed still, but
+    no more by who has been given it."""
+    joining = shared()
+    add(joining, request(1), response(1))
+    assert [exchange.access_log for exchange in given(joining, LATE)] == ["missing"]
+    assert (joining.positions(), joining.settled()) == ([], [])
+    assert len(joining.unsettled()) == 2
+    add(joining, access(1))
+    assert given(joining, LATE) == []
+    assert joining.settled() == []
+    add(joining, request(2, at=START_NS + 60 * SECOND))
+    assert [(exchange.id, exchange.access_log) for exchange in joining.settled()] == [(id_of(1), "received")]
+    assert joining.settled() == []
+    assert len(joining.unsettled()) == 1
+
+
+def test_what_is_given_late_has_settled_with_that() -> None:
+    """The records' own time has passed: it is given and settled as the same."""
+    joining = shared()
+    add(joining, request(1), response(1), access(1), request(2, at=START_NS + 60 * SECOND))
+    (exchange,) = given(joining, joining.read_until)
+    assert joining.settled() == [exchange]
+
+
+def test_an_entry_that_is_told_of_is_its_exchanges_still() -> None:
+    """By the time of day its exchange has not come, by that of the records it may."""
+    joining = shared()
+    add(joining, access(1))
+    assert [record.type for record in joining.others(LATE)] == ["access"]
+    assert (joining.positions(), len(joining.unsettled())) == ([], 1)
+    add(joining, request(1), response(1), request(2, at=START_NS + 60 * SECOND))
+    assert [exchange.access_log for exchange in given(joining, LATE)] == ["received"]
+    add(joining, access(3, at=START_NS + 119 * SECOND), request(4, at=START_NS + 120 * SECOND))
+    joining.others(timestamp(START_NS + 130 * SECOND))
+    assert len(joining.unsettled()) == 3, "of two requests in flight, and of an entry"
+    add(joining, request(5, at=START_NS + 200 * SECOND))
+    joining.others(timestamp(START_NS + 200 * SECOND))
+    assert len(joining.unsettled()) == 3, "of three requests in flight"
+
+
+def test_bodies_are_kept_for_who_is_given_them_alone() -> None:
+    """What waits to settle has what they say in their places."""
+    joining = shared(keep_bodies=True)
+    body = b'{"model":"m"}'
+    add(joining, encode(json.loads(request(1, body)) | {"path": "/v1/completions"}), response(1))
+    (exchange,) = given(joining, LATE)
+    assert exchange.body("request") is not None
+    add(joining, request(2, at=START_NS + 60 * SECOND))
+    (settled,) = joining.settled()
+    assert (settled.body("request"), present(settled.llm).model) == (None, "m")
+
+
+def test_who_lets_go_has_nothing_settled() -> None:
+    """Only what was not given is kept then, and what was given is not given again."""
+    joining = shared()
+    add(joining, request(1), response(1))
+    assert len(given(joining, LATE)) == 1
+    joining.release()
+    assert joining.unsettled() == []
+    add(joining, access(1), request(2, at=START_NS + 60 * SECOND))
+    assert given(joining, LATE) == []
+    assert joining.settled() == []
+
+
+def test_more_that_settle_than_memory_may_hold() -> None:
+    """The oldest settles as it is, and is not counted as given up."""
+    joining = shared(most_pending=3)
+    for number in range(1, 6):
+        add(joining, request(number), response(number))
+        given(joining, LATE)
+    assert [exchange.id for exchange in joining.settled()] == [id_of(1), id_of(2)]
+    assert joining.given_up == 0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from support.generated import Generated
 from support.recorded import Recording
 
 from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
+from extproc.history import reader
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
 from extproc.history.index import check
@@ -17,6 +20,7 @@ from extproc.history.index.indexer import Indexer
 from extproc.history.index.query import Index
 from extproc.history.index.tail import Tail
 from extproc.history.live_tables import LiveTables
+from extproc.incidents.indexed import Bodies
 
 BEGUN = datetime(2025, 11, 21, tzinfo=UTC)
 
@@ -45,6 +49,56 @@ def test_the_follower_keeps_it_across_restarts(tmp_path: Path) -> None:
     with Index.open(data) as index:
         assert index.count() > len(ids) - 3
         assert list(check.differences(index, Tail(index, LiveTables()))) == []
+
+
+class Following:
+    """A follower with its index that is ended or killed by chance, each time with something still in memory."""
+
+    def __init__(self, directory: Path, chance: random.Random) -> None:
+        self._directory = directory
+        self._chance = chance
+        self._seconds = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.index = Indexer(self._directory, clock=lambda: self._seconds, reader=Bodies())
+        self.follower = Follower(self._directory, [], self._directory / "position.json", index=self.index)
+
+    def step(self, at: str) -> None:
+        """Read some of what is there, or nothing."""
+        for _ in range(self._chance.randrange(3)):
+            self._seconds += self._chance.random() / 2
+            self.follower.step()
+        if self._chance.random() < 0.04:
+            if self._chance.random() < 0.5:
+                self.follower.close(5.0)
+            else:
+                self.index._let_go()  # what was not committed is lost
+            self._begin()
+
+    def end(self) -> None:
+        """Read the rest."""
+        while self.follower.step():
+            pass
+        self.follower.close(5.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_holds_what_a_scan_finds_though_the_follower_waits_for_nothing(seed: int, tmp_path: Path) -> None:
+    """All of the journal is long ago for a follower, which gives each exchange at once; a row has what has come since,
+    as far as the times of the records allow, whether follower and index were killed, and whoever of them was behind."""
+    world = Generated(seed, tmp_path)
+    data, _ = world.directories
+    following = Following(data, random.Random(seed))
+    world.play(following.step)
+    following.end()
+    assert following.index.failures == 0
+    with Index.open(data) as index:
+        tail = Tail(index, LiveTables())
+        assert list(check.differences(index, tail, reader_of_bodies=Bodies())) == []
+        ended = [each for each in reader.exchanges([data]) if not each.in_flight]
+        assert index.count() + len(tail.ended) == len(ended) > 20
+        assert index.count() > len(ended) / 2
 
 
 def _record(recording: Recording) -> str:
