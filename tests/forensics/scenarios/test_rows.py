@@ -24,14 +24,17 @@ HARD = {
 TOLD = [row for row in ROWS if row.name not in HARD]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("row", TOLD, ids=lambda row: row.name)
-def test_a_killer_is_named(row: Row, seed: int) -> None:
-    """Among the first three, of each row."""
+def test_a_killer_is_named(row: Row) -> None:
+    """Among the first three, of each row: of many deaths, in two of three at least. `table.py` has the share of all."""
+    missed = [seed for seed in SEEDS if not _is_named(row, seed)]
+    assert len(missed) <= len(SEEDS) // 3, missed
+
+
+def _is_named(row: Row, seed: int) -> bool:
     played = play(row, seed)
     found = at_death(row, played)
-    assert found is not None
-    assert (place(found, played.guilty[-1]) or 99) <= 3
+    return found is not None and (place(found, played.guilty[-1]) or 99) <= 3
 
 
 @pytest.mark.parametrize("row", TOLD if ALL else TOLD[::5], ids=lambda row: row.name)

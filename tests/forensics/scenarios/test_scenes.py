@@ -11,9 +11,8 @@ import pytest
 from support.poison import ROWS, Row
 from support.scenes import play
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
-
 ALL = int(os.environ.get("EXTPROC_TEST_SEEDS", "1")) > 1
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600 if ALL else 600)]
 SAMPLE = ("text-format", "regex-after-schema", "bad-regex", "top-k-negative", "beam-search", "migration-request")
 HARD = {"structured-desync", "killed-after-its-answer", "cancel"}
 """No evidence tells these from their company; see `test_rows`."""
