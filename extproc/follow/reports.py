@@ -60,8 +60,7 @@ class Reports:
         _log.error("a backend %s", _WORDS[found.kind.value], extra=_fields(report))
         self._metrics.incident(found.kind.value, found.sighting.upstream)
         if self._tracing is not None:
-            suspect = found.suspects[0].flight if found.suspects else None
-            self._tracing.incident(self._body(report), found.sighting.at, suspect.trace if suspect else "")
+            self._tracing.incident(self._body(report), report.at, report.trace)
         self._send("incident", report)
         for each in self.repeats.expect(found, flights, datetime.now(UTC).timestamp()):
             self.repeat(each)
@@ -73,6 +72,8 @@ class Reports:
             self._metrics.incident_changed(counted, kind, found.sighting.upstream)
         if before.lasts and not report.lasts:
             _log.warning("a backend %s", _OVER.get(kind, _WORDS[kind]), extra=_fields(report))
+            if self._tracing is not None:
+                self._tracing.incident(self._body(report), report.at, report.trace, over=True)
             self._send("ended", report)
         else:
             _log.warning("an incident is seen otherwise by now", extra=_fields(report))

@@ -35,6 +35,8 @@ class Report(msgspec.Struct, frozen=True):
     """Nothing of it waits for the webhook."""
     broke_at: float | None = None
     """When it first broke something, if it was a death."""
+    trace: str = ""
+    """That of its first suspect, when it was reported first."""
     declined: tuple[str, ...] = ()
     """What its backend declined just before: that may have done it, and was not served."""
 

@@ -178,6 +178,7 @@ class Reporter:
             fields=found.fields(),
             redacted=found.redacted().fields(),
             delivered=False if before is None else before.delivered,
+            trace=_trace(found) if before is None else before.trace,
             broke_at=found.sighting.broke_at,
             declined=tuple(sorted(rank.declined(flights, [found.sighting]))),
         )
@@ -192,6 +193,10 @@ class Reporter:
         look, now = _Look(found.sighting.upstream, found.sighting.at, again=True), time.time()
         times = (found.sighting.at + seconds for seconds in AGAIN_SECONDS)
         self._later += [(at, look) for at in times if at > now]
+
+
+def _trace(found: Incident) -> str:
+    return found.suspects[0].flight.trace if found.suspects else ""
 
 
 def _is_of(found: Incident, look: _Look) -> bool:

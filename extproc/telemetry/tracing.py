@@ -38,6 +38,7 @@ from extproc.telemetry.export import Exporter
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MAX_CONTENT: Final = 64 * 1024
 MAX_TEXT: Final = 256
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _HEX_TRACE: Final = re.compile(r"(?!0{32})[0-9a-f]{32}")
 SCOPE: Final = InstrumentationScope("extproc", __version__)
 
@@ -106,9 +107,10 @@ class Tracing:
     def record(self, record: AnyRecord) -> None:
         """There is no span without an exchange."""
 
-    def incident(self, fields: Mapping[str, Any], at: float, trace_id: str) -> None:
-        """A span for an incident, in the trace of its first suspect where there is one. For any thread."""
-        self._exporter.add(span_of_incident(fields, at, trace_id, self._resource))
+    def incident(self, fields: Mapping[str, Any], at: float, trace_id: str, *, over: bool = False) -> None:
+        """A span for an incident, in the trace of its first suspect where there is one; `over`: another one beneath it,
+        when a hang that was told has ended. For any thread."""
+        self._exporter.add(span_of_incident(fields, at, trace_id, self._resource, over=over))
 
     def sequence(self) -> int:
         return self._exporter.added
@@ -165,11 +167,15 @@ def span_of(exchange: Exchange, resource: Resource, *, latest: bool = False, con
     )
 
 
-def span_of_incident(fields: Mapping[str, Any], at: float, trace_id: str, resource: Resource) -> ReadableSpan:
-    """A span of no length with one event, which says what befell a backend. `fields`: as `incidents --json` has it."""
+def span_of_incident(
+    fields: Mapping[str, Any], at: float, trace_id: str, resource: Resource, *, over: bool = False
+) -> ReadableSpan:
+    """A span with one event, which says what befell a backend: from its moment to its end, as far as that is known.
+    `fields`: as `incidents --json` has it; `over`: the span beneath the first one, which says that it has ended."""
     digest = hashlib.sha256(str(fields["id"]).encode()).digest()
     trace = int(trace_id, 16) if _HEX_TRACE.fullmatch(trace_id) else int.from_bytes(digest[:16])
-    span = int.from_bytes(digest[16:24])
+    first = SpanContext(trace, int.from_bytes(digest[16:24]), is_remote=False, trace_flags=_SAMPLED)
+    later = SpanContext(trace, int.from_bytes(digest[24:]), is_remote=False, trace_flags=_SAMPLED)
     suspects = fields["suspects"]
     attributes = {
         "extproc.incident.id": fields["id"],
@@ -180,16 +186,23 @@ def span_of_incident(fields: Mapping[str, Any], at: float, trace_id: str, resour
         "extproc.upstream.address": fields["upstream"],
         "extproc.upstream.cluster": fields["cluster"] or "",
     }
-    moment = int(at * 1e9)
+    moment, ended_at = int(at * 1e9), fields.get("ended_at")
+    if ended_at is not None:
+        attributes["extproc.incident.ended_at"] = ended_at
+    ended = max(_nanoseconds(ended_at) or moment, moment)
+    event = (
+        Event("extproc.incident.ended", attributes, ended) if over else Event("extproc.incident", attributes, moment)
+    )
     return ReadableSpan(
-        f"incident {fields['class']}",
-        context=SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)),
+        f"incident {fields['class']} ended" if over else f"incident {fields['class']}",
+        context=later if over else first,
+        parent=first if over else None,
         resource=resource,
-        events=[Event("extproc.incident", attributes, timestamp=moment)],
+        events=[event],
         kind=SpanKind.INTERNAL,
         status=Status(StatusCode.ERROR),
         start_time=moment,
-        end_time=moment,
+        end_time=ended,
         instrumentation_scope=SCOPE,
     )
 

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 from support.browser import Browser, Page
 from support.commands import invoke
+from support.journaled import Journaled
 from support.pages import RunningPage, well
 from support.recorded import Recording
+from support.worlds import World
 
 from extproc.page.tokens import Tokens
 
@@ -338,3 +340,24 @@ def test_a_redacted_page_says_so_and_shows_no_text(tab: Page, journal: Path) -> 
         assert "texts are not shown" in text
         assert "somebody" not in text
         assert " characters>" in text
+
+
+def test_whether_a_hang_is_over(tab: Page, tmp_path: Path) -> None:
+    """The list and the incident say how long it lasted, or that it is not over."""
+    world = World()
+    world.traffic(0, 30)
+    world.streams(26, 60, "client_cancel_mid_stream", last=30)
+    Journaled(tmp_path / "lasting", world.flights(), world.bodies).write_until(float("inf"))
+    shutil.copytree(DEATH.with_name("h_freeze_then_kill"), tmp_path / "over")
+    with RunningPage(tmp_path / "over", tmp_path / "lasting") as server:
+        lasts, over = sorted(server.get("/incidents"), key=lambda each: each["ended_at"] is not None)
+        tab.open(f"{server.url}#/incidents")
+        tab.until("document.querySelectorAll('tbody tr').length == 2")
+        cells = tab.evaluate(
+            "[...document.querySelectorAll('tbody td:nth-child(2)')].map((each) => each.innerText).sort()"
+        )
+        assert cells == ["hang for 20.79 s", "hang not over"]
+        for each, words in ((lasts, "not over, as far as is known"), (over, "after 20.79 s")):
+            tab.open(f"{server.url}#/incidents/{each['id']}")
+            tab.until(f"document.querySelector('.verdict')?.innerText.includes({json.dumps(words)})")
+        well(tab, server)

@@ -171,6 +171,11 @@ class World:
         """What the search sees of them."""
         return [flight for each in self.exchanges for flight in evidence.flights(made(each), self._body)]
 
+    @property
+    def bodies(self) -> dict[str, bytes]:
+        """The requests, by their digests."""
+        return {hashlib.sha256(each).hexdigest(): each for each in self._bodies.values()}
+
     def incidents(self) -> list[Incident]:
         """What is found."""
         return incidents(self.flights())

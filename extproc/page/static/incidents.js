@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { h, render } from "./dom.js";
 import { link, outcome } from "./rows.js";
-import { time } from "./words.js";
+import { duration, time } from "./words.js";
 
 const LINES = [[0.95, "almost certain"], [0.8, "likely"], [0.6, "probable"], [0, "possible"]];
 const AROUND_MS = 120000;
@@ -23,9 +23,15 @@ function list(all) {
     h("thead", {}, h("tr", {}, ["when", "what", "how sure", "backend", "in flight", "first suspect"].map((each) => h("th", { scope: "col" }, each)))),
     h("tbody", {}, all.toReversed().map((each) => h("tr", {},
       h("th", { scope: "row" }, h("a", { href: `#/incidents/${each.id}` }, time(each.at))),
-      h("td", {}, h("span", { class: `outcome ${each.verdict === "suspects" ? "upstream" : "unknown"}` }, each.class)),
+      h("td", {}, h("span", { class: `outcome ${each.verdict === "suspects" ? "upstream" : "unknown"}` }, each.class), " ", h("span", { class: "note" }, lasted(each))),
       h("td", {}, sure(each.confidence)), h("td", {}, each.upstream), h("td", {}, each.in_flight.length),
       h("td", {}, each.suspects.length ? link(each.suspects[0].exchange) : "no request")))))) ];
+}
+
+/** How long a hang or a freeze lasted; nothing of what does not last. */
+function lasted(one) {
+  if (one.ended_at) return `for ${duration(new Date(one.ended_at) - new Date(one.at))}`;
+  return one.class === "hang" ? "not over" : "";
 }
 
 function sure(confidence) {
@@ -42,7 +48,7 @@ async function page(one, signal) {
   ];
   return [
     h("h1", {}, `${one.class} of ${one.upstream}`),
-    h("p", { class: "verdict" }, time(one.at), ", ", sure(one.confidence), one.backend.engine ? `, ${one.backend.engine} by its message` : "", " ", h("code", {}, one.id)),
+    h("p", { class: "verdict" }, time(one.at), ", ", sure(one.confidence), one.backend.engine ? `, ${one.backend.engine} by its message` : "", ended(one), " ", h("code", {}, one.id)),
     h("section", {}, h("h2", {}, "What was seen"), h("ul", {}, one.evidence.map((each) => h("li", {}, each)))),
     h("section", {}, h("h2", {}, one.suspects.length ? "Suspects" : "No request is to blame"),
       h("ol", { class: "suspects" }, one.suspects.slice(0, 5).map((each) => h("li", {}, h("strong", {}, each.score.toFixed(2)), " ", link(each.exchange, each.exchange),
@@ -50,6 +56,11 @@ async function page(one, signal) {
     h("section", {}, h("h2", {}, `In flight: ${one.in_flight.length}`), gantt(rows, one, ranks)),
     h("section", {}, h("h2", {}, "Next"), h("pre", {}, next.join("\n"))),
   ];
+}
+
+function ended(one) {
+  if (one.ended_at) return `, over at ${time(one.ended_at)}, after ${duration(new Date(one.ended_at) - new Date(one.at))}`;
+  return one.class === "hang" ? ", not over, as far as is known" : "";
 }
 
 /** What was in flight then, and what began a little later on the same backend. */

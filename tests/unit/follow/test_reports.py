@@ -41,6 +41,19 @@ def death() -> tuple[World, Incident, Report]:
     return world, found, Report(found.id, "gpu-1:8000", at, at, found.fields(), found.redacted().fields(), False)
 
 
+def silence(known: tuple[float, float] | None) -> tuple[Incident, Report]:
+    """One that lasts, or of which the end is known."""
+    world = World()
+    world.traffic(0, 30)
+    world.traffic(0, 60, upstream="gpu-2:8000")
+    for number in range(6):
+        last = 30 if known is None else 58
+        world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=last, silence=known)
+    (found,) = world.incidents()
+    at, until = found.sighting.at, found.sighting.until
+    return found, Report(found.id, "gpu-1:8000", at, until, found.fields(), found.redacted().fields(), trace="ab" * 16)
+
+
 def reports(directory: Path, webhook: Webhook | None = None, **options: Any) -> tuple[Reports, Metrics, Kept]:
     """Those of a directory."""
     metrics, kept = Metrics((), {}), Kept(directory / FILE_NAME, 0.0)
@@ -72,20 +85,7 @@ def test_a_hang_that_goes_on_is_corrected_and_not_counted_twice(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Under the id under which it was told: in the log, by the webhook, and by a metric of its own."""
-    found = {}
-    for silence in (None, (30, 48.1)):
-        world = World()
-        world.traffic(0, 30)
-        world.traffic(0, 60, upstream="gpu-2:8000")
-        for number in range(6):
-            last = 30 if silence is None else 58
-            world.add(27 + number / 10, None, None, first=27.4 + number / 10, last=last, silence=silence)
-        (found[silence],) = world.incidents()
-    hang, freeze = found[None], found[30, 48.1]
-    first, second = (
-        Report(hang.id, "gpu-1:8000", each.sighting.at, each.sighting.until, each.fields(), each.redacted().fields())
-        for each in (hang, freeze)
-    )
+    (hang, first), (freeze, second) = silence(None), silence((30, 48.1))
     with Receiver() as receiver, caplog.at_level(logging.INFO):
         all_of, metrics, _ = reports(tmp_path, Webhook(receiver.url, None))
         all_of.found(hang, first, [])
@@ -123,6 +123,27 @@ def test_the_span_is_in_the_trace_of_the_first_suspect() -> None:
     assert alone.get_span_context().trace_id not in (0, int(suspect.trace, 16))  # type: ignore[union-attr]
     assert (span.name, event.name) == ("incident death", "extproc.incident")
     assert dict(event.attributes or {})["extproc.incident.suspect"] == suspect.id
+
+
+def test_the_end_of_a_hang_is_a_span_beneath_the_first(tmp_path: Path) -> None:
+    """From its moment to its end, with what it turned out to be."""
+    (hang, first), (freeze, second) = silence(None), silence((30, 48.1))
+    exporter = InMemorySpanExporter()
+    tracing = Tracing(Exporter(exporter, {}), Resource({}), {})
+    kept = Kept(tmp_path / FILE_NAME, 0.0)
+    all_of = Reports(tmp_path, kept, Metrics((), {}), tracing, None)
+    all_of.found(hang, first, [])
+    all_of.changed(freeze, second, first)
+    all_of.close(20.0)
+    tracing.close(20.0)
+    told, over = exporter.get_finished_spans()
+    (event,) = over.events
+    assert over.parent == told.get_span_context()
+    assert over.start_time == told.start_time == told.end_time
+    assert (told.name, over.name, event.name) == ("incident hang", "incident freeze ended", "extproc.incident.ended")
+    assert dict(event.attributes or {})["extproc.incident.ended_at"] == freeze.ended_at == "2025-11-21T03:12:48.100000Z"
+    assert over.end_time == event.timestamp == 1_763_694_768_100_000_000
+    assert "extproc.incident.ended_at" not in dict(told.events[0].attributes or {})
 
 
 def test_a_suspect_who_comes_again_is_counted_and_posted(tmp_path: Path) -> None:
