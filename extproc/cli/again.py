@@ -15,12 +15,10 @@ _STOP_SECONDS: Final = 3.0
 _PORT: Final = re.compile(r":(\d+)$")
 
 
-async def keep(
-    command: Sequence[str], after: float, say: Callable[[str], None], complain: Callable[[str], None]
-) -> int:
+async def keep(command: Sequence[str], after: float, report: Callable[[str], None], warn: Callable[[str], None]) -> int:
     """Run a command, and again `after` seconds after each end by itself, until cancelled; `--port` is added to it.
 
-    `say` gets its lines, `ready` with the address at each start among them; `complain` how it ended. Returns only
+    `report` gets its lines, `ready` with the address at each start among them; `warn` how it ended. Returns only
     when it did not come up: its exit code.
     """
     port: list[str] = []
@@ -32,13 +30,13 @@ async def keep(
                 await child.ended()
                 return child.code or 0
             port = ["--port", found[1]]
-            say(line)
+            report(line)
             why = await child.ended()
         except asyncio.CancelledError:
             await child.stop(_STOP_SECONDS)
             raise
         delay = 0.0 if child.code == NOT_READY else after
-        complain(f"{why}; starting it again in {delay:g} s")
+        warn(f"{why}; starting it again in {delay:g} s")
         await asyncio.sleep(delay)
 
 

@@ -24,7 +24,7 @@ from extproc.history.filters import Bounds, Filters, Param, check_outcome
 from extproc.history.join import Exchange
 
 
-class Outcome(click.ParamType[str]):
+class OutcomeType(click.ParamType[str]):
     """A name, a glob, or a class."""
 
     name = "outcome"
@@ -41,7 +41,7 @@ class Outcome(click.ParamType[str]):
         return str(value).lower()
 
 
-class Status(click.ParamType[str]):
+class StatusType(click.ParamType[str]):
     """`502`, `5xx`, or `none` for exchanges without an answer."""
 
     name = "status"
@@ -93,9 +93,9 @@ _TIMES: Final = (
     ),
 )
 _ENDS: Final = (
-    _many("--outcome", "outcomes", "OUTCOME", "Ended so: ok, upstream_*, class:client, in_flight, ...", Outcome()),
+    _many("--outcome", "outcomes", "OUTCOME", "Ended so: ok, upstream_*, class:client, in_flight, ...", OutcomeType()),
     click.option("--failed", is_flag=True, help="Ended otherwise than well: every class but ok."),
-    _many("--status", "statuses", "STATUS", "HTTP status: 502, 5xx, or none.", Status()),
+    _many("--status", "statuses", "STATUS", "HTTP status: 502, 5xx, or none.", StatusType()),
 )
 _WHERE: Final = (
     _many("--model", "models", "MODEL", "Model asked for or answering."),

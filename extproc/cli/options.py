@@ -152,12 +152,12 @@ def answers(directories: Sequence[Path]) -> Iterator[Answers]:
 
     with output.Progress("reading the journal") as progress:
 
-        def tell(text: str) -> None:
+        def warn(text: str) -> None:
             if bucket_url() is None:  # what was shipped has no index
                 progress.clear()
                 click.echo(f"extproc: {output.escape(text)}", err=True)
 
-        with Answers(directories, tell, progress) as asked:
+        with Answers(directories, warn, progress) as asked:
             yield asked
 
 

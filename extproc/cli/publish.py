@@ -74,7 +74,7 @@ def command(
     target = target or settings.data_dir / "run" / "envoy"
     addresses = [config.listen_address(each, "--sidecar") for each in sidecars]
     deployment = publish.settings_of(settings, otlp.endpoint(settings, os.environ), target, addresses)
-    publisher = publish.Publisher(settings, target, deployment, log.info, complain=log.warning)
+    publisher = publish.Publisher(settings, target, deployment, log.info, warn=log.warning)
 
     def live(paths: Sequence[Path]) -> None:
         for path in paths:

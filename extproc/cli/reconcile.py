@@ -18,7 +18,7 @@ from extproc.core.record import moment_text
 from extproc.history.coverage import Coverage
 from extproc.reconcile import entries as envoy
 from extproc.reconcile.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable
-from extproc.reconcile.reconcile import MEANING, Finding, Reason, reconcile
+from extproc.reconcile.reconcile import MEANING, Reason, Unrecorded, reconcile
 
 STDIN: Final = "-"
 _NAMED: Final = 20
@@ -47,7 +47,7 @@ class _Account:
         self.problems = 0
         self.unreadable = 0
 
-    def take(self, finding: Finding | None) -> None:
+    def take(self, finding: Unrecorded | None) -> None:
         self.requests += 1
         if finding is None:
             self.recorded += 1
@@ -68,7 +68,7 @@ class _Account:
         return text + (f"; {self.unreadable} lines could not be read" if self.unreadable else "")
 
 
-def fields(finding: Finding) -> dict[str, Any]:
+def fields(finding: Unrecorded) -> dict[str, Any]:
     """A finding as an object."""
     entry = finding.entry
     return {
@@ -94,7 +94,7 @@ def fields(finding: Finding) -> dict[str, Any]:
     }
 
 
-def row(finding: Finding, *, local: bool) -> Row:
+def row(finding: Unrecorded, *, local: bool) -> Row:
     """A finding as a line of a table. `local`: the time on the reader's clock."""
     entry = finding.entry
     return (
@@ -130,7 +130,7 @@ def _within(entries: Iterable[Entry], since: datetime | None, until: datetime | 
 
 def _findings(
     entries: Iterable[Entry], coverage: Coverage, account: _Account, progress: output.Progress
-) -> Iterator[Finding]:
+) -> Iterator[Unrecorded]:
     for _, finding in reconcile(entries, coverage):
         account.take(finding)
         progress(f"{account.requests} requests")
@@ -139,7 +139,7 @@ def _findings(
             yield finding
 
 
-def _print(findings: Iterable[Finding], *, as_json: bool) -> None:
+def _print(findings: Iterable[Unrecorded], *, as_json: bool) -> None:
     if not as_json:
         output.table(COLUMNS, (row(finding, local=output.is_terminal()) for finding in findings))
         return

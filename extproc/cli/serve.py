@@ -31,12 +31,12 @@ async def run(settings: Config) -> None:
                 output.announce(f"ready {address}")
             log.info("health and metrics: %s/readyz, /metrics", sidecar.admin_url)
             log.info("times of day without an offset are in %s", time.strftime("%Z (UTC%z)"))
-            notify.tell("READY=1")
+            notify.send("READY=1")
             beside = page.beside(settings, log.warning, log.info)
             async with notify.watched(), beside if settings.page == "on" else contextlib.nullcontext():
                 await ending.unless(sidecar.wait())
     finally:
-        notify.tell("STOPPING=1")
+        notify.send("STOPPING=1")
         await sidecar.stop()
 
 

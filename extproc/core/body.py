@@ -15,7 +15,7 @@ SPOOL_BATCH = 64 * 1024
 _TAIL = 64 * 1024
 
 
-class Body:
+class BodyCapture:
     """One body. Every byte given to `feed` is digested exactly once, whatever way it leaves."""
 
     __slots__ = ("_digest", "_held", "_held_bytes", "_inline_bytes", "_last", "chunks", "length", "spooled")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET, UnsetType
 
-from extproc.core.body import Body
+from extproc.core.body import BodyCapture
 from extproc.core.events import Body as BodyEvent
 from extproc.core.events import Direction
 from extproc.core.head import Head
@@ -27,7 +27,7 @@ class DirectionContent:
     def __init__(self, direction: Direction, inline_body_bytes: int) -> None:
         self.stream = Stream(direction)
         self.head = NO_HEAD
-        self.body = Body(inline_body_bytes)
+        self.body = BodyCapture(inline_body_bytes)
         self.trailers: Head | None = None
         self.ended_by: str | None = None
         self.truncated = False

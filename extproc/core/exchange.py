@@ -71,7 +71,7 @@ TAKEN = Received()
 LATE_ONE = Received(late=True)
 
 
-class Settings(msgspec.Struct, frozen=True):
+class RecorderSettings(msgspec.Struct, frozen=True):
     """What all exchanges of a sidecar share."""
 
     redactor: Redactor
@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True):
     """An unfinished request gets an `open` record once so much of its body is here."""
 
 
-class Exchange:
+class ExchangeRecorder:
     """One exchange. Its owner calls `receive` for each message and `close` once, never two at a time."""
 
     __slots__ = (
@@ -116,7 +116,7 @@ class Exchange:
     def __init__(
         self,
         id: str,
-        settings: Settings,
+        settings: RecorderSettings,
         *,
         started_ns: int,
         started_at: int,

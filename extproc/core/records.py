@@ -40,7 +40,7 @@ _ESCAPED: Final = 6
 """What a byte of a text may become: `\\u0000`."""
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+class JournalObject(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
     """A JSON object of the journal."""
 
     unknown: dict[str, Any] | UnsetType = msgspec.field(default=UNSET, name="")
@@ -55,7 +55,7 @@ Headers = list[tuple[str, HeaderValue]]
 """In the order of the wire, credentials replaced, pseudo-headers left out."""
 
 
-class Body(Kept, frozen=True, gc=False, omit_defaults=True):
+class Body(JournalObject, frozen=True, gc=False, omit_defaults=True):
     """A body: one of these."""
 
     text: str | None = None
@@ -74,7 +74,7 @@ class Body(Kept, frozen=True, gc=False, omit_defaults=True):
             return cls(base64=base64.b64encode(data).decode("ascii"))
 
 
-class Passed(Kept, frozen=True, gc=False):
+class Passed(JournalObject, frozen=True, gc=False):
     """A direction as it passed. A field is null where an earlier version did not write it."""
 
     bytes: int | None = None
@@ -130,7 +130,7 @@ class ResponseDirection(Silences, frozen=True, gc=False):
     """The body could not be written. Left out where it was."""
 
 
-class RequestLlm(Kept, frozen=True, gc=False):
+class RequestLlm(JournalObject, frozen=True, gc=False):
     """What a request asks of a model. A field is null where the body does not say it."""
 
     api: str | None = None
@@ -147,7 +147,7 @@ class RequestLlm(Kept, frozen=True, gc=False):
     """What could not be read, and where."""
 
 
-class LlmError(Kept, frozen=True, gc=False):
+class LlmError(JournalObject, frozen=True, gc=False):
     """An error of the model's server. A field is null where the server did not give it."""
 
     type: str | None = None
@@ -155,7 +155,7 @@ class LlmError(Kept, frozen=True, gc=False):
     message: str | None = None
 
 
-class ResponseLlm(Kept, frozen=True, gc=False):
+class ResponseLlm(JournalObject, frozen=True, gc=False):
     """What a model answered. A field is null where the body does not say it."""
 
     api: str | None = None
@@ -177,7 +177,7 @@ class ResponseLlm(Kept, frozen=True, gc=False):
     """From the exchange's start to the first token. Null where none came, or where nobody saw when."""
 
 
-class Protocol(Kept, frozen=True, gc=False):
+class Protocol(JournalObject, frozen=True, gc=False):
     """What Envoy sent beyond the end of a direction."""
 
     late: dict[str, int] = {}
@@ -187,7 +187,7 @@ class Protocol(Kept, frozen=True, gc=False):
     """Late body messages by what was in them: `same` as the body's end, `different` or `empty`."""
 
 
-class Routing(Kept, frozen=True, gc=False):
+class Routing(JournalObject, frozen=True, gc=False):
     """What Envoy was told to route by."""
 
     by: str | None = None
@@ -198,7 +198,7 @@ class Routing(Kept, frozen=True, gc=False):
     """The headers that were set."""
 
 
-class Attempt(Kept, frozen=True, gc=False):
+class Attempt(JournalObject, frozen=True, gc=False):
     """One attempt at an upstream. A field is null where Envoy does not say it."""
 
     upstream: str | None = None
@@ -210,7 +210,7 @@ class Attempt(Kept, frozen=True, gc=False):
     duration_ms: float | None = None
 
 
-class Tls(Kept, frozen=True, gc=False):
+class Tls(JournalObject, frozen=True, gc=False):
     """The client's connection. A field is null where Envoy does not say it."""
 
     version: str | None = None
@@ -221,7 +221,7 @@ class Tls(Kept, frozen=True, gc=False):
     peer_sans: list[str] | None = None
 
 
-class Progress(Kept, frozen=True, gc=False):
+class Progress(JournalObject, frozen=True, gc=False):
     """How far an exchange had come. Times count from its start. A field is null where nothing of it had come."""
 
     request_bytes: int | None = None
@@ -240,7 +240,7 @@ class Progress(Kept, frozen=True, gc=False):
 # Records ---------------------------------------------------------------------------------------------------------
 
 
-class Record(Kept, frozen=True, kw_only=True, gc=False, tag_field="type"):
+class Record(JournalObject, frozen=True, kw_only=True, gc=False, tag_field="type"):
     """What every line has."""
 
     type: ClassVar[str]
@@ -445,7 +445,7 @@ class End(Record, frozen=True, gc=False, tag="end"):
     """It was written by recovery."""
 
 
-class Unknown(Kept, frozen=True, gc=False):
+class Unknown(JournalObject, frozen=True, gc=False):
     """A line of a type that this version does not have, or without what its type needs. All of it is in `unknown`."""
 
     type: str = ""
@@ -499,7 +499,7 @@ def of_fields(fields: Mapping[str, Any]) -> AnyRecord:
     return Unknown(**plain, unknown=dict(fields))
 
 
-S = TypeVar("S", bound=Kept)
+S = TypeVar("S", bound=JournalObject)
 
 
 def kept(type: type[S], members: Mapping[str, Any]) -> S:
@@ -529,10 +529,10 @@ def _converted(type: Any, value: Any) -> Any:
 
 
 def _is_kept(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Kept)
+    return isinstance(kind, type) and issubclass(kind, JournalObject)
 
 
-def _is(type: type[Kept], name: str, value: Any) -> bool:
+def _is(type: type[JournalObject], name: str, value: Any) -> bool:
     try:
         msgspec.convert(value, _fields(type)[name].type)
     except (KeyError, msgspec.ValidationError):
@@ -541,7 +541,7 @@ def _is(type: type[Kept], name: str, value: Any) -> bool:
 
 
 @cache
-def _fields(type: type[Kept]) -> Mapping[str, msgspec.structs.FieldInfo]:
+def _fields(type: type[JournalObject]) -> Mapping[str, msgspec.structs.FieldInfo]:
     """By the name of the member."""
     return {field.encode_name: field for field in msgspec.structs.fields(type) if field.encode_name}
 
@@ -549,7 +549,7 @@ def _fields(type: type[Kept]) -> Mapping[str, msgspec.structs.FieldInfo]:
 # And back --------------------------------------------------------------------------------------------------------
 
 
-def fields_of(value: Kept) -> dict[str, Any]:
+def fields_of(value: JournalObject) -> dict[str, Any]:
     """The members as they stand in JSON, those that were kept behind the others. Of a tagged type with the tag."""
     if isinstance(value, Unknown):
         return dict(value.unknown or {})
@@ -564,7 +564,7 @@ def as_dict(record: Known | Unknown) -> dict[str, Any]:
     return members
 
 
-def encode(record: Kept) -> bytes:
+def encode(record: JournalObject) -> bytes:
     """One record as a JSON object without a line end, ASCII only. What was kept of newer versions is written again."""
     return line_format.encode(fields_of(record) if isinstance(record, Unknown) else record)
 

@@ -122,7 +122,7 @@ def watching(config: Config, metrics: Metrics, tracing: Tracing | None, position
 
 
 def follow(
-    follower: Follower, tracing: Tracing | None, stopping: threading.Event, tell: Callable[[dict[str, Any]], None]
+    follower: Follower, tracing: Tracing | None, stopping: threading.Event, send: Callable[[dict[str, Any]], None]
 ) -> None:
     """Follow until told to stop, then read what is there and let it be exported. `tell` hears the state each second."""
     state_at = 0.0
@@ -132,7 +132,7 @@ def follow(
         if now >= state_at:
             state_at = now + STATE_SECONDS
             adapt(follower, tracing)
-            tell(state(follower, tracing))
+            send(state(follower, tracing))
         if not more:
             stopping.wait(IDLE_SECONDS)
     until = time.monotonic() + STOP_SECONDS / 2

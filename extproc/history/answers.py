@@ -1,6 +1,6 @@
 """Which exchanges there are, answered from the index where a directory has one, and else from all of its journal.
 
-    answers = Answers(directories, tell)
+    answers = Answers(directories, warn)
     answers.exchanges(filters, limit=20)     # newest last, those in flight behind them
     answers.find("019aa3f2")
     answers.close()
@@ -36,7 +36,6 @@ from extproc.history.live_tables import LiveTables
 from extproc.history.position import PositionedRecord, records_at
 from extproc.journal import lines
 
-Tell = Callable[[str], None]
 Test = Callable[[Exchange], bool]
 """What a filter cannot say, of an exchange that is complete."""
 
@@ -63,12 +62,15 @@ class Answers:
     """Of some data directories. A context manager. `progress` hears of long work, and when something is given out."""
 
     def __init__(
-        self, directories: Sequence[Path], tell: Tell = lambda _: None, progress: Progress | None = None
+        self,
+        directories: Sequence[Path],
+        warn: Callable[[str], None] = lambda _: None,
+        progress: Progress | None = None,
     ) -> None:
         self.tables = LiveTables()
         """What the workers' tables say, read once."""
         self._progress = progress or _Silence()
-        self._directories = [_Directory(directory, tell, self._progress, self.tables) for directory in directories]
+        self._directories = [_Directory(directory, warn, self._progress, self.tables) for directory in directories]
         self._of = dict(zip(directories, self._directories, strict=True))
 
     def close(self) -> None:
@@ -231,9 +233,9 @@ class Question:
 class _Directory:
     """One data directory, with its index or without."""
 
-    def __init__(self, directory: Path, tell: Tell, progress: Progress, tables: LiveTables) -> None:
+    def __init__(self, directory: Path, warn: Callable[[str], None], progress: Progress, tables: LiveTables) -> None:
         self.directory = directory
-        self._tell = tell
+        self._warn = warn
         self._progress = progress
         self._tables = tables
         self._index: Index | None = None
@@ -264,7 +266,7 @@ class _Directory:
     def _give_up(self, why: Unusable) -> None:
         self.close()
         if lines.series(self.directory):
-            self._tell(f"{self.directory}: the journal is read instead of its index: {why}")
+            self._warn(f"{self.directory}: the journal is read instead of its index: {why}")
 
     # What has ended --------------------------------------------------------------------------------------------
 

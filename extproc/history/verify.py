@@ -43,7 +43,7 @@ _RENAMED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Defect:
     """One thing that is wrong."""
 
     file: Path
@@ -54,16 +54,16 @@ class Finding:
         return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
 
 
-def verify(directory: Path, report: Report = lambda _: None, *, growing: bool = False) -> Iterator[Finding]:
+def verify(directory: Path, report: Report = lambda _: None, *, growing: bool = False) -> Iterator[Defect]:
     """Everything that is wrong with the journal in a data directory. `report` is told how far it is. `growing`: more of
     its exchanges may come, though nobody writes to this directory."""
     if not (directory / SEGMENTS).is_dir():
-        yield Finding(directory / SEGMENTS, None, "there is no such directory, so this is no journal")
+        yield Defect(directory / SEGMENTS, None, "there is no such directory, so this is no journal")
         return
     for name in segment.misplaced(directory / SEGMENTS):
-        yield Finding(directory / SEGMENTS / name, None, _RENAMED)
+        yield Defect(directory / SEGMENTS / name, None, _RENAMED)
     for stem in lines.missing(directory):
-        yield Finding(directory / SEGMENTS / f"{stem}{CLOSED}", None, _MISSING)
+        yield Defect(directory / SEGMENTS / f"{stem}{CLOSED}", None, _MISSING)
     files = _Bodies(directory)
     for series in lines.series(directory):
         yield from _Series(series, files, report, growing=growing).check()
@@ -84,7 +84,7 @@ class _Series:
         self._reduced = False
         """The segment has only what retention left in it for exchanges that are in flight."""
 
-    def check(self) -> Iterator[Finding]:
+    def check(self) -> Iterator[Defect]:
         names = self._series.names
         for position, name in enumerate(names):
             self._report(str(name))
@@ -96,7 +96,7 @@ class _Series:
             for id, (name, number) in self._exchanges.unfinished.items():
                 yield self._finding(name, number, f"exchange {id} has no terminal record, and no sidecar is running")
 
-    def _segment(self, name: Name, later: list[Name]) -> Iterator[Finding]:
+    def _segment(self, name: Name, later: list[Name]) -> Iterator[Defect]:
         live = name.state == OPEN and is_live(self._directory / SEGMENTS / str(name))
         self._live |= live
         limit = lines.void_from(self._directory, later) if name.state == OPEN else None
@@ -115,7 +115,7 @@ class _Series:
         if self._reduced:
             self._seq = None  # what followed may be gone
 
-    def _ending(self, name: Name, last: Line | None, *, first: bool, followed: bool) -> Iterator[Finding]:
+    def _ending(self, name: Name, last: Line | None, *, first: bool, followed: bool) -> Iterator[Defect]:
         if name.state == OPEN:
             if followed and last is not None and last.record.get("type") != "end" and self._seq is not None:
                 self._seq += 1  # the number that is left free for the footer from recovery
@@ -132,7 +132,7 @@ class _Series:
                 name, last.number, f"the footer counts {said} lines before it, there are {last.number - 1}"
             )
 
-    def _record(self, name: Name, line: Line, *, first: bool) -> Iterator[Finding]:
+    def _record(self, name: Name, line: Line, *, first: bool) -> Iterator[Defect]:
         record, number = line.record, line.number
         type = record.get("type")
         self._reduced |= first and bool(record.get("kept"))
@@ -146,7 +146,7 @@ class _Series:
         if isinstance(record.get("id"), str):
             yield from self._exchange(name, number, str(type), record["id"], line.typed)
 
-    def _number(self, name: Name, number: int, seq: Any) -> Iterator[Finding]:
+    def _number(self, name: Name, number: int, seq: Any) -> Iterator[Defect]:
         if not isinstance(seq, int):
             yield self._finding(name, number, "the line has no number")
             return
@@ -155,7 +155,7 @@ class _Series:
             yield self._finding(name, number, f"line number {expected} should follow, but it is {seq}")
         self._seq = seq
 
-    def _exchange(self, name: Name, number: int, type: str, id: str, record: AnyRecord) -> Iterator[Finding]:
+    def _exchange(self, name: Name, number: int, type: str, id: str, record: AnyRecord) -> Iterator[Defect]:
         what = self._exchanges.add(type, id, (name, number))
         if what is not None:
             yield self._finding(name, number, f"exchange {id}: {what}")
@@ -169,8 +169,8 @@ class _Series:
         for what in self._bodies.check(passed) if passed is not None else ():
             yield self._finding(name, number, f"exchange {id}: {type} body: {what}")
 
-    def _finding(self, name: Name, line: int | None, what: str) -> Finding:
-        return Finding(self._directory / SEGMENTS / str(name), line, what)
+    def _finding(self, name: Name, line: int | None, what: str) -> Defect:
+        return Defect(self._directory / SEGMENTS / str(name), line, what)
 
 
 class _Exchanges:
@@ -234,10 +234,10 @@ class _Bodies:
         """There is a record of this exchange."""
         self._unclaimed.pop(id, None)
 
-    def unclaimed(self) -> Iterator[Finding]:
+    def unclaimed(self) -> Iterator[Defect]:
         """The files that belong to nothing."""
         for name in [*self._strange, *(name for names in self._unclaimed.values() for name in names)]:
-            yield Finding(self._directory / BODIES / name, None, "the body of no recorded exchange")
+            yield Defect(self._directory / BODIES / name, None, "the body of no recorded exchange")
 
     def check(self, passed: RequestDirection | ResponseDirection) -> Iterator[str]:
         """What is wrong with the body of one direction."""

@@ -1,11 +1,11 @@
 """The demo engine's life: its turns, its queue, and how it dies.
 
-    life = Life(plan)
-    with life.request(asked) as one:     # waits for nothing
+    run = EngineRun(plan)
+    with run.request(asked) as one:     # waits for nothing
         await one.turn()                 # until it has its turn
         await one.wait(0.05)             # as long as a token takes
 
-Each of these raises `DeadError` when the engine has died under the request; `life.broken` says what is answered then.
+Each of these raises `DeadError` when the engine has died under the request; `run.broken` says what is answered then.
 A freeze stops the whole process for a time; what ends the process does so by itself.
 """
 
@@ -130,11 +130,11 @@ class Broken(Enum):
     """No answer, ever."""
 
 
-class Flight:
+class EngineRequest:
     """One request in the engine."""
 
-    def __init__(self, life: Life, asked: Asked, order: int) -> None:
-        self._life = life
+    def __init__(self, run: EngineRun, asked: Asked, order: int) -> None:
+        self._run = run
         self.asked = asked
         self.order = order
         self.has_turn = False
@@ -145,23 +145,23 @@ class Flight:
 
     async def turn(self) -> None:
         """Wait for its turn."""
-        await self._life.turn_of(self)
+        await self._run.turn_of(self)
 
     async def tokens(self, number: int, seconds: float) -> None:
         """Wait for tokens that take so long."""
-        await self._life.tokens(self, number, seconds)
+        await self._run.tokens(self, number, seconds)
 
     async def last_words(self) -> None:
         """Wait until it hears that the engine has died."""
-        await self._life.last_words(self)
+        await self._run.last_words(self)
 
 
-class Life:
-    """One engine from its start to its end. `tell` gets the line that says of what it dies."""
+class EngineRun:
+    """One engine from its start to its end. `report` gets the line that says of what it dies."""
 
-    def __init__(self, plan: Plan, tell: Callable[[str], None] | None = None) -> None:
+    def __init__(self, plan: Plan, report: Callable[[str], None] | None = None) -> None:
         self._plan = plan
-        self._tell = tell if tell is not None else _to_stderr
+        self._report = report if report is not None else _to_stderr
         self._watch = Watch(plan.rules)
         self._mortal = bool(plan.rules)
         self._slots = asyncio.Semaphore(plan.slots) if plan.slots else None
@@ -171,25 +171,25 @@ class Life:
         self._begun = 0
         self._slower = 1.0
         self._tasks: set[asyncio.Task[None]] = set()
-        self.flights: dict[int, Flight] = {}
+        self.in_flight: dict[int, EngineRequest] = {}
         self.broken: Broken | None = None
-        self.culprit: Flight | None = None
+        self.culprit: EngineRequest | None = None
 
-    def hears_in_stream(self, one: Flight) -> bool:
+    def hears_in_stream(self, one: EngineRequest) -> bool:
         """Whether a stream that has been given nothing yet is told of the death in a frame, or by a status."""
         return self._plan.how.mode in (Mode.FRAMES, Mode.KEEP_500) and not one.late
 
     @property
     def waiting(self) -> int:
         """Requests that wait for their turn."""
-        return sum(not each.has_turn for each in self.flights.values())
+        return sum(not each.has_turn for each in self.in_flight.values())
 
     @contextlib.contextmanager
-    def request(self, asked: Asked) -> Iterator[Flight]:
+    def request(self, asked: Asked) -> Iterator[EngineRequest]:
         """One request, from its arrival to its end."""
         self._came += 1
-        one = Flight(self, asked, self._came)
-        self.flights[id(one)] = one
+        one = EngineRequest(self, asked, self._came)
+        self.in_flight[id(one)] = one
         try:
             yield one
         except (asyncio.CancelledError, ConnectionResetError):
@@ -198,14 +198,14 @@ class Life:
             raise
         finally:
             asked.over = True
-            del self.flights[id(one)]
+            del self.in_flight[id(one)]
             if one.has_turn and self._slots is not None:
                 self._slots.release()
             if one.latched:
                 assert self._plan.how.latch is not None
                 self._soon(self._plan.how.latch, lambda: self._die(one))
 
-    async def turn_of(self, one: Flight) -> None:
+    async def turn_of(self, one: EngineRequest) -> None:
         """Wait until it has its turn, and die of it if a rule says so."""
         one.late = self.broken is not None
         self._alive()
@@ -215,8 +215,8 @@ class Life:
         one.has_turn = True
         self._begun += 1
         asked = one.asked
-        running = [each.asked for each in self.flights.values() if each.has_turn]
-        without = [each for each in self.flights.values() if not each.asked.output_tokens]
+        running = [each.asked for each in self.in_flight.values() if each.has_turn]
+        without = [each for each in self.in_flight.values() if not each.asked.output_tokens]
         asked.waited = time.monotonic() - since
         asked.oldest = min(without, key=lambda each: each.order) is one
         asked.number = self._begun
@@ -225,7 +225,7 @@ class Life:
         self._sees(Event.BEGUN, one)
         self._alive()
 
-    async def tokens(self, one: Flight, number: int, seconds: float) -> None:
+    async def tokens(self, one: EngineRequest, number: int, seconds: float) -> None:
         """Wait for tokens."""
         if not self._mortal:
             if seconds > 0:
@@ -242,7 +242,7 @@ class Life:
             self._sees(Event.OUTPUT, one)
             self._alive()
 
-    async def last_words(self, one: Flight) -> None:
+    async def last_words(self, one: EngineRequest) -> None:
         """Wait until it is this request's turn to hear of the engine's death; for ever where it never does."""
         mode = self._plan.how.mode
         if one.late and self.broken is not Broken.NOTHING:
@@ -267,7 +267,7 @@ class Life:
                 each.cancel()
         self._alive()
 
-    def _sees(self, event: Event, one: Flight) -> None:
+    def _sees(self, event: Event, one: EngineRequest) -> None:
         if self.broken is not None or not self._mortal:
             return
         rule = self._watch.sees(event, one.asked)
@@ -279,11 +279,11 @@ class Life:
         else:
             self._die(one)
 
-    def _die(self, one: Flight) -> None:
+    def _die(self, one: EngineRequest) -> None:
         if self.broken is not None:
             return
         how = self._plan.how
-        self._tell(f"dies ({how.mode.value}) of request {one.asked.id}: {one.rule.text if one.rule else ''}")
+        self._report(f"dies ({how.mode.value}) of request {one.asked.id}: {one.rule.text if one.rule else ''}")
         if how.mode is Mode.FREEZE:
             time.sleep(how.seconds)  # the whole process, as a busy loop in C would
             return

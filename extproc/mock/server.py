@@ -20,7 +20,7 @@ from aiohttp import web
 from extproc.mock.answer import Answer, Context
 from extproc.mock.chat import ChatAnswer
 from extproc.mock.completions import CompletionAnswer
-from extproc.mock.dying import Broken, DeadError, Flight, Life, Plan
+from extproc.mock.dying import Broken, DeadError, EngineRequest, EngineRun, Plan
 from extproc.mock.embeddings import EmbeddingAnswer
 from extproc.mock.engines import ENGINES, Engine, frames
 from extproc.mock.generation import BadRequestError, Json
@@ -61,7 +61,7 @@ class Backend:
     def __init__(self, settings: Settings, plan: Plan) -> None:
         self.settings = settings
         self._engine: Engine = ENGINES[settings.engine]
-        self._life = Life(plan)
+        self._run = EngineRun(plan)
         self._started = time.time()
         self._numbers = itertools.count()
         self._running = 0
@@ -80,7 +80,7 @@ class Backend:
         return application
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if self._life.broken in (Broken.ERROR, Broken.UNAVAILABLE) else 200)
+        return web.Response(status=503 if self._run.broken in (Broken.ERROR, Broken.UNAVAILABLE) else 200)
 
     async def _about(self, request: web.Request) -> web.Response:
         return web.json_response(self._engine.about[request.path])
@@ -104,9 +104,9 @@ class Backend:
             "# TYPE process_start_time_seconds gauge",
             f"process_start_time_seconds {self._started:.3f}",
             "# TYPE vllm:num_requests_running gauge",
-            f"vllm:num_requests_running{{{label}}} {self._running - self._life.waiting}",
+            f"vllm:num_requests_running{{{label}}} {self._running - self._run.waiting}",
             "# TYPE vllm:num_requests_waiting gauge",
-            f"vllm:num_requests_waiting{{{label}}} {self._life.waiting}",
+            f"vllm:num_requests_waiting{{{label}}} {self._run.waiting}",
             "# TYPE vllm:prompt_tokens_total counter",
             f"vllm:prompt_tokens_total{{{label}}} {self._tokens['prompt']}",
             "# TYPE vllm:generation_tokens_total counter",
@@ -136,8 +136,8 @@ class Backend:
         ended = "abort"
         asked = Asked(request.path, raw, body, answer.prompt_tokens, context.id)
         try:
-            with self._life.request(asked) as flight:
-                response = await self._send(request, answer, flight)
+            with self._run.request(asked) as one:
+                response = await self._send(request, answer, one)
                 ended = "done"
         except ConnectionResetError:
             # A client that has left is normal: the generation ends there, as the real server's does.
@@ -165,20 +165,20 @@ class Backend:
         id = request.headers.get("x-request-id") or hashlib.sha256(raw + b"%d" % next(self._numbers)).hexdigest()[:32]
         return body, Context(raw, model, settings.seed, int(time.time()), id)
 
-    async def _send(self, request: web.Request, answer: Answer, flight: Flight) -> web.StreamResponse:
+    async def _send(self, request: web.Request, answer: Answer, one: EngineRequest) -> web.StreamResponse:
         try:
-            await flight.turn()
+            await one.turn()
             if isinstance(answer, _Refused):
                 return _refusal(request.path, 400, answer.message)
-            pace = _Pace(self.settings, flight)
+            pace = _Pace(self.settings, one)
             if answer.stream:
                 return await self._stream(request, answer, pace)
             await pace.tokens(answer.steps)
             self._tokens["generation"] += answer.completion_tokens
             return web.json_response(answer.whole())
         except DeadError:
-            await flight.last_words()
-            return await self._last_words(request, answer, flight)
+            await one.last_words()
+            return await self._last_words(request, answer, one)
 
     async def _stream(self, request: web.Request, answer: Answer, pace: _Pace) -> web.StreamResponse:
         response = await _begun_stream(request)
@@ -188,27 +188,27 @@ class Backend:
                 await response.write(data)
                 self._tokens["generation"] += tokens
         except DeadError:
-            await pace.flight.last_words()
+            await pace.of.last_words()
             await self._end_stream(request, response)
             return response
         await response.write_eof()
         return response
 
-    async def _last_words(self, request: web.Request, answer: Answer, flight: Flight) -> web.StreamResponse:
+    async def _last_words(self, request: web.Request, answer: Answer, one: EngineRequest) -> web.StreamResponse:
         """What a request gets that the dead engine had given nothing yet."""
         engine = self._engine
-        if self._life.broken is Broken.UNAVAILABLE:
+        if self._run.broken is Broken.UNAVAILABLE:
             return web.json_response(engine.error(engine.message, 503), status=503)
-        if answer.stream and self._life.hears_in_stream(flight):
+        if answer.stream and self._run.hears_in_stream(one):
             response = await _begun_stream(request)
             await self._end_stream(request, response)
             return response
-        if engine.plain_status == 200 and self._life.broken is not None:
+        if engine.plain_status == 200 and self._run.broken is not None:
             return web.json_response(None)
         return web.json_response(engine.error(engine.message, 500), status=500)
 
     async def _end_stream(self, request: web.Request, response: web.StreamResponse) -> None:
-        last = None if self._life.broken is Broken.UNAVAILABLE else frames(self._engine, request.path)
+        last = None if self._run.broken is Broken.UNAVAILABLE else frames(self._engine, request.path)
         if last is not None:
             await response.write(last)
             await response.write_eof()
@@ -242,8 +242,8 @@ async def _begun_stream(request: web.Request) -> web.StreamResponse:
 class _Pace:
     """The times at which tokens are due, counted from the request: what is late is not made up for by pauses."""
 
-    def __init__(self, settings: Settings, flight: Flight) -> None:
-        self.flight = flight
+    def __init__(self, settings: Settings, one: EngineRequest) -> None:
+        self.of = one
         self._loop = asyncio.get_running_loop()
         self._due = self._loop.time() + settings.ttft_ms / 1000
         self._each = 1 / settings.tokens_per_second if settings.tokens_per_second else 0.0
@@ -254,7 +254,7 @@ class _Pace:
             return
         self._due += self._each * (number - self._first)
         self._first = False
-        await self.flight.tokens(number, self._due - self._loop.time())
+        await self.of.tokens(number, self._due - self._loop.time())
 
 
 def _refusal(path: str, status: int, message: str) -> web.Response:

@@ -28,7 +28,7 @@ from extproc.page.access import AccessLog
 from extproc.page.commands import CommandFailed, Said, printed
 from extproc.page.events import TICK_SECONDS, Feed
 from extproc.page.guard import WHO, Guard, middleware, with_headers
-from extproc.page.source import MOST, Query, Source, words_of
+from extproc.page.source import MOST, PageSource, Query, words_of
 from extproc.page.tokens import Tokens
 from extproc.page.types import About
 
@@ -71,7 +71,7 @@ class Page:
 
     def __init__(self, settings: Settings, query: Query) -> None:
         self._settings = settings
-        self._source = Source(settings.directories, query, redact=settings.redact)
+        self._source = PageSource(settings.directories, query, redact=settings.redact)
         self._threads = ThreadPoolExecutor(_THREADS, "reading")
         self._feed = Feed(lambda: self._read(lambda: self._source.live(200)), settings.tick_seconds)
         redacted = ("--redact",) if settings.redact else ()

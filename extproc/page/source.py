@@ -67,7 +67,7 @@ class Cursor:
         return f"{self.started_at},{self.id}"
 
 
-class Source:
+class PageSource:
     """Of some data directories."""
 
     def __init__(self, directories: Sequence[Path], query: Query, *, redact: bool = False) -> None:

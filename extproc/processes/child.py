@@ -1,7 +1,7 @@
 """One child process: started, heard, told to end, and how it ended. It never outlives its parent.
 
     child = await Child.start("envoy", "-c", path, stdout=log)           # killed when we die
-    child = await Child.start(*program, told=config)                     # ends by itself when we die: its input ends
+    child = await Child.start(*program, first_line=config)               # ends by itself when we die: its input ends
     async for line in child.lines(): ...
     why = await child.ended()                                            # "was killed by SIGKILL"
     await child.stop(5.0)                                                # SIGTERM, then SIGKILL
@@ -40,27 +40,27 @@ class Child:
     async def start(
         cls,
         *command: str | os.PathLike[str],
-        told: str | None = None,
+        first_line: str | None = None,
         stdout: int | IO[bytes] = PIPE,
         stderr: int | IO[bytes] | None = None,
     ) -> Self:
         """Start a program. Raises OSError.
 
-        With `told`, that is the first line of its standard input, which stays open: such a program ends by itself when
+        `first_line` is that of its standard input, which then stays open: such a program ends by itself when
         its input does. Any other is killed when this process dies.
         """
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=DEVNULL if told is None else PIPE,
+            stdin=DEVNULL if first_line is None else PIPE,
             stdout=stdout,
             stderr=stderr,
             limit=_LINE_BYTES,
             start_new_session=True,
-            preexec_fn=_dying_with(os.getpid()) if told is None else None,
+            preexec_fn=_dying_with(os.getpid()) if first_line is None else None,
         )
         child = cls(process)
-        if told is not None:
-            child.tell(told)
+        if first_line is not None:
+            child.send(first_line)
         return child
 
     @property
@@ -72,7 +72,7 @@ class Child:
         """The exit code, or the signal as a negative number; None while it runs."""
         return self._process.returncode
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Write a line to its standard input."""
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")

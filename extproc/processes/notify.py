@@ -1,6 +1,6 @@
 """What systemd is told of a service of `Type=notify` (sd_notify(3)): that it is ready, still alive, about to end.
 
-    notify.tell("READY=1")
+    notify.send("READY=1")
     async with notify.watched(): ...     # a sign of life from the event loop, as often as WatchdogSec= asks for it
 
 Where no one listens, none of it does anything.
@@ -15,7 +15,7 @@ import socket
 from collections.abc import AsyncIterator
 
 
-def tell(state: str) -> None:
+def send(state: str) -> None:
     """Send lines of `NAME=VALUE` to NOTIFY_SOCKET: a path, or `@` and an abstract name. A listener that is gone, or
     that reads nothing, costs nothing but the message.
     """
@@ -52,5 +52,5 @@ async def watched() -> AsyncIterator[None]:
 
 async def _tell_alive(seconds: float) -> None:
     while True:
-        tell("WATCHDOG=1")
+        send("WATCHDOG=1")
         await asyncio.sleep(seconds)

@@ -16,8 +16,6 @@ from typing import Final
 from extproc.config import Config
 from extproc.processes.child import Child
 
-Say = Callable[[str], None]
-
 PAUSE_SECONDS: Final = 5.0
 STOP_SECONDS: Final = 2.0
 
@@ -37,12 +35,14 @@ def command(config: Config) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def beside(config: Config, say: Say, announce: Say, pause_seconds: float = PAUSE_SECONDS) -> AsyncIterator[None]:
-    """Keep one going while something else is done. `announce` gets its address, `say` what becomes of it later.
+async def beside(
+    config: Config, warn: Callable[[str], None], report: Callable[[str], None], pause_seconds: float = PAUSE_SECONDS
+) -> AsyncIterator[None]:
+    """Keep one going while something else is done. `report` gets its address, `warn` what becomes of it later.
 
     One that does not start has said why on stderr, and is left at that.
     """
-    keeper = asyncio.create_task(_keep(command(config), say, announce, pause_seconds))
+    keeper = asyncio.create_task(_keep(command(config), warn, report, pause_seconds))
     try:
         yield
     finally:
@@ -50,15 +50,17 @@ async def beside(config: Config, say: Say, announce: Say, pause_seconds: float =
         await asyncio.gather(keeper, return_exceptions=True)
 
 
-async def _keep(program: Sequence[str], say: Say, announce: Say, pause_seconds: float) -> None:
+async def _keep(
+    program: Sequence[str], warn: Callable[[str], None], report: Callable[[str], None], pause_seconds: float
+) -> None:
     while True:
         child = await Child.start(*program)
         try:
             word, _, url = (await child.line()).partition(" ")
             if word != "ready":
                 return
-            announce(f"page  {url}")
-            say(f"the page {await child.ended()}; starting it again")
+            report(f"page  {url}")
+            warn(f"the page {await child.ended()}; starting it again")
         finally:
             await child.stop(STOP_SECONDS)
         await asyncio.sleep(pause_seconds)

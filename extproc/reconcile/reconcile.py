@@ -61,7 +61,7 @@ _RECORDER_FAILED: Final = "ext_proc_error"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Unrecorded:
     """A request without a record."""
 
     entry: Entry
@@ -87,7 +87,7 @@ class Journal(Protocol):
     def gap(self, first: str, last: str) -> str | None: ...
 
 
-def reconcile(entries: Iterable[Entry], journal: Journal) -> Iterator[tuple[Entry, Finding | None]]:
+def reconcile(entries: Iterable[Entry], journal: Journal) -> Iterator[tuple[Entry, Unrecorded | None]]:
     """Each entry in its order, with what is to be said of it."""
     source = iter(entries)
     while batch := list(itertools.islice(source, BATCH)):
@@ -96,7 +96,7 @@ def reconcile(entries: Iterable[Entry], journal: Journal) -> Iterator[tuple[Entr
         since = journal.since()
         for entry in batch:
             recorded = _name(entry) in known
-            yield entry, None if recorded else Finding(entry, _reason(entry, journal, since))
+            yield entry, None if recorded else Unrecorded(entry, _reason(entry, journal, since))
 
 
 def reached_backend(entry: Entry) -> bool:

@@ -18,14 +18,14 @@ from typing import Final
 from extproc.core import outcome
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, HeaderList, Headers
-from extproc.core.exchange import Exchange, Settings
+from extproc.core.exchange import ExchangeRecorder, RecorderSettings
 from extproc.core.outcome import Outcome
 from extproc.core.records import Access, Response
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
 from extproc.replay.request import Request
 
-_SETTINGS: Final = Settings(Redactor(b"replay"))
+_SETTINGS: Final = RecorderSettings(Redactor(b"replay"))
 _TRACE: Final = TraceContext("0" * 32, "0" * 16)
 _WHOLE: Final = frozenset({Outcome.OK, Outcome.UPSTREAM_ERROR_STATUS})
 
@@ -68,7 +68,7 @@ class Listener:
         self.bytes = 0
         self._began = time.monotonic()
         now = time.monotonic_ns()
-        self._exchange = Exchange(
+        self._exchange = ExchangeRecorder(
             request.id, _SETTINGS, started_ns=time.time_ns(), started_at=now, trace=_TRACE, parent=None
         )
         self._record = Response(id="")

@@ -28,7 +28,7 @@ from extproc.incidents import evidence, incident, indexed
 from extproc.incidents.incident import Incident
 from extproc.replay.minimise import CONTENT
 from extproc.replay.request import Request, prepare
-from extproc.replay.search import Suspect
+from extproc.replay.search import Candidate
 from extproc.replay.sender import Leave
 from extproc.replay.window import Step
 
@@ -64,7 +64,7 @@ class Material:
     """By the ids of their exchanges, those of the window with their times."""
     window: tuple[str, ...]
     """In the order in which they had begun."""
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[Candidate, ...]
     hints: Mapping[str, tuple[str, ...]]
     """For each suspect, the parameters that speak against it."""
     known_good: Request | None
@@ -114,7 +114,7 @@ def of_exchange(exchange: Exchange, journal: Answers, credentials: Credentials) 
     for each in journal.exchanges(near, limit=_LOOKED_AT, complete=True):
         best.consider(each)
     known_good = best.request(credentials) or _made_up(exchange, request)
-    return Material({id: Step(request, 0.0, _leave(exchange))}, (id,), (Suspect(id),), {}, known_good, {id: exchange})
+    return Material({id: Step(request, 0.0, _leave(exchange))}, (id,), (Candidate(id),), {}, known_good, {id: exchange})
 
 
 def whole_body(exchange: Exchange) -> bytes:
@@ -153,11 +153,11 @@ class MissingCredentialsError(ExtprocError):
         self.names = names
 
 
-def _suspects(found: Incident, requests: Mapping[str, Request]) -> Iterator[Suspect]:
+def _suspects(found: Incident, requests: Mapping[str, Request]) -> Iterator[Candidate]:
     for each in found.ranking.suspects:
         if each.flight.id in requests:
             latch = each.latch.id if each.latch is not None and each.latch.id in requests else None
-            yield Suspect(each.flight.id, latch)
+            yield Candidate(each.flight.id, latch)
 
 
 def _hints(reasons: Sequence[str]) -> Iterator[str]:

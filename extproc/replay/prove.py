@@ -1,6 +1,6 @@
 """Which request killed the server, proved on another one: the search on a real target, and the smallest killer.
 
-    proof = prove(material, target, Tries(path), Wishes(), say)
+    proof = prove(material, target, Tries(path), Wishes(), report)
 
 The target dies in this, again and again, and has to come back each time: `Target.bring_back` sees to that, before the
 next try. A target that fails a request that is known to be good proves nothing, and nothing is tried on it.
@@ -22,8 +22,6 @@ from extproc.replay.search import Attempt, Found, How, Result
 from extproc.replay.target import State, Target
 from extproc.replay.tries import Tries
 from extproc.replay.window import Step
-
-Say = Callable[[str], None]
 
 PROVEN: Final = "proven"
 FLAKY: Final = "flaky"
@@ -90,16 +88,16 @@ class Proof:
         }
 
 
-def prove(material: Material, target: Target, tries: Tries, wishes: Wishes, say: Say) -> Proof:
+def prove(material: Material, target: Target, tries: Tries, wishes: Wishes, report: Callable[[str], None]) -> Proof:
     """Search, then make the killer smaller."""
-    bench = _Bench(material, target, tries, wishes.speed, say)
+    bench = _Bench(material, target, tries, wishes.speed, report)
     state = target.state()
     if not state.alive and (tries.known_tries or target.restartable):
-        say(f"the target {state.fate}: {state.text}")
+        report(f"the target {state.fate}: {state.text}")
         state = target.bring_back()
     if not state.alive or (target.known_good is not None and not state.known_good):
         return Proof(BROKEN, f"the target fails before anything was tried: {state.text}", None, 0, 0)
-    say(f"the target is alive: {state.text}")
+    report(f"the target is alive: {state.text}")
     bench.state = state
     rounds = max(wishes.confirm, 1)
     found = search.search(material.suspects, material.window, bench.make, rounds=rounds, confirm=wishes.confirm)
@@ -109,7 +107,7 @@ def prove(material: Material, target: Target, tries: Tries, wishes: Wishes, say:
             NOT_PROVEN, "nothing that was tried killed the target", None, tries.count, tries.kills + tries.restarts
         )
     verdict = PROVEN if found.kills == found.tries else FLAKY
-    say(f"{verdict}: {_text(found.attempt)} killed the target in {found.kills} of {found.tries} tries")
+    report(f"{verdict}: {_text(found.attempt)} killed the target in {found.kills} of {found.tries} tries")
     smallest = _smallest(found, material, bench, wishes) if wishes.minimal else None
     bench.close()
     why = f"{_text(found.attempt)} killed the target in {found.kills} of {found.tries} tries"
@@ -129,7 +127,7 @@ def _smallest(
 ) -> tuple[Request, minimise.Document] | None:
     """The killer with the smallest body, and that; None where it is no JSON, or where several have to overlap."""
     if found.attempt.how is How.AS_RECORDED:
-        bench.say("several requests that overlap are not made smaller")
+        bench.report("several requests that overlap are not made smaller")
         return None
     *before, last = found.attempt.ids
     request = material.steps[last].request
@@ -143,7 +141,7 @@ def _smallest(
 
     small = minimise.minimise(document, kills, material.hints.get(last, ()), wishes.most_kills)
     if small != document and not bench.killed_fresh(request.with_document(small)):
-        bench.say("once more, on a fresh server")
+        bench.report("once more, on a fresh server")
         fresh = kills(small) and (bench.killed_fresh(request.with_document(small)) or kills(small))
         small = small if fresh else document
     if wishes.redact:
@@ -156,8 +154,10 @@ def _smallest(
 class _Bench:
     """Makes attempts on a target, which is brought back before the next one when it has died."""
 
-    def __init__(self, material: Material, target: Target, tries: Tries, speed: float, say: Say) -> None:
-        self.say = say
+    def __init__(
+        self, material: Material, target: Target, tries: Tries, speed: float, report: Callable[[str], None]
+    ) -> None:
+        self.report = report
         self.state: State | None = None
         self._material = material
         self._target = target
@@ -179,7 +179,7 @@ class _Bench:
         key = self._tries.key(self._parts(steps))
         known = self._tries.known(key)
         if known is not None:
-            self.say(f"try {self._tries.count}: {_text(attempt)}: {known[1]} (remembered)")
+            self.report(f"try {self._tries.count}: {_text(attempt)}: {known[1]} (remembered)")
             return known[0]
         restarted = attempt.fresh and self._renew()
         before = tuple(self._before)
@@ -188,7 +188,7 @@ class _Bench:
         self._tries.made(key, result, said, restarted=restarted)
         self._before = [] if killed else [*self._before, attempt]
         self._impure = not killed
-        self.say(f"try {self._tries.count}: {_text(attempt)}: {said}")
+        self.report(f"try {self._tries.count}: {_text(attempt)}: {said}")
         return result
 
     def _renew(self) -> bool:
@@ -208,7 +208,7 @@ class _Bench:
         known = self._tries.known(key)
         shown = f"{len(request.body)} bytes"
         if known is not None:
-            self.say(f"try {self._tries.count}: {shown}: {known[1]} (remembered)")
+            self.report(f"try {self._tries.count}: {shown}: {known[1]} (remembered)")
             if known[0].killed and not known[0].before:
                 self._fresh_kills.add(request.body)
             return known[0].killed
@@ -219,7 +219,7 @@ class _Bench:
             self._fresh_kills.add(request.body)
         self._impure = not killed and (self._impure or not plain)
         self._before = []
-        self.say(f"try {self._tries.count}: {shown}: {said}")
+        self.report(f"try {self._tries.count}: {shown}: {said}")
         return killed
 
     def killed_fresh(self, request: Request) -> bool:

@@ -47,7 +47,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class Candidate:
     """A request that may have done it, and the earlier one without which it may be harmless."""
 
     id: str
@@ -82,7 +82,7 @@ Try = Callable[[Attempt], Result]
 
 
 def search(
-    suspects: Sequence[Suspect], window: Sequence[str], make: Try, *, rounds: int = 1, confirm: int = 1
+    suspects: Sequence[Candidate], window: Sequence[str], make: Try, *, rounds: int = 1, confirm: int = 1
 ) -> Found | None:
     """The first attempt of the plan that kills, cut down; None where nothing does in all rounds: what kills but now
     and then may need several. It was tried `confirm` times at least, of which `kills` killed."""
@@ -95,7 +95,7 @@ def search(
     return None
 
 
-def plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attempt]:
+def plan(suspects: Sequence[Candidate], window: Sequence[str]) -> Iterator[Attempt]:
     """What to try, in order; nothing twice."""
     seen: set[Attempt] = set()
     for attempt in _plan(suspects, window):
@@ -104,7 +104,7 @@ def plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attempt
             yield attempt
 
 
-def _plan(suspects: Sequence[Suspect], window: Sequence[str]) -> Iterator[Attempt]:
+def _plan(suspects: Sequence[Candidate], window: Sequence[str]) -> Iterator[Attempt]:
     yield from (Attempt((each.id,)) for each in suspects)
     yield from (Attempt((each.latch, each.id), fresh=True) for each in suspects if each.latch is not None)
     size = 2

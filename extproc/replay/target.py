@@ -32,7 +32,7 @@ _NO_SUCH: Final = frozenset({404, 405, 501})
 _STARTED: Final = re.compile(rb"^process_start_time_seconds(?:\{[^}]*\})? ([0-9.e+]+)", re.MULTILINE)
 
 
-class Life(Enum):
+class Health(Enum):
     """How a server is."""
 
     ALIVE = "alive"
@@ -44,7 +44,7 @@ class Life(Enum):
 class State:
     """How a server is, and what tells it."""
 
-    life: Life
+    health: Health
     text: str
     started: float | None = None
     """When its process began, by its own metrics."""
@@ -55,12 +55,12 @@ class State:
     @property
     def alive(self) -> bool:
         """It works."""
-        return self.life is Life.ALIVE
+        return self.health is Health.ALIVE
 
     @property
     def fate(self) -> str:
         """What has become of it, as the end of a sentence."""
-        return {Life.ALIVE: "is alive", Life.DEAD: "died", Life.HUNG: "hangs"}[self.life]
+        return {Health.ALIVE: "is alive", Health.DEAD: "died", Health.HUNG: "hangs"}[self.health]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Target:
         restart: str | None = None,
         restart_log: Path | None = None,
         patience: Patience | None = None,
-        say: Callable[[str], None] = lambda _: None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.url = url
         self.patience = patience or Patience()
@@ -100,7 +100,7 @@ class Target:
         self._health = health
         self._command = restart
         self._log = restart_log
-        self._say = say
+        self._report = report
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -119,15 +119,15 @@ class Target:
         if unwell is not None:
             return unwell
         if self._known_good is None:
-            return State(Life.ALIVE, f"{self._health or HEALTH} answers", self.started())
+            return State(Health.ALIVE, f"{self._health or HEALTH} answers", self.started())
         answer = self.ask(self._known_good)
         if answer.kind == "ok":
             text = f"a known-good request was answered in {answer.seconds:.1f} s"
-            return State(Life.ALIVE, text, self.started(), known_good=True)
+            return State(Health.ALIVE, text, self.started(), known_good=True)
         if not answer.is_failure:
-            return State(Life.ALIVE, f"it answers, if with {answer.text}", self.started())
+            return State(Health.ALIVE, f"it answers, if with {answer.text}", self.started())
         hung = answer.outcome is Outcome.UPSTREAM_TIMEOUT
-        return State(Life.HUNG if hung else Life.DEAD, f"to a known-good request: {answer.text}")
+        return State(Health.HUNG if hung else Health.DEAD, f"to a known-good request: {answer.text}")
 
     def started(self) -> float | None:
         """When its process began, where its metrics say so."""
@@ -152,14 +152,14 @@ class Target:
             now = self._by_health() or now  # a request that is known to be good costs more than that
         now = self._since(before) if now.alive and settle else now
         if now.alive and any(each.outcome is Outcome.UPSTREAM_TIMEOUT for each in answers):
-            return State(Life.HUNG, "it answered nobody for a time, and went on", now.started)
+            return State(Health.HUNG, "it answered nobody for a time, and went on", now.started)
         return now
 
     def _since(self, before: State) -> State:
         """How it is now; dead, if it was started anew since."""
         now = self.state()
         if now.alive and before.started is not None and now.started is not None and now.started > before.started:
-            return State(Life.DEAD, "its process was started anew in the meantime", now.started)
+            return State(Health.DEAD, "its process was started anew in the meantime", now.started)
         return now
 
     def bring_back(self) -> State:
@@ -174,7 +174,7 @@ class Target:
                 raise ExtprocError(f"the restart command ended with {self._process.returncode}: {self._command}")
             time.sleep(_POLL_SECONDS)
         self.restarts += 1
-        self._say(f"the target is back: {now.text}")
+        self._report(f"the target is back: {now.text}")
         return now
 
     def renew(self) -> State | None:
@@ -187,7 +187,7 @@ class Target:
         while time.monotonic() < deadline:
             code = self._process.poll()
             if code:
-                self._say(f"the restart command does not restart a server that lives (exit code {code})")
+                self._report(f"the restart command does not restart a server that lives (exit code {code})")
                 return None
             now = self.state()
             gone = gone or not now.alive
@@ -212,11 +212,11 @@ class Target:
         if answer.kind == "ok" or (self._health is None and (not answer.is_failure or answer.status in _NO_SUCH)):
             return None
         hung = answer.outcome is Outcome.UPSTREAM_TIMEOUT
-        return State(Life.HUNG if hung else Life.DEAD, f"{self._health or HEALTH}: {answer.text}")
+        return State(Health.HUNG if hung else Health.DEAD, f"{self._health or HEALTH}: {answer.text}")
 
     def _restart(self, command: str) -> None:
         self._end_ours()
-        self._say(f"restarting the target: {command}")
+        self._report(f"restarting the target: {command}")
         log: IO[bytes] | int = subprocess.DEVNULL if self._log is None else self._log.open("ab")
         try:
             # In a session of its own: an interrupt of ours does not end the server.

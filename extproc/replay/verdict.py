@@ -12,7 +12,7 @@ from enum import Enum
 
 from extproc.core.joined import Exchange
 from extproc.replay.answer import Answer
-from extproc.replay.target import Life, State
+from extproc.replay.target import Health, State
 
 
 class Kind(Enum):
@@ -56,8 +56,8 @@ def judge(exchange: Exchange, answers: Sequence[Answer], state: State) -> Verdic
     if wrong is None and expected is None:
         wrong = next((each for each in answers if each.is_failure), None)
     shown = (wrong or answers[-1]).text
-    if state.life is not Life.ALIVE:
-        kind = Kind.HUNG if state.life is Life.HUNG else Kind.KILLED
+    if state.health is not Health.ALIVE:
+        kind = Kind.HUNG if state.health is Health.HUNG else Kind.KILLED
         return Verdict(kind, f"the target {state.fate}: {state.text}; the answer: {shown}")
     alive = f"the target is alive ({state.text})"
     if wrong is None:

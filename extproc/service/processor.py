@@ -21,7 +21,7 @@ from extproc.config import Config
 from extproc.core import routing
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, Event
-from extproc.core.exchange import Exchange, Received, Settings
+from extproc.core.exchange import ExchangeRecorder, Received, RecorderSettings
 from extproc.core.records import Routing
 from extproc.core.redact import Redactor
 from extproc.core.routing import RoutingHeaders
@@ -75,7 +75,7 @@ class Recorder:
         """When the transport's loop last came round."""
         redactor = Redactor(redaction_key, config.redact_headers, config.redact_query)
         self.access_log = AccessLog(journal, redactor)
-        self._settings = Settings(
+        self._settings = RecorderSettings(
             redactor,
             config.inline_body_bytes,
             config.open_record_bytes,
@@ -85,7 +85,7 @@ class Recorder:
         self._open_delay = config.open_record_ms / 1000
         # Each queue has one delay for all, so that the order of arrival is the order of the deadlines.
         self._gates: deque[Gate] = deque()
-        self._unfinished: deque[tuple[float, Exchange]] = deque()
+        self._unfinished: deque[tuple[float, ExchangeRecorder]] = deque()
         self._draining = False
         # The texts stand in Envoy's configuration, so there are few.
         self._asked = lru_cache(maxsize=64)(_asked)
@@ -129,12 +129,12 @@ class Recorder:
                 asked = self._asked(_text(value))
         return parent, asked
 
-    def begin(self, parent: str | None, at: int) -> Exchange:
+    def begin(self, parent: str | None, at: int) -> ExchangeRecorder:
         """A new exchange, whose first message came at this moment of the monotonic clock."""
         self.in_flight += 1
         now_ns = time_ns()
         id = ids.exchange_id(now_ns)
-        return Exchange(
+        return ExchangeRecorder(
             id,
             self._settings,
             started_ns=now_ns,
@@ -143,7 +143,7 @@ class Recorder:
             parent=parent,
         )
 
-    def end(self, exchange: Exchange, reason: CloseReason) -> None:
+    def end(self, exchange: ExchangeRecorder, reason: CloseReason) -> None:
         self.in_flight -= 1
         self.access_log.expect(exchange.id)
         unfinished = exchange.unfinished
@@ -151,7 +151,7 @@ class Recorder:
         if effects:
             self.journal.submit(effects, partial(self._closed, unfinished, exchange.rejected))
 
-    def watch_unfinished(self, exchange: Exchange) -> None:
+    def watch_unfinished(self, exchange: ExchangeRecorder) -> None:
         """Give the exchange an `open` record, should its request be long in coming."""
         queue = self._unfinished
         while queue and queue[0][1].request_over:
@@ -207,7 +207,7 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.decode("ascii", "replace")
 
 
-def _why_not_held(exchange: Exchange) -> str:
+def _why_not_held(exchange: ExchangeRecorder) -> str:
     """Why the body has no say in where the request goes."""
     if exchange.announced_request_bytes is None:
         return "no content-length"
@@ -225,7 +225,7 @@ class Processor:
         self._recorder = recorder
         self._send = send
         self._parent, self._asked = recorder.read(metadata)
-        self._exchange: Exchange | None = None
+        self._exchange: ExchangeRecorder | None = None
         self._modes: Modes | None = None
         self._held = 0
         self._held_since = 0.0
@@ -274,7 +274,7 @@ class Processor:
         if gate.has_record and not self._refuses(gate):
             self._recorder.passed_unrecorded(gate.direction, error)
 
-    def _begin(self, message: Message) -> Exchange:
+    def _begin(self, message: Message) -> ExchangeRecorder:
         self._modes = modes = message.modes or wire.SHIPPED
         exchange = self._exchange = self._recorder.begin(self._parent, message.event.at)
         exchange.best_effort = modes.observability
@@ -284,19 +284,19 @@ class Processor:
                 self._describe(self._slot, exchange)
         return exchange
 
-    def _show(self, slot: Slot, exchange: Exchange, kind: Kind) -> None:
+    def _show(self, slot: Slot, exchange: ExchangeRecorder, kind: Kind) -> None:
         """Let those who look see how far it has come."""
         if kind in _HEADERS:
             self._describe(slot, exchange)
         else:
             slot.advance(exchange.progress())
 
-    def _describe(self, slot: Slot, exchange: Exchange) -> None:
+    def _describe(self, slot: Slot, exchange: ExchangeRecorder) -> None:
         head, upstream, cluster = exchange.request_head, exchange.upstream, exchange.cluster
         progress, started_ns = exchange.progress(), exchange.started_ns
         slot.describe(progress, started_ns, exchange.id, head.method, head.path, upstream, cluster)
 
-    def _reply(self, exchange: Exchange, message: Message, received: Received) -> bytes:
+    def _reply(self, exchange: ExchangeRecorder, message: Message, received: Received) -> bytes:
         modes, kind = self._modes, message.kind
         assert modes is not None
         if kind in _HEADERS and not modes.observability:
@@ -307,7 +307,7 @@ class Processor:
                 return self._accept(exchange, modes, over=received.over)
         return wire.neutral(message, modes, late=received.late)
 
-    def _accept(self, exchange: Exchange, modes: Modes, *, over: bool) -> bytes:
+    def _accept(self, exchange: ExchangeRecorder, modes: Modes, *, over: bool) -> bytes:
         """The reply to request headers: whether Envoy holds the request, and what it is told to route by."""
         if not over:
             if modes.may_hold:
@@ -318,14 +318,14 @@ class Processor:
         reply = wire.accepted(exchange.id, hold=exchange.held)
         return reply if self._asked is None else self._prepare_routing(exchange, self._asked, reply)
 
-    def _prepare_routing(self, exchange: Exchange, asked: RoutingHeaders, reply: bytes) -> bytes:
+    def _prepare_routing(self, exchange: ExchangeRecorder, asked: RoutingHeaders, reply: bytes) -> bytes:
         key = routing.client_key(exchange.request_head) if asked.client else None
         if not exchange.request_over:
             why = None if exchange.held else _why_not_held(exchange)
             exchange.routing = Routing(by="headers", why=why, set={} if key is None else {routing.CLIENT: key})
         return wire.with_client_key(reply, key) if asked.client else reply
 
-    def _route_by_body(self, exchange: Exchange, message: Message) -> dict[str, str] | None:
+    def _route_by_body(self, exchange: ExchangeRecorder, message: Message) -> dict[str, str] | None:
         """What a held body tells of where it should go; the record of the request says so, too."""
         asked, event = self._asked, message.event
         if message.kind is not _REQUEST_BODY or exchange.request_over:
@@ -341,7 +341,7 @@ class Processor:
         return headers
 
     def _reply_to_held(
-        self, exchange: Exchange, message: Message, received: Received, headers: dict[str, str] | None
+        self, exchange: ExchangeRecorder, message: Message, received: Received, headers: dict[str, str] | None
     ) -> bytes:
         """The reply to what comes while Envoy holds a request: its body in one message, or Envoy's own answer."""
         reply = wire.routed(headers) if headers else self._reply(exchange, message, received)
@@ -354,7 +354,7 @@ class Processor:
             self._release()
         return reply
 
-    def _guarded(self, exchange: Exchange, event: Event, headers: dict[str, str] | None, reply: bytes) -> bytes:
+    def _guarded(self, exchange: ExchangeRecorder, event: Event, headers: dict[str, str] | None, reply: bytes) -> bytes:
         """The reply to a held request, which may be in quarantine."""
         assert isinstance(event, Body)
         found = self._recorder.guard.look_up(exchange.request_head, event.data, exchange.cluster)
@@ -367,7 +367,7 @@ class Processor:
         exchange.reject(recorded=True)
         return wire.quarantined(found.entry.incident or found.entry.id)
 
-    def _came(self, exchange: Exchange, *, over: bool) -> None:
+    def _came(self, exchange: ExchangeRecorder, *, over: bool) -> None:
         """The body of a held request. If this was not all of it, our override had no effect."""
         exchange.held = over
         if over:

@@ -26,11 +26,11 @@ class DemoBackend:
             raise StackError(f"a demo backend did not start: it {await child.ended()}")
         self.port = int(url.rpartition(":")[2])
 
-    async def keep(self, say: Callable[[str], None]) -> None:
+    async def keep(self, warn: Callable[[str], None]) -> None:
         """Start it again whenever it ends."""
         while True:
             assert self._child is not None
-            say(f"demo backend 127.0.0.1:{self.port} {await self._child.ended()}; starting it again")
+            warn(f"demo backend 127.0.0.1:{self.port} {await self._child.ended()}; starting it again")
             await self.start()
 
     async def stop(self) -> None:

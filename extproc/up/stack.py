@@ -18,7 +18,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ from extproc.envoy.publish.publish import Publisher
 from extproc.errors import StackError
 from extproc.service.sidecar.ports import Port
 from extproc.service.sidecar.sidecar import Sidecar
-from extproc.service.sidecar.workers import Say, as_news, to_the_log
+from extproc.service.sidecar.workers import log_info, log_warning
 from extproc.telemetry import otlp
 from extproc.up.demo import DemoBackend
 
@@ -44,19 +44,21 @@ _HURRY_SECONDS: Final = 0.3
 
 
 class Stack:
-    """All processes of one `up`. `say` gets the lines for the operator, `news` those where nothing is wrong."""
+    """All processes of one `up`. `warn` gets the lines for the operator, `report` those where nothing is wrong."""
 
-    def __init__(self, config: Config, say: Say = to_the_log, news: Say = as_news) -> None:
-        self._say = say
-        self._news = news
+    def __init__(
+        self, config: Config, warn: Callable[[str], None] = log_warning, report: Callable[[str], None] = log_info
+    ) -> None:
+        self._warn = warn
+        self._report = report
         self.run_dir = config.data_dir.absolute() / "run"
         self._short_dir: Path | None = None
         self._config = self._with_short_socket(config)
-        self._sidecar = Sidecar(self._config, say)
+        self._sidecar = Sidecar(self._config, warn)
         self.collector = otlp.endpoint(config, os.environ)
         self._envoy = Envoy(self.run_dir / "envoy", self.run_dir / "envoy.log", config.envoy_concurrency)
         self._publisher = Publisher(
-            self._config, self.run_dir / "envoy", self._settings, news, envoy=self._envoy, complain=say
+            self._config, self.run_dir / "envoy", self._settings, report, envoy=self._envoy, warn=warn
         )
         self._backends: dict[int, DemoBackend] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -163,7 +165,7 @@ class Stack:
         )
 
     async def _start_sidecar(self) -> None:
-        self._news(f"starting the sidecar, {_counted(self._config.workers, 'worker')}")
+        self._report(f"starting the sidecar, {_counted(self._config.workers, 'worker')}")
         await self._sidecar.start()
         self.run_dir.mkdir(0o750, exist_ok=True)  # it is there already when the socket is in it
         self._claim.enter_context(claimed(self.run_dir / "envoy", "up"))
@@ -182,14 +184,14 @@ class Stack:
     async def _start_backends(self, ports: Iterable[int]) -> None:
         new = {port: DemoBackend() for port in ports if port not in self._backends and not _is_taken(port)}
         if new:
-            self._news(f"starting {_counted(len(new), 'demo backend')}")
+            self._report(f"starting {_counted(len(new), 'demo backend')}")
         self._backends |= new  # `stop` ends those that have come up when one fails
         await _all(backend.start() for backend in new.values())
-        self._tasks += [asyncio.create_task(backend.keep(self._say)) for backend in new.values()]
+        self._tasks += [asyncio.create_task(backend.keep(self._warn)) for backend in new.values()]
         self._more_tasks.set()
 
     async def _start_envoy(self) -> None:
-        self._news("starting Envoy")
+        self._report("starting Envoy")
         await self._envoy.start()
         ended = asyncio.create_task(self._until_envoy_ends())
         ready = asyncio.create_task(self._until_ready())
@@ -217,7 +219,7 @@ class Stack:
                 self.port = state.port
                 return
             if loop.time() > patience:
-                self._say(f"still waiting: {missing}")
+                self._warn(f"still waiting: {missing}")
                 patience = loop.time() + _STILL_WAITING_SECONDS
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -227,7 +229,7 @@ class Stack:
             hosts = await self._envoy.hosts()
             if hosts is not None:
                 for change in watch.look(hosts, self._publisher.names):
-                    (self._say if change.bad else self._news)(change.text)
+                    (self._warn if change.bad else self._report)(change.text)
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _until_envoy_ends(self) -> None:
@@ -237,7 +239,7 @@ class Stack:
 
     def _say_complaints(self) -> None:
         for line in self._envoy.complaints():
-            self._say(f"envoy: {line}")
+            self._warn(f"envoy: {line}")
 
 
 def _counted(number: int, noun: str) -> str:

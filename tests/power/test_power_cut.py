@@ -27,7 +27,7 @@ from extproc.follow import checkpoint
 from extproc.follow.follower import Follower
 from extproc.history import verify
 from extproc.history.join import Exchange
-from extproc.history.verify import Finding
+from extproc.history.verify import Defect
 from extproc.journal import lines, recovery, retention
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name
 from extproc.service import redaction_key
@@ -166,7 +166,7 @@ class _Start:
             problems += self.not_given()
         return problems
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Defect]:
         """What `verify` says. Without `segments` there was no journal yet.
 
         A deletion that was cut short may have taken bodies whose segment is still there: the next round takes it.
@@ -228,7 +228,7 @@ class _Start:
                 if name.state != COMPRESSED and bad and all(line.end > sure for line in bad):
                     yield name.stem, bad[0].number
 
-    def is_legal(self, finding: Finding, damaged: Mapping[str, int]) -> bool:
+    def is_legal(self, finding: Defect, damaged: Mapping[str, int]) -> bool:
         """Whether it follows from such damage."""
         name = Name.parse(finding.file.name)
         first = damaged.get(name.stem) if name is not None else None

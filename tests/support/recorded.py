@@ -14,7 +14,7 @@ from support.journals import appended
 
 from extproc.core.effects import Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
-from extproc.core.exchange import Exchange, Settings
+from extproc.core.exchange import ExchangeRecorder, RecorderSettings
 from extproc.core.record import encode, timestamp
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
@@ -48,7 +48,7 @@ class Recording:
         directory.mkdir(mode=0o700, exist_ok=True)
         self.journal = Journal(directory, worker=worker, boot_id=boot_id, durability="write", free_space_floor_bytes=0)
         self.journal.start()
-        self._settings = Settings(Redactor(b"k" * 32), inline_body_bytes=inline_body_bytes)
+        self._settings = RecorderSettings(Redactor(b"k" * 32), inline_body_bytes=inline_body_bytes)
         self._worker = worker
         self._numbers = itertools.count(1)
 
@@ -84,7 +84,7 @@ class Recording:
         start = START_NS + int((number - 1 if minute is None else minute) * 60 * SECOND)
         id = f"{start // MS >> 16:08x}-{start // MS & 0xFFFF:04x}-7000-{0x8000 + self._worker:04x}-{number:012x}"
         trace = TraceContext("a" * 32, f"{number:016x}")
-        exchange = Exchange(id, self._settings, started_ns=start, started_at=start, trace=trace, parent=None)
+        exchange = ExchangeRecorder(id, self._settings, started_ns=start, started_at=start, trace=trace, parent=None)
         if body is not None:
             pseudo = [(":method", method), (":path", path), (":authority", "llm.test"), (":scheme", scheme)]
             self._play_request(exchange, start, body, [*pseudo, *headers], finished=finished)
@@ -109,7 +109,9 @@ class Recording:
         said = {"response_flags": [], "response_code_details": "via_upstream", "cluster": "llm", "route": "default"}
         self._carry_out([appended(encode(head | said | fields), gate=False)])
 
-    def _play_request(self, exchange: Exchange, at: int, body: bytes, headers: Fields, *, finished: bool) -> None:
+    def _play_request(
+        self, exchange: ExchangeRecorder, at: int, body: bytes, headers: Fields, *, finished: bool
+    ) -> None:
         attributes = {"source.address": "192.0.2.9:50123"}
         self._carry_out(exchange.receive(Headers(Direction.REQUEST, _raw(headers), not body, at, attributes)).effects)
         if body:
@@ -117,7 +119,9 @@ class Recording:
         if not finished:
             self._carry_out(exchange.open_record(at + 200 * MS))
 
-    def _play_answer(self, exchange: Exchange, at: int, pieces: Sequence[bytes], *, cut: bool, pause_ms: int) -> None:
+    def _play_answer(
+        self, exchange: ExchangeRecorder, at: int, pieces: Sequence[bytes], *, cut: bool, pause_ms: int
+    ) -> None:
         for number, piece in enumerate(pieces, 1):
             last = number == len(pieces) and not cut
             self._carry_out(

@@ -18,7 +18,7 @@ from support.vllm import Captured
 from extproc.core import dialects
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
-from extproc.core.exchange import Exchange, Settings
+from extproc.core.exchange import ExchangeRecorder, RecorderSettings
 from extproc.core.outcome import Outcome
 from extproc.core.records import encode, of_fields
 from extproc.core.redact import Redactor
@@ -33,13 +33,15 @@ every_stream = pytest.mark.parametrize("captured", STREAMS, ids=[captured.name f
 MS = 1_000_000
 ID = "019aa465-b400-7000-8000-00000000c0de"
 CLIENT_LEFT = {"response_flags": ["DC"], "response_code_details": "downstream_remote_disconnect"}
-SETTINGS = Settings(Redactor(b"k" * 32))
+SETTINGS = RecorderSettings(Redactor(b"k" * 32))
 
 
 def play(captured: Captured, pieces: Sequence[bytes], *, whole: bool) -> dict[str, Any]:
     """The exchange as `extproc log --json` has it. The answer's piece number N comes after N milliseconds. Where it
     has no end, the client has left, by Envoy's access log."""
-    exchange = Exchange(ID, SETTINGS, started_ns=0, started_at=0, trace=TraceContext("a" * 32, "b" * 16), parent=None)
+    exchange = ExchangeRecorder(
+        ID, SETTINGS, started_ns=0, started_at=0, trace=TraceContext("a" * 32, "b" * 16), parent=None
+    )
     parts = Parts(ID, Path())
 
     def carry_out(effects: Sequence[Effect]) -> None:

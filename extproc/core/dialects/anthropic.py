@@ -11,9 +11,9 @@ from typing import Any, Literal
 import msgspec
 
 from extproc.core import jsondoc
-from extproc.core.dialects.answer import Answer, mapping, objects
+from extproc.core.dialects.answer import ResponseSummary, mapping, objects
 from extproc.core.dialects.content import json_text
-from extproc.core.dialects.errors import told
+from extproc.core.dialects.errors import is_error
 
 
 class _Delta(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -39,10 +39,10 @@ class Messages:
 
     content = frozenset({"content"})
 
-    def lines(self, answer: Answer, lines: bytes) -> bool | None:
+    def lines(self, answer: ResponseSummary, lines: bytes) -> bool | None:
         return None
 
-    def event(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         if data == b"[DONE]":
             answer.done = True
             return False
@@ -52,18 +52,18 @@ class Messages:
             return self.event_in_full(answer, name, data)
         return answer.count(event.delta.text, event.delta.thinking, event.delta.partial_json)
 
-    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event_in_full(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         """The same, believing no type."""
         body = jsondoc.decode(data)
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
 
-    def usual_document(self, answer: Answer, body: bytes) -> bool:
+    def usual_document(self, answer: ResponseSummary, body: bytes) -> bool:
         return False
 
-    def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
-        if told(body):
+    def document(self, answer: ResponseSummary, body: Mapping[str, Any]) -> None:
+        if is_error(body):
             answer.fail(body)
         answer.identify(body.get("id"), body.get("model"))
         _merge_usage(answer, body.get("usage"))
@@ -82,12 +82,12 @@ class Messages:
         elif content is not None:
             answer.output_chars = None
 
-    def is_whole(self, answer: Answer) -> bool:
+    def is_whole(self, answer: ResponseSummary) -> bool:
         return answer.done or answer.is_finished
 
-    def _read(self, answer: Answer, name: str, body: dict[str, Any]) -> bool:
+    def _read(self, answer: ResponseSummary, name: str, body: dict[str, Any]) -> bool:
         kind = body.get("type", name)
-        if told(body):
+        if is_error(body):
             answer.fail(body)
             return False
         message, delta = mapping(body.get("message")), mapping(body.get("delta"))
@@ -117,7 +117,7 @@ def _is_call(block: Mapping[str, Any]) -> bool:
     return isinstance(kind, str) and kind.endswith("tool_use")
 
 
-def _merge_usage(answer: Answer, usage: object) -> None:
+def _merge_usage(answer: ResponseSummary, usage: object) -> None:
     given = {key: value for key, value in mapping(usage).items() if value is not None}
     if isinstance(usage, dict):
         answer.use({**usage, **(answer.usage or {}), **given})

@@ -77,10 +77,10 @@ def is_failure(reason: object) -> bool:
     return isinstance(reason, str) and _FAILED_REASON.search(reason) is not None
 
 
-def told(body: object) -> bool:
+def is_error(body: object) -> bool:
     """Whether a decoded event or document says of itself that it is an error."""
     if isinstance(body, list):
-        return any(told(item) for item in body[:_MAX_PROBLEMS] if isinstance(item, dict))
+        return any(is_error(item) for item in body[:_MAX_PROBLEMS] if isinstance(item, dict))
     if not isinstance(body, dict):
         return False
     if says_something(body.get("error")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from extproc.core.dialects.answer import Answer, mapping, reason_of
+from extproc.core.dialects.answer import ResponseSummary, mapping, reason_of
 from extproc.core.dialects.content import message_texts, shows_something
 
 LLAMA_CPP = ("tokens_evaluated", "tokens_predicted")
@@ -39,7 +39,7 @@ def ollama_message(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named if isinstance(value, str)}
 
 
-def read(answer: Answer, body: Mapping[str, Any]) -> bool:
+def read(answer: ResponseSummary, body: Mapping[str, Any]) -> bool:
     """Read an event or a document without `choices`; whether there was output in it."""
     if is_llama_cpp(body):
         index = answer.choice(body.get("index"))

@@ -14,9 +14,9 @@ import msgspec
 
 from extproc.core import jsondoc
 from extproc.core.dialects import native
-from extproc.core.dialects.answer import MAX_CHOICES, Answer, mapping, objects, reason_of
+from extproc.core.dialects.answer import MAX_CHOICES, ResponseSummary, mapping, objects, reason_of
 from extproc.core.dialects.content import json_text, message_texts, places, shows_something, texts
-from extproc.core.dialects.errors import is_error_name, is_failure, says_something, told
+from extproc.core.dialects.errors import is_error, is_error_name, is_failure, says_something
 
 DONE = b"[DONE]"
 
@@ -118,7 +118,7 @@ class Chat:
 
     content = frozenset({"choices"})
 
-    def lines(self, answer: Answer, lines: bytes) -> bool | None:
+    def lines(self, answer: ResponseSummary, lines: bytes) -> bool | None:
         done = lines.endswith(DONE) and (len(lines) == len(DONE) or lines.endswith(b"\n" + DONE))
         try:
             chunks = _chunk.decode_lines(lines[: -len(DONE)] if done else lines)
@@ -130,7 +130,7 @@ class Chat:
         answer.done |= done
         return token
 
-    def event(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         if data == DONE:
             answer.done = True
             return False
@@ -139,14 +139,14 @@ class Chat:
         except _REFUSED:
             return self.event_in_full(answer, name, data)
 
-    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event_in_full(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         """The same, believing no type."""
         body = jsondoc.decode(data)
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, body, whole=False)
 
-    def usual_document(self, answer: Answer, body: bytes) -> bool:
+    def usual_document(self, answer: ResponseSummary, body: bytes) -> bool:
         if not jsondoc.is_simple(body):
             return False
         try:
@@ -167,7 +167,7 @@ class Chat:
         answer.use(whole.usage)
         return True
 
-    def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
+    def document(self, answer: ResponseSummary, body: Mapping[str, Any]) -> None:
         self._read(answer, body, whole=True)
         choices = body.get("choices")
         if choices is not None and not (
@@ -176,10 +176,10 @@ class Chat:
             # Too long to be held: what it says was not counted.
             answer.output_chars = None
 
-    def is_whole(self, answer: Answer) -> bool:
+    def is_whole(self, answer: ResponseSummary) -> bool:
         return answer.done or answer.is_finished
 
-    def _add(self, answer: Answer, chunk: _Chunk) -> bool:
+    def _add(self, answer: ResponseSummary, chunk: _Chunk) -> bool:
         token = False
         for position, choice in enumerate(chunk.choices):
             index = answer.choice(choice.index, choice.finish_reason, position)
@@ -207,9 +207,9 @@ class Chat:
             answer.use(chunk.usage)
         return token
 
-    def _read(self, answer: Answer, body: Mapping[str, Any], *, whole: bool) -> bool:
+    def _read(self, answer: ResponseSummary, body: Mapping[str, Any], *, whole: bool) -> bool:
         """The same from a fully decoded chunk or body."""
-        if told(body):
+        if is_error(body):
             answer.fail(body)
         token = False
         choices = objects(body.get("choices"))
@@ -227,7 +227,7 @@ class Chat:
         return token
 
 
-def _read_choice(answer: Answer, choice: Mapping[str, Any], index: int) -> bool:
+def _read_choice(answer: ResponseSummary, choice: Mapping[str, Any], index: int) -> bool:
     if says_something(choice.get("error")):
         answer.fail({"error": choice["error"]})
     index = answer.choice(index, choice.get("finish_reason"))
@@ -246,11 +246,11 @@ def _read_choice(answer: Answer, choice: Mapping[str, Any], index: int) -> bool:
     return said
 
 
-def _count(answer: Answer, message: Mapping[str, Any]) -> bool:
+def _count(answer: ResponseSummary, message: Mapping[str, Any]) -> bool:
     return answer.count(*message_texts(message)) | shows_something(message)
 
 
-def _count_message(answer: Answer, index: int, message: Mapping[str, Any]) -> bool:
+def _count_message(answer: ResponseSummary, index: int, message: Mapping[str, Any]) -> bool:
     """A message in place of deltas: the whole, the next part, or all that there is so far."""
     said = "".join(message_texts(message))
     before = answer.stated.get(index, "")
@@ -266,10 +266,10 @@ class Embeddings:
 
     content = frozenset({"data"})
 
-    def lines(self, answer: Answer, lines: bytes) -> bool | None:
+    def lines(self, answer: ResponseSummary, lines: bytes) -> bool | None:
         return None
 
-    def event(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         if data == DONE:
             return False
         body = jsondoc.decode(data)
@@ -278,18 +278,18 @@ class Embeddings:
         self.document(answer, body)
         return False
 
-    def usual_document(self, answer: Answer, body: bytes) -> bool:
+    def usual_document(self, answer: ResponseSummary, body: bytes) -> bool:
         return False
 
-    def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
+    def document(self, answer: ResponseSummary, body: Mapping[str, Any]) -> None:
         answer.output_chars = None
         answer.identify(body.get("id"), body.get("model"))
         answer.use(body.get("usage"))
         answer.use_for_want(body, native.OLLAMA)
-        if told(body):
+        if is_error(body):
             answer.fail(body)
 
-    def is_whole(self, answer: Answer) -> bool:
+    def is_whole(self, answer: ResponseSummary) -> bool:
         return True
 
 
@@ -325,10 +325,10 @@ class Responses:
 
     content = frozenset({"output"})
 
-    def lines(self, answer: Answer, lines: bytes) -> bool | None:
+    def lines(self, answer: ResponseSummary, lines: bytes) -> bool | None:
         return None
 
-    def event(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         if data == DONE:
             answer.done = True
             return False
@@ -340,23 +340,23 @@ class Responses:
             return event.type not in _NOT_CHARACTERS and answer.count(event.delta)
         return self.event_in_full(answer, name, data)
 
-    def event_in_full(self, answer: Answer, name: str, data: bytes) -> bool:
+    def event_in_full(self, answer: ResponseSummary, name: str, data: bytes) -> bool:
         """The same, believing no type."""
         body = jsondoc.decode(data)
         if not isinstance(body, dict):
             raise jsondoc.Malformed("not an object", 0)
         return self._read(answer, name, body)
 
-    def usual_document(self, answer: Answer, body: bytes) -> bool:
+    def usual_document(self, answer: ResponseSummary, body: bytes) -> bool:
         return False
 
-    def document(self, answer: Answer, body: Mapping[str, Any]) -> None:
+    def document(self, answer: ResponseSummary, body: Mapping[str, Any]) -> None:
         self._read_response(answer, body, None)
 
-    def is_whole(self, answer: Answer) -> bool:
+    def is_whole(self, answer: ResponseSummary) -> bool:
         return answer.done
 
-    def _read(self, answer: Answer, name: str, body: dict[str, Any]) -> bool:
+    def _read(self, answer: ResponseSummary, name: str, body: dict[str, Any]) -> bool:
         kind = body.get("type", name)
         if not isinstance(kind, str):
             kind = name
@@ -373,7 +373,7 @@ class Responses:
         answer.identify(response.get("id"), response.get("model"))
         answer.use(response.get("usage"))
         answer.use(body.get("usage"))
-        if told(body):
+        if is_error(body):
             answer.fail(body)
         elif says_something(response.get("error")):
             answer.fail({"error": response["error"]})
@@ -381,7 +381,7 @@ class Responses:
             return answer.count(body.get("delta"))
         return kind == "response.output_item.added" and mapping(body.get("item")).get("type") in _CALLS
 
-    def _read_response(self, answer: Answer, body: Mapping[str, Any], ended: str | None) -> None:
+    def _read_response(self, answer: ResponseSummary, body: Mapping[str, Any], ended: str | None) -> None:
         """A whole response; `ended` is the status by the event that brought it, if one did."""
         answer.identify(body.get("id"), body.get("model"))
         answer.use(body.get("usage"))
@@ -390,7 +390,7 @@ class Responses:
             status = None
         if says_something(body.get("error")):
             answer.fail({"error": body["error"]})
-        elif told(body):
+        elif is_error(body):
             answer.fail(body)
         elif is_failure(status or ended):
             answer.fail({})
@@ -405,7 +405,7 @@ class Responses:
             answer.output_chars = None
 
 
-def _count_output(answer: Answer, output: list[Any]) -> None:
+def _count_output(answer: ResponseSummary, output: list[Any]) -> None:
     for item in objects(output):
         answer.count(json_text(item.get("arguments")), json_text(item.get("input")), item.get("code"))
         answer.count(*texts(item.get("content")), *texts(item.get("summary")))

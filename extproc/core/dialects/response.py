@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import UNSET
 
 from extproc.core import jsondoc, media
-from extproc.core.dialects.answer import Answer, Dialect
+from extproc.core.dialects.answer import Dialect, ResponseSummary
 from extproc.core.dialects.anthropic import Messages
-from extproc.core.dialects.errors import is_error_name, is_error_text, message_of, told
+from extproc.core.dialects.errors import is_error, is_error_name, is_error_text, message_of
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
 from extproc.core.encoding import Decoder, may_be_text
 from extproc.core.jsondoc import Digest, Document, Summary
@@ -61,7 +61,7 @@ class ResponseReading:
         self._parser: Parser | None = None
         self._document: Document | None = None
         self._first_bytes = self._last_bytes = b""
-        self._answer = Answer()
+        self._answer = ResponseSummary()
         self._events = 0
         self._last_at = 0
         self._parse_error: str | None = None
@@ -185,7 +185,7 @@ class ResponseReading:
     def _odd(self, event: ServerSentEvent, problem: jsondoc.Malformed) -> None:
         """Data that is not what this API sends."""
         value = _decoded(event)
-        if told(value) or (isinstance(value, str) and is_error_text(event.data)):
+        if is_error(value) or (isinstance(value, str) and is_error_text(event.data)):
             self._answer.fail(value)
         elif event.unterminated:
             self._ended_inside = True
@@ -198,7 +198,7 @@ class ResponseReading:
         assert self._dialect is not None
         data = event.skimmed if event.truncated else event.data
         value = _decoded(event)
-        if isinstance(value, dict) and not self._is_bad and not told(value):
+        if isinstance(value, dict) and not self._is_bad and not is_error(value):
             self._answer.is_skimmed = event.truncated
             with contextlib.suppress(jsondoc.Malformed):
                 token = self._dialect.event(self._answer, "message", data)
@@ -208,7 +208,7 @@ class ResponseReading:
         if event.unterminated and isinstance(value, str) and data.lstrip()[:1] in (b"{", b"["):
             self._ended_inside = True
             self._note(f"cut off at byte {len(data)}")
-        elif isinstance(value, str | dict) or told(value):
+        elif isinstance(value, str | dict) or is_error(value):
             self._answer.fail(value)
         return False
 
@@ -267,7 +267,7 @@ class ResponseReading:
             return self._read_lines(held)
         if isinstance(value, dict):
             return False
-        if told(value) or (self._is_bad and isinstance(value, str | list) and value):
+        if is_error(value) or (self._is_bad and isinstance(value, str | list) and value):
             self._answer.fail(value)
             return True
         return False

@@ -29,7 +29,7 @@ _VALIDATE_SECONDS: Final = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Report:
+class CheckResult:
     """The findings in the order of the files, and whether Envoy itself was asked."""
 
     findings: Sequence[Finding]
@@ -44,16 +44,16 @@ class Report:
         return [each for each in self.findings if each.level is Level.WARNING]
 
 
-def syntax(problems: Sequence[SyntaxProblem]) -> Report:
+def syntax(problems: Sequence[SyntaxProblem]) -> CheckResult:
     """The report on files that cannot be parsed."""
-    return Report([Finding(Level.ERROR, each.place, each.text) for each in problems], envoy_asked=False)
+    return CheckResult([Finding(Level.ERROR, each.place, each.text) for each in problems], envoy_asked=False)
 
 
-def types(documents: Documents) -> Report:
+def types(documents: Documents) -> CheckResult:
     """What is of another type than Envoy's messages have: settings can be applied only where there is nothing."""
     wrong = list(_types(documents))
     surely = any(not each.name for each in wrong)
-    return Report(_in_order(map(_uncertain, wrong)) if surely else [], envoy_asked=False)
+    return CheckResult(_in_order(map(_uncertain, wrong)) if surely else [], envoy_asked=False)
 
 
 def in_form(documents: Documents) -> Documents:
@@ -66,14 +66,14 @@ def in_form(documents: Documents) -> Documents:
     return made
 
 
-def without_place(documents: Documents) -> Report:
+def without_place(documents: Documents) -> CheckResult:
     """Why a setting has no place in documents: the names that no message has, and that look like one that is there;
     else what was not made for the recorder at all."""
     near = [each for each in map(_uncertain, _types(documents)) if each.level is Level.ERROR]
-    return Report(_in_order(near or recorder.missing(documents)), envoy_asked=False)
+    return CheckResult(_in_order(near or recorder.missing(documents)), envoy_asked=False)
 
 
-def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
+def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> CheckResult:
     """Check documents as they would be published. They are not changed. `more` are findings about what is beside.
 
     In stages, each of which needs what the one before has passed: types, our own rules, Envoy's own word.
@@ -82,7 +82,7 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
     wrong = list(_types(documents))
     uncertain = [_uncertain(each) for each in wrong]
     if any(not each.name for each in wrong):
-        return Report(_in_order(uncertain), envoy_asked=False)
+        return CheckResult(_in_order(uncertain), envoy_asked=False)
     ours = [
         *more,
         *references.findings(documents),
@@ -90,14 +90,14 @@ def check(documents: Documents, config: Config, more: Iterable[Finding] = ()) ->
         *certificates.findings(documents),
     ]
     if any(each.level is Level.ERROR for each in ours):
-        return Report(_in_order([*uncertain, *ours]), envoy_asked=False)
+        return CheckResult(_in_order([*uncertain, *ours]), envoy_asked=False)
     judged = _judged_by_envoy(documents, wrong)
-    return Report(_in_order([*(uncertain if judged is None else judged), *ours]), envoy_asked=judged is not None)
+    return CheckResult(_in_order([*(uncertain if judged is None else judged), *ours]), envoy_asked=judged is not None)
 
 
-def check_shipped(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> Report:
+def check_shipped(documents: Documents, config: Config, more: Iterable[Finding] = ()) -> CheckResult:
     """Check the settings against documents that are known to be right: Envoy's message types take a second to load."""
-    return Report(_in_order([*more, *recorder.findings(documents, config)]), envoy_asked=False)
+    return CheckResult(_in_order([*more, *recorder.findings(documents, config)]), envoy_asked=False)
 
 
 def _in_order(findings: Iterable[Finding]) -> list[Finding]:

@@ -1,6 +1,6 @@
 """An Envoy directory, checked and written where a running Envoy reads it, with the settings of the deployment in it.
 
-    publisher = Publisher(config, target, settings_of(config, collector, target), say)
+    publisher = Publisher(config, target, settings_of(config, collector, target), report)
     await publisher.publish()       # once: raises Refused when the configuration is not right
     await publisher.finish()        # what is left to do: take clusters away that nothing leads to any more
     await publisher.watch()         # and after every change; what is not right is said, and what was live goes on
@@ -28,7 +28,7 @@ from extproc.envoy.publish.live import RunningEnvoy, Target
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
-    from extproc.envoy.check.check import Report
+    from extproc.envoy.check.check import CheckResult
 
 _RETRY_SECONDS: Final = 0.5
 _CHANGES_SHOWN: Final = 20
@@ -42,13 +42,11 @@ _LOOK_MS: Final = 1000
 Settings = Callable[[Documents], Coroutine[Any, Any, None]]
 """Puts the settings of the deployment into documents that were read. Raises ConfigError."""
 
-Say = Callable[[str], None]
-
 
 class Refused(ConfigError):
     """The configuration is not right. The text has a line for each error."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: CheckResult) -> None:
         super().__init__("\n".join(map(str, report.errors)))
         self.report = report
 
@@ -108,25 +106,25 @@ async def put_in(settings: Settings, documents: Documents) -> None:
 
 
 class Publisher:
-    """One configuration directory and the target where it is live. `say` gets the lines for the operator."""
+    """One configuration directory and the target where it is live. `report` gets the lines for the operator."""
 
     def __init__(
         self,
         config: Config,
         target: Path,
         settings: Settings,
-        say: Say,
+        report: Callable[[str], None],
         *,
         envoy: RunningEnvoy | None = None,
-        complain: Say | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """`envoy` is the one that is started on the target after the first `publish`, where this program does that.
-        `complain` gets the lines on what is wrong, instead of `say`."""
+        `warn` gets the lines on what is wrong, instead of `report`."""
         self._config = config
         self._source = directory(config)
         self._settings = settings
-        self._say = say
-        self._complain = complain or say
+        self._report = report
+        self._warn = warn or report
         self._target = Target(target, self._contents(), envoy)
         self.names: set[Name] = set()
         """The names in what is live that Envoy is to resolve."""
@@ -163,7 +161,7 @@ class Publisher:
         warnings = [str(each) for each in report.warnings]
         for warning in warnings:
             if warning not in self._warned:
-                self._complain(warning)
+                self._warn(warning)
         self._warned = warnings
         return documents
 
@@ -201,7 +199,7 @@ class Publisher:
             # Compared each time: an edit may also have come before the watch began.
             now = self._contents()
             if now != self._seen:
-                await self._publish_or_say(now)
+                await self._publish_or_warn(now)
             try:
                 await self._target.remove_when_due()
             except ConfigError as error:
@@ -213,7 +211,7 @@ class Publisher:
         except ConfigError:
             return {}  # said by who reads the documents
 
-    async def _publish_or_say(self, now: Mapping[str, bytes]) -> None:
+    async def _publish_or_warn(self, now: Mapping[str, bytes]) -> None:
         if not _looks_half_saved(self._seen, now) and await self._attempt() is None:
             return
         await asyncio.sleep(_HALF_SAVED_SECONDS)
@@ -234,17 +232,17 @@ class Publisher:
         lines = error.lines
         if lines != self._refused:
             for line in lines:
-                self._complain(line)
-            self._complain("not published; what was live goes on")
+                self._warn(line)
+            self._warn("not published; what was live goes on")
         self._refused = lines
 
     def _say_changes(self, lines: Sequence[str]) -> None:
         for line in lines[:_CHANGES_SHOWN]:
-            self._say(f"live: {line}")
+            self._report(f"live: {line}")
         if len(lines) > _CHANGES_SHOWN:
-            self._say(f"live: {len(lines) - _CHANGES_SHOWN} changes more")
+            self._report(f"live: {len(lines) - _CHANGES_SHOWN} changes more")
         if any(line.startswith(f"{BOOTSTRAP}:") for line in lines):
-            self._say(f"{BOOTSTRAP} is read when Envoy starts: what has changed in it waits for a restart")
+            self._report(f"{BOOTSTRAP} is read when Envoy starts: what has changed in it waits for a restart")
 
 
 def _looks_half_saved(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:

@@ -254,12 +254,12 @@ class Watch(_Counted):
 
     def message(self, data: bytes) -> None:
         if health_.service_of(data) is None:
-            self.tell(health_.SERVICE_UNKNOWN)
+            self.send_status(health_.SERVICE_UNKNOWN)
         else:
             self.server.watches.add(self)
-            self.tell(self.server.health.status())
+            self.send_status(self.server.health.status())
 
-    def tell(self, status: bytes) -> None:
+    def send_status(self, status: bytes) -> None:
         """Send the status if it is another than the last one sent, and that has left."""
         if status != self._told and not self.backlog:
             self._told = status

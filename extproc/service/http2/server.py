@@ -192,7 +192,7 @@ class Http2Server:
         if self.watches:
             status = self.health.status()
             for watch in tuple(self.watches):
-                watch.tell(status)
+                watch.send_status(status)
         if not self._accepting:
             self._accept_again()
         now = self.clock()

@@ -95,7 +95,7 @@ class FollowerProcess:
         async with self._asking:
             self._answer = asyncio.get_running_loop().create_future()
             try:
-                child.tell("openmetrics" if open_metrics else "metrics")
+                child.send("openmetrics" if open_metrics else "metrics")
                 async with asyncio.timeout(METRICS_SECONDS):
                     return await self._answer
             except (TimeoutError, OSError):
@@ -119,7 +119,7 @@ class FollowerProcess:
 
     async def _run(self) -> str:
         """One process from its start to its end; how it ended."""
-        child = self._child = await Child.start(*self._program, told=self._config.to_json())
+        child = self._child = await Child.start(*self._program, first_line=self._config.to_json())
         said = await self._read(child)
         how = await child.ended()
         return said or how

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from extproc.config import Config, host_and_port, in_url, near_host
@@ -11,15 +11,15 @@ from extproc.service.sidecar.admin import Admin
 from extproc.service.sidecar.exposition import Exposition
 from extproc.service.sidecar.follower import SHIPPER, FollowerProcess
 from extproc.service.sidecar.ports import Port
-from extproc.service.sidecar.workers import Say, Workers, to_the_log
+from extproc.service.sidecar.workers import Workers, log_warning
 
 
 class Sidecar:
     """Started, waited for and stopped as `Workers` are. The follower is last to go: it reads what the workers wrote."""
 
-    def __init__(self, config: Config, say: Say = to_the_log) -> None:
+    def __init__(self, config: Config, warn: Callable[[str], None] = log_warning) -> None:
         self._config = config
-        self.workers = Workers(config, say)
+        self.workers = Workers(config, warn)
         self.follower = FollowerProcess(config)
         self.shipper = None if config.ship_to is None else FollowerProcess(config, SHIPPER, name="shipper")
         self.admin_port = 0

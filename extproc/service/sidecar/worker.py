@@ -76,7 +76,7 @@ def main() -> int:
     try:
         _serve(config, index, supervisor, again=arguments.again)
     except ExtprocError as error:
-        supervisor.tell("failed", type(error).__name__, str(error))
+        supervisor.send("failed", type(error).__name__, str(error))
         return 1
     return 0
 
@@ -87,7 +87,7 @@ class _Supervisor:
     def __init__(self, lines: pipes.Lines) -> None:
         self._lines = lines
 
-    def tell(self, *words: str) -> None:
+    def send(self, *words: str) -> None:
         with contextlib.suppress(OSError):
             self._lines.write(" ".join(words))
 
@@ -116,7 +116,7 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
         done = threading.Event()
         _in_background(_stop_with_parent, transport)
         gc.freeze_after_start()
-        supervisor.tell("ready", address)
+        supervisor.send("ready", address)
         _in_background(_report, supervisor, recorder, journal, health, done)
         transport.run()  # until a signal; the list of the end is in transport.py
         done.set()
@@ -125,7 +125,7 @@ def _serve(config: Config, index: int, supervisor: _Supervisor, *, again: bool) 
         if live is not None:
             live.close()
         if recorder is not None:
-            supervisor.tell("figures", figures.of(recorder, journal).to_json())
+            supervisor.send("figures", figures.of(recorder, journal).to_json())
 
 
 def _live_table(directory: Path, worker: int, boot_id: str) -> LiveTable | None:
@@ -163,10 +163,10 @@ def _report(
         if monotonic() - recorder.ticked_at < LOOP_SECONDS:
             parts = health.parts()
             parts["journal"] &= journal.busy_seconds < STALL_SECONDS
-            supervisor.tell("health", json.dumps(parts))
+            supervisor.send("health", json.dumps(parts))
         if turn % FIGURES_TURNS == 0 and (now := figures.of(recorder, journal)) != counted:
             counted = now
-            supervisor.tell("figures", now.to_json())
+            supervisor.send("figures", now.to_json())
 
 
 def _in_background(function: object, *arguments: object) -> None:

@@ -51,16 +51,15 @@ SILENT_SECONDS = 1.5
 """A worker that has said nothing for so long is not well, whatever it has said before: it tells five times a second."""
 START_SECONDS = 60.0
 """A worker that is not ready by then is killed: it recovers its segments first, which takes a second or two."""
-Say = Callable[[str], None]
 log = logging.getLogger("extproc.service")
 
 
-def to_the_log(line: str) -> None:
+def log_warning(line: str) -> None:
     """What an operator should know, in the operators' log."""
     log.warning(line)  # each line an event of its own: of many at once, none is left out
 
 
-def as_news(line: str) -> None:
+def log_info(line: str) -> None:
     """The same, where nothing is wrong."""
     log.info(line)
 
@@ -71,13 +70,13 @@ class Workers:
     def __init__(
         self,
         config: Config,
-        say: Say = to_the_log,
+        warn: Callable[[str], None] = log_warning,
         *,
         program: tuple[str, ...] = PROGRAM,
         start_seconds: float = START_SECONDS,
     ) -> None:
         self._config = config
-        self._say = say
+        self._warn = warn
         self._workers = [_Worker(config, index, program, start_seconds) for index in range(config.workers)]
         self._deaths: deque[float] = deque()
         self._lock = contextlib.ExitStack()
@@ -188,14 +187,14 @@ class Workers:
         except JournalError as error:
             if not directory.lacks_room(error):
                 raise
-            self._say(f"left to the workers, and to the next start: {error}")
+            self._warn(f"left to the workers, and to the next start: {error}")
 
     async def _recover_what_is_left(self) -> None:
         """A worker that died just before the end, or did not finish, left exchanges open; nobody else closes them."""
         try:
             await asyncio.to_thread(recovery.recover, self._config.data_dir)
         except JournalError as error:
-            self._say(f"left to the next start: {error}")
+            self._warn(f"left to the next start: {error}")
 
     async def _watch(self, worker: _Worker) -> None:
         """Start the worker again whenever it ends, until it ends too often or is meant to."""
@@ -207,7 +206,7 @@ class Workers:
                 text = f"workers died more than {MAX_DEATHS} times within a minute; the last: {why}"
                 self._fallen.set_exception(StackError(text))
                 return
-            self._say(f"{why}; starting it again")
+            self._warn(f"{why}; starting it again")
             worker.restarts += 1
             await self._start_again(worker)
 
@@ -221,7 +220,7 @@ class Workers:
                     return
                 pause = PAUSE_SECONDS[min(attempt, len(PAUSE_SECONDS) - 1)]
                 worker.failed_starts += 1
-                self._say(f"worker {worker.index} could not start, and is tried again in {pause:g} s: {error}")
+                self._warn(f"worker {worker.index} could not start, and is tried again in {pause:g} s: {error}")
                 await asyncio.sleep(pause)
                 if not isinstance(error, JournalError | OSError):
                     return
@@ -241,7 +240,7 @@ class Workers:
                 )
                 gc.give_back()
             except Exception as error:  # noqa: BLE001 - the disk may be in any state, and it will be tried again
-                self._say(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
+                self._warn(f"housekeeping of {config.data_dir} failed, and will be tried again: {error}")
 
     def _may_go(self, name: segment.Name) -> bool:
         return not self._config.retention_after_ship or shipped.is_shipped(self._config.data_dir, name.stem)
@@ -255,7 +254,7 @@ class Workers:
                 if changed != seen:
                     self._misplaced, seen = segment.misplaced(path) + lines.missing(self._config.data_dir), changed
                     for name in self._misplaced:
-                        self._say(
+                        self._warn(
                             f"{path / name} was renamed or removed by another program: see `{shell.command('verify')}`"
                         )
 
@@ -311,7 +310,7 @@ class _Worker:
         self.counted_before += self.figures.counters_only()
         self.figures = Figures()
         command = (*self._program, "--index", str(self.index), *(["--again"] if again else []))
-        child = self._child = await Child.start(*command, told=self._config.to_json())
+        child = self._child = await Child.start(*command, first_line=self._config.to_json())
         started = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read(child, started))
         try:

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.body import SPOOL_BATCH, Body
+from extproc.core.body import SPOOL_BATCH, BodyCapture
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(0, 100))
 def test_every_byte_leaves_once_and_in_order(pieces: list[bytes], inline_bytes: int) -> None:
     """However the pieces and the limit fall, what leaves is what came, with its length and digest."""
-    body, spooled = Body(inline_bytes), []
+    body, spooled = BodyCapture(inline_bytes), []
     for piece in pieces:
         spooled += body.feed(piece) or []
     whole, rest, sha256 = body.finish()
@@ -26,7 +26,7 @@ def test_every_byte_leaves_once_and_in_order(pieces: list[bytes], inline_bytes: 
 
 def test_a_body_of_the_limit_stays_and_one_byte_more_is_spooled() -> None:
     """The inline limit is the size of the largest body in a record."""
-    exact, larger = Body(10), Body(10)
+    exact, larger = BodyCapture(10), BodyCapture(10)
     exact.feed(b"0123456789")
     assert exact.finish()[0] == b"0123456789"
     assert larger.feed(b"0123456789+") == [b"0123456789+"]
@@ -35,7 +35,7 @@ def test_a_body_of_the_limit_stays_and_one_byte_more_is_spooled() -> None:
 
 def test_a_large_body_holds_one_batch_at_most() -> None:
     """Memory does not grow with the body: what is held back between two batches is bounded."""
-    body, piece = Body(64 * 1024), bytes(1000)
+    body, piece = BodyCapture(64 * 1024), bytes(1000)
     for _ in range(5000):
         body.feed(piece)
         assert len(body.so_far()) <= SPOOL_BATCH + len(piece)
@@ -43,7 +43,7 @@ def test_a_large_body_holds_one_batch_at_most() -> None:
 
 def test_an_empty_body_has_the_digest_of_nothing() -> None:
     """Zero bytes are a body too."""
-    whole, rest, sha256 = Body(10).finish()
+    whole, rest, sha256 = BodyCapture(10).finish()
     assert (whole, rest, sha256) == (b"", None, hashlib.sha256(b"").hexdigest())
 
 
@@ -52,7 +52,7 @@ def test_an_empty_body_has_the_digest_of_nothing() -> None:
 )
 def test_late_bytes_are_held_against_the_last_ones(late: bytes, verdict: str) -> None:
     """Bytes after the end are compared with the tail, which tells a repeated chunk from a new one."""
-    body = Body(100)
+    body = BodyCapture(100)
     body.feed(b"hello ")
     body.feed(b"world")
     body.finish()

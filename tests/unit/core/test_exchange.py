@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from extproc.core.effects import Append, Effect, Spool, SpoolEnd
 from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Trailers
-from extproc.core.exchange import Exchange, Received, Settings
+from extproc.core.exchange import ExchangeRecorder, Received, RecorderSettings
 from extproc.core.records import encode
 from extproc.core.redact import Redactor
 from extproc.core.trace import TraceContext
@@ -22,13 +22,13 @@ from extproc.core.trace import TraceContext
 MS = 1_000_000
 START = 5_000 * MS
 REQUEST, RESPONSE = Direction.REQUEST, Direction.RESPONSE
-SETTINGS = Settings(Redactor(b"k" * 32), inline_body_bytes=1000, open_record_bytes=100)
+SETTINGS = RecorderSettings(Redactor(b"k" * 32), inline_body_bytes=1000, open_record_bytes=100)
 
 
-def exchange(settings: Settings = SETTINGS, parent: str | None = None) -> Exchange:
+def exchange(settings: RecorderSettings = SETTINGS, parent: str | None = None) -> ExchangeRecorder:
     """An exchange that starts at a known time with known ids."""
     trace = TraceContext("a" * 32, "b" * 16)
-    return Exchange(
+    return ExchangeRecorder(
         "the-id", settings, started_ns=1_732_150_800_000_000_000, started_at=START, trace=trace, parent=parent
     )
 
@@ -54,7 +54,7 @@ def trailers(direction: Direction, *fields: tuple[str, bytes], ms: int = 0) -> T
     return Trailers(direction, list(fields), START + ms * MS)
 
 
-def play(events: Iterable[Event], target: Exchange | None = None) -> list[Effect]:
+def play(events: Iterable[Event], target: ExchangeRecorder | None = None) -> list[Effect]:
     """All effects of these events in order."""
     target = target or exchange()
     return [effect for event in events for effect in target.receive(event).effects]
@@ -250,7 +250,7 @@ def test_a_body_that_outgrows_its_record_is_spooled_in_order_before_it() -> None
 @pytest.mark.parametrize("direction", [REQUEST, RESPONSE])
 def test_a_body_that_would_make_its_record_too_long_is_spooled_at_its_end(direction: Direction) -> None:
     """What has to be escaped becomes longer. The record names a file, and what the body says was read all the same."""
-    target = exchange(Settings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
+    target = exchange(RecorderSettings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
     escaped = b'{"model":"m","choices":[],"x":"' + b'\\"' * 4_500_000 + b'"}'
     path, status = (":path", b"/v1/chat/completions"), (":status", b"200")
     target.receive(headers(REQUEST, path, end=direction is RESPONSE))
@@ -268,7 +268,7 @@ def test_a_body_that_would_make_its_record_too_long_is_spooled_at_its_end(direct
 
 def test_an_unfinished_request_whose_body_is_too_long_for_a_record_is_noted_without() -> None:
     """Of an upload that has not ended no file is made; its `open` record has all but the body."""
-    target = exchange(Settings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
+    target = exchange(RecorderSettings(Redactor(b"k" * 32), inline_body_bytes=2**24, open_record_bytes=2**24))
     target.receive(headers(REQUEST))
     target.receive(body(REQUEST, b"\0" * 4_000_000))
     (opened,) = records(target.open_record(START))

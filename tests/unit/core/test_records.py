@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core import record, records
-from extproc.core.records import Access, Body, Kept, Open, Orphan, Request, RequestDirection, Response, Unknown
+from extproc.core.records import Access, Body, JournalObject, Open, Orphan, Request, RequestDirection, Response, Unknown
 from extproc.journal import lines
 
 REAL = Path(__file__).parents[2] / "forensics" / "real"
@@ -146,8 +146,8 @@ def test_a_damaged_line_is_no_record() -> None:
         records.unseal(line({"type": "open", "id": "a"}).replace(b"open", b"opem"))
 
 
-def _parts(kind: Any) -> typing.Iterator[type[Kept]]:
-    if isinstance(kind, type) and issubclass(kind, Kept):
+def _parts(kind: Any) -> typing.Iterator[type[JournalObject]]:
+    if isinstance(kind, type) and issubclass(kind, JournalObject):
         yield kind
         for field in msgspec.structs.fields(kind):
             yield from _parts(field.type)
@@ -156,7 +156,7 @@ def _parts(kind: Any) -> typing.Iterator[type[Kept]]:
 
 
 @pytest.mark.parametrize("kind", sorted({*_parts(records.Known)}, key=str), ids=lambda kind: kind.__name__)
-def test_an_unknown_member_of_any_part_is_kept(kind: type[Kept]) -> None:
+def test_an_unknown_member_of_any_part_is_kept(kind: type[JournalObject]) -> None:
     """No object of the journal loses what it is not prepared for."""
     needed = {field.encode_name: "x" for field in msgspec.structs.fields(kind) if field.required}
     tag = {"type": kind.__struct_config__.tag} if kind.__struct_config__.tag else {}

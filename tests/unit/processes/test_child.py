@@ -77,9 +77,9 @@ def test_what_is_said_and_told() -> None:
     )
 
     async def main() -> list[str]:
-        child = await Child.start(sys.executable, "-c", program, told="first")
+        child = await Child.start(sys.executable, "-c", program, first_line="first")
         said = [await child.line(), (await child.read(6)).decode()]
-        child.tell("second")
+        child.send("second")
         said += [await child.line(), (await child.read(7)).decode()]
         await child.gone(0.0)
         return said

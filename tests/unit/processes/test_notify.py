@@ -28,7 +28,7 @@ def listener(
 
 def test_what_is_told_arrives(listener: socket.socket) -> None:
     """As one datagram, word for word."""
-    notify.tell("READY=1\nSTATUS=recording")
+    notify.send("READY=1\nSTATUS=recording")
     assert listener.recv(1000) == b"READY=1\nSTATUS=recording"
 
 
@@ -43,7 +43,7 @@ def test_a_sign_of_life_as_long_as_it_lasts(listener: socket.socket, monkeypatch
                 assert await asyncio.to_thread(listener.recv, 1000) == b"WATCHDOG=1"
 
     asyncio.run(work())
-    notify.tell("after")
+    notify.send("after")
     while (told := listener.recv(1000)) != b"after":
         assert told == b"WATCHDOG=1"  # sent before the end
 
@@ -76,11 +76,11 @@ def test_without_a_listener_nothing_happens(address: str | None, monkeypatch: py
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-    notify.tell("READY=1")
+    notify.send("READY=1")
 
 
 def test_a_listener_that_reads_nothing_holds_nobody_up(listener: socket.socket) -> None:
     """Once its queue is full, messages are dropped."""
     for _ in range(2000):
-        notify.tell("WATCHDOG=1")
+        notify.send("WATCHDOG=1")
     assert listener.recv(1000) == b"WATCHDOG=1"

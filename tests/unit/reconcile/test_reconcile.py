@@ -10,7 +10,7 @@ import pytest
 
 from extproc.reconcile import reconcile as module
 from extproc.reconcile.entries import Entry
-from extproc.reconcile.reconcile import MEANING, Finding, Reason, reconcile
+from extproc.reconcile.reconcile import MEANING, Reason, Unrecorded, reconcile
 
 AT = "2026-11-21T03:12:00.000000Z"
 ID = "019aa3f2-0000-7000-8000-000000000001"
@@ -45,7 +45,7 @@ class FakeJournal:
         return "passed unrecorded: disk full" if within else None
 
 
-def finding(entry: Entry, **journal: Any) -> Finding | None:
+def finding(entry: Entry, **journal: Any) -> Unrecorded | None:
     """What is said of one entry."""
     ((_, found),) = reconcile([entry], FakeJournal(**journal))
     return found
@@ -118,7 +118,7 @@ def test_the_reason(entry: Entry, journal: dict[str, Any], reason: Reason, probl
 )
 def test_whether_a_backend_had_it(entry: Entry, reached: bool) -> None:
     """A connection that failed brought nothing there; of several attempts only the last is known to have failed so."""
-    assert Finding(entry, Reason.UNEXPLAINED).reached_backend is reached
+    assert Unrecorded(entry, Reason.UNEXPLAINED).reached_backend is reached
 
 
 def test_every_reason_has_its_meaning() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from extproc.replay.search import MOST_PAIRS, Attempt, Found, How, Result, Suspect, plan, search
+from extproc.replay.search import MOST_PAIRS, Attempt, Candidate, Found, How, Result, plan, search
 
 Rule = Callable[[Sequence[str], bool], bool]
 """Whether a process dies that has had these requests, the last ones together or not."""
@@ -58,7 +58,7 @@ def together(*ids: str) -> Rule:
 def test_a_single_request_is_found_at_once_when_it_ranks_first() -> None:
     """One death, one attempt."""
     server = Server(one("r7"))
-    found = search([Suspect("r7"), Suspect("r1")], WINDOW, server.make)
+    found = search([Candidate("r7"), Candidate("r1")], WINDOW, server.make)
     assert found == Found(Attempt(("r7",)), 1, 1)
     assert (server.deaths, len(server.made)) == (1, 1)
 
@@ -66,7 +66,7 @@ def test_a_single_request_is_found_at_once_when_it_ranks_first() -> None:
 def test_suspects_are_tried_alone_in_the_order_of_their_rank() -> None:
     """What does not kill costs no restart; what does, after others, is tried once more on the fresh server."""
     server = Server(one("r7"))
-    found = search([Suspect("r1"), Suspect("r2"), Suspect("r7")], WINDOW, server.make)
+    found = search([Candidate("r1"), Candidate("r2"), Candidate("r7")], WINDOW, server.make)
     assert found == Found(Attempt(("r7",)), 2, 2)
     assert [attempt.ids for attempt in server.made] == [("r1",), ("r2",), ("r7",), ("r7",)]
 
@@ -74,7 +74,7 @@ def test_suspects_are_tried_alone_in_the_order_of_their_rank() -> None:
 def test_a_latched_one_is_acquitted_alone_and_found_with_its_latch() -> None:
     """The latch that the ranking names comes before any other."""
     server = Server(latched("early", "r7"))
-    found = search([Suspect("r7", "early"), Suspect("r1")], WINDOW, server.make)
+    found = search([Candidate("r7", "early"), Candidate("r1")], WINDOW, server.make)
     assert found is not None
     assert found.attempt == Attempt(("early", "r7"))
     assert server.deaths == 2
@@ -83,7 +83,7 @@ def test_a_latched_one_is_acquitted_alone_and_found_with_its_latch() -> None:
 def test_a_latch_that_nobody_named_is_found_among_those_tried_before() -> None:
     """A request that seems to kill alone is not blamed alone."""
     server = Server(latched("r2", "r7"))
-    found = search([Suspect("r1"), Suspect("r2"), Suspect("r3"), Suspect("r7")], WINDOW, server.make)
+    found = search([Candidate("r1"), Candidate("r2"), Candidate("r3"), Candidate("r7")], WINDOW, server.make)
     assert found is not None
     assert found.attempt == Attempt(("r2", "r7"))
 
@@ -91,7 +91,7 @@ def test_a_latch_that_nobody_named_is_found_among_those_tried_before() -> None:
 @pytest.mark.parametrize("ids", [("r10", "r11"), ("r3", "r9"), ("r0", "r5", "r11")])
 def test_those_that_kill_only_together_are_found_in_the_window(ids: tuple[str, ...]) -> None:
     """As they overlapped, without the others."""
-    found = search([Suspect("r1"), Suspect("r2")], WINDOW, Server(together(*ids)).make)
+    found = search([Candidate("r1"), Candidate("r2")], WINDOW, Server(together(*ids)).make)
     assert found is not None
     assert found.attempt == Attempt(ids, How.AS_RECORDED)
 
@@ -102,7 +102,7 @@ def test_a_pair_outside_of_the_ranking_is_tried_last() -> None:
     def rule(seen: Sequence[str], overlap: bool) -> bool:
         return not overlap and "r4" in seen and seen[-1] == "r1"
 
-    found = search([Suspect("r1")], WINDOW, Server(rule).make)
+    found = search([Candidate("r1")], WINDOW, Server(rule).make)
     assert found is not None
     assert found.attempt.ids[-1] == "r1"
     assert "r4" in found.attempt.ids
@@ -111,8 +111,8 @@ def test_a_pair_outside_of_the_ranking_is_tried_last() -> None:
 def test_nothing_that_kills_is_an_answer() -> None:
     """After the whole plan, in each of the rounds; no attempt is made twice in a round."""
     server = Server(lambda *_: False)
-    assert search([Suspect("r1", "r0"), Suspect("r2")], WINDOW, server.make, rounds=2) is None
-    assert len(server.made) == 2 * len(list(plan([Suspect("r1", "r0"), Suspect("r2")], WINDOW)))
+    assert search([Candidate("r1", "r0"), Candidate("r2")], WINDOW, server.make, rounds=2) is None
+    assert len(server.made) == 2 * len(list(plan([Candidate("r1", "r0"), Candidate("r2")], WINDOW)))
     assert len(set(server.made)) * 2 == len(server.made)
     assert len(server.made) < 2 * (2 + 1 + 4 + MOST_PAIRS)
 
@@ -121,7 +121,7 @@ def test_a_flaky_one_is_told_with_how_often_it_killed() -> None:
     """k of n, and several rounds until it shows."""
     odds = iter([False, True, False, True, True])
     server = Server(lambda seen, _: next(odds))
-    assert search([Suspect("r7")], ["r7"], server.make, rounds=5, confirm=4) == Found(Attempt(("r7",)), 3, 4)
+    assert search([Candidate("r7")], ["r7"], server.make, rounds=5, confirm=4) == Found(Attempt(("r7",)), 3, 4)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -129,7 +129,7 @@ def test_any_latch_and_trigger_are_found_whatever_the_ranking(seed: int) -> None
     """What is found kills a fresh server, and nothing in it can be left out."""
     chance = random.Random(seed)
     latch, trigger = chance.sample(WINDOW, 2)
-    suspects = [Suspect(id) for id in chance.sample(WINDOW, len(WINDOW))]
+    suspects = [Candidate(id) for id in chance.sample(WINDOW, len(WINDOW))]
     found = search(suspects, WINDOW, Server(latched(latch, trigger)).make)
     assert found is not None
     assert found.attempt.ids == (latch, trigger)

@@ -1,4 +1,4 @@
-"""What a replay came to, from the recorded outcome, the answers and the server's life."""
+"""What a replay came to, from the recorded outcome, the answers and the server's health."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.exchanges import made
 
 from extproc.core.outcome import Outcome, outcome_class
 from extproc.replay.answer import Answer
-from extproc.replay.target import Life, State
+from extproc.replay.target import Health, State
 from extproc.replay.verdict import Kind, judge
 
 
@@ -34,31 +34,31 @@ RECORDED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("recorded", "answers", "life", "kind"),
+    ("recorded", "answers", "health", "kind"),
     [
-        ("ok", [OK], Life.ALIVE, Kind.AS_RECORDED),
-        ("ok", [OK], Life.DEAD, Kind.KILLED),
-        ("ok", [OK], Life.HUNG, Kind.HUNG),
-        ("ok", [REFUSED], Life.ALIVE, Kind.OTHER_ANSWER),
-        ("ok", [FAILED], Life.ALIVE, Kind.OTHER_ANSWER),
-        ("ok", [FRAME], Life.ALIVE, Kind.BROKE),
-        ("ok", [CUT], Life.ALIVE, Kind.BROKE),
-        ("ok", [OK, OK, REFUSED], Life.ALIVE, Kind.OTHER_ANSWER),
-        ("400", [REFUSED], Life.ALIVE, Kind.AS_RECORDED),
-        ("400", [OK], Life.ALIVE, Kind.OTHER_ANSWER),
-        ("500", [FAILED], Life.ALIVE, Kind.AS_RECORDED),
-        ("500", [FAILED], Life.DEAD, Kind.KILLED),
-        ("frame", [FRAME], Life.ALIVE, Kind.BROKE),
-        ("frame", [FRAME], Life.DEAD, Kind.KILLED),
-        ("frame", [OK], Life.ALIVE, Kind.OTHER_ANSWER),
-        ("cancelled", [OK], Life.ALIVE, Kind.AS_RECORDED),
-        ("cancelled", [FAILED], Life.ALIVE, Kind.BROKE),
-        ("in flight", [OK], Life.ALIVE, Kind.AS_RECORDED),
+        ("ok", [OK], Health.ALIVE, Kind.AS_RECORDED),
+        ("ok", [OK], Health.DEAD, Kind.KILLED),
+        ("ok", [OK], Health.HUNG, Kind.HUNG),
+        ("ok", [REFUSED], Health.ALIVE, Kind.OTHER_ANSWER),
+        ("ok", [FAILED], Health.ALIVE, Kind.OTHER_ANSWER),
+        ("ok", [FRAME], Health.ALIVE, Kind.BROKE),
+        ("ok", [CUT], Health.ALIVE, Kind.BROKE),
+        ("ok", [OK, OK, REFUSED], Health.ALIVE, Kind.OTHER_ANSWER),
+        ("400", [REFUSED], Health.ALIVE, Kind.AS_RECORDED),
+        ("400", [OK], Health.ALIVE, Kind.OTHER_ANSWER),
+        ("500", [FAILED], Health.ALIVE, Kind.AS_RECORDED),
+        ("500", [FAILED], Health.DEAD, Kind.KILLED),
+        ("frame", [FRAME], Health.ALIVE, Kind.BROKE),
+        ("frame", [FRAME], Health.DEAD, Kind.KILLED),
+        ("frame", [OK], Health.ALIVE, Kind.OTHER_ANSWER),
+        ("cancelled", [OK], Health.ALIVE, Kind.AS_RECORDED),
+        ("cancelled", [FAILED], Health.ALIVE, Kind.BROKE),
+        ("in flight", [OK], Health.ALIVE, Kind.AS_RECORDED),
     ],
 )
-def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kind) -> None:
+def test_the_verdict(recorded: str, answers: list[Answer], health: Health, kind: Kind) -> None:
     """0 only for a whole answer of the recorded class from a server that lives."""
-    verdict = judge(made(RECORDED[recorded]), answers, State(life, "why"))
+    verdict = judge(made(RECORDED[recorded]), answers, State(health, "why"))
     assert verdict.kind is kind
     assert verdict.fine is (kind is Kind.AS_RECORDED)
     assert "why" in verdict.text
@@ -67,5 +67,5 @@ def test_the_verdict(recorded: str, answers: list[Answer], life: Life, kind: Kin
 @pytest.mark.parametrize("recorded", ["frame", "500"])
 def test_a_failure_that_is_not_met_again_is_told_as_such(recorded: str) -> None:
     """One that was only near when the backend died is answered well elsewhere: no fault of the server's there."""
-    verdict = judge(made(RECORDED[recorded]), [OK], State(Life.ALIVE, "why"))
+    verdict = judge(made(RECORDED[recorded]), [OK], State(Health.ALIVE, "why"))
     assert verdict.text.startswith("not reproduced: answered well (ok 200), recorded upstream")

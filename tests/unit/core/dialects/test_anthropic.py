@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from extproc.core.dialects.answer import Answer
+from extproc.core.dialects.answer import ResponseSummary
 from extproc.core.dialects.anthropic import Messages
 from extproc.core.records import LlmError
 
 
-def stream(*events: dict[str, Any]) -> Answer:
+def stream(*events: dict[str, Any]) -> ResponseSummary:
     """The answer of a stream."""
-    answer = Answer()
+    answer = ResponseSummary()
     for event in events:
         Messages().event(answer, event["type"], json.dumps(event).encode())
     return answer
@@ -36,19 +36,19 @@ def test_usage_is_merged() -> None:
 def test_a_tool_call_is_output() -> None:
     """The start of a tool call is the first token, even without input."""
     event = {"type": "content_block_start", "index": 0, "content_block": {"type": "tool_use", "id": "t", "input": {}}}
-    assert Messages().event(Answer(), "content_block_start", json.dumps(event).encode())
+    assert Messages().event(ResponseSummary(), "content_block_start", json.dumps(event).encode())
 
 
 def test_errors() -> None:
     """An error is known by its type."""
-    answer = Answer()
+    answer = ResponseSummary()
     Messages().event(answer, "message", b'{"type":"error","error":{"type":"overloaded_error","message":"m"}}')
     assert answer.error == LlmError(type="overloaded_error", message="m")
 
 
 def test_a_whole_message() -> None:
     """A message in one piece is counted by text, thinking and tool input."""
-    answer = Answer()
+    answer = ResponseSummary()
     content = [
         {"type": "thinking", "thinking": "ab"},
         {"type": "text", "text": "cde"},

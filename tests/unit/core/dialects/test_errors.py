@@ -14,11 +14,11 @@ from extproc.core.dialects.errors import (
     MAX_MESSAGE,
     MAX_TEXT,
     error_of,
+    is_error,
     is_error_name,
     is_error_text,
     is_failure,
     message_of,
-    told,
 )
 from extproc.core.records import LlmError
 
@@ -51,7 +51,7 @@ ERRORS: list[tuple[Any, str | None, str | int | None, str | None]] = [
 @pytest.mark.parametrize(("body", "error_type", "code", "message"), ERRORS)
 def test_shapes_of_errors(body: Any, error_type: str | None, code: str | int | None, message: str | None) -> None:
     """An error in any shape that servers send is one, and its type, its code and its words are found."""
-    assert told(body)
+    assert is_error(body)
     assert error_of(body) == LlmError(type=error_type, code=code, message=message)
 
 
@@ -99,7 +99,7 @@ def test_an_error_is_bounded(body: Any) -> None:
 )
 def test_what_is_no_error(body: Any) -> None:
     """Members that are empty, or that mean something else beside an answer, tell no failure."""
-    assert not told(body)
+    assert not is_error(body)
 
 
 @pytest.mark.parametrize("name", ["error", "Error", "response.error", "stream_error", "server-error", "exception"])
@@ -190,7 +190,7 @@ values = st.recursive(
 @given(values)
 def test_any_value(value: Any) -> None:
     """Nothing raises, whatever the value is."""
-    told(value)
+    is_error(value)
     assert json.loads(records.encode(error_of(value))).keys() == {"type", "code", "message"}
 
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.core.dialects import ResponseReading
-from extproc.core.dialects.answer import Answer
+from extproc.core.dialects.answer import ResponseSummary
 from extproc.core.dialects.openai import Chat, Embeddings, Responses
 from extproc.core.records import LlmError
 
 
-def responses(*events: dict[str, Any]) -> Answer:
+def responses(*events: dict[str, Any]) -> ResponseSummary:
     """The answer of a stream of the Responses API."""
-    answer = Answer()
+    answer = ResponseSummary()
     for event in events:
         Responses().event(answer, str(event.get("type")), json.dumps(event).encode())
     return answer
@@ -26,7 +26,7 @@ def responses(*events: dict[str, Any]) -> Answer:
 @pytest.mark.parametrize("error", [{"error": {"type": "T", "code": 5}}, {"object": "error", "type": "T", "code": 5}])
 def test_error_frames(error: dict[str, Any]) -> None:
     """An error frame is one in both shapes; it is not the end."""
-    answer = Answer()
+    answer = ResponseSummary()
     assert not Chat().event(answer, "message", json.dumps(error).encode())
     assert answer.error == LlmError(type="T", code=5)
     assert not answer.done
@@ -34,7 +34,7 @@ def test_error_frames(error: dict[str, Any]) -> None:
 
 def test_reasoning_under_two_names_counts_once() -> None:
     """Servers that send the reasoning under its old and its new name sent it once."""
-    answer = Answer()
+    answer = ResponseSummary()
     Chat().event(answer, "message", b'{"choices":[{"index":0,"delta":{"reasoning":"abc","reasoning_content":"abc"}}]}')
     assert answer.output_chars == 3
 
@@ -78,7 +78,7 @@ def test_output_without_deltas_is_counted_at_the_end() -> None:
 
 def test_embeddings_count_no_characters() -> None:
     """Vectors are no text."""
-    answer = Answer()
+    answer = ResponseSummary()
     Embeddings().document(answer, {"data": [{"embedding": [1]}], "model": "m", "usage": {"prompt_tokens": 1}})
     assert (answer.output_chars, answer.usage) == (None, {"prompt_tokens": 1})
 
@@ -106,7 +106,7 @@ def whole(**members: Any) -> dict[str, Any]:
     return {"id": "r", "object": "chat.completion", "model": "m", "choices": choices, "usage": {"a": 1}} | members
 
 
-def said(answer: Answer) -> dict[str, Any]:
+def said(answer: ResponseSummary) -> dict[str, Any]:
     """All that a record tells of an answer."""
     names = ("response_id", "response_model", "usage", "output_chars", "error", "finish_reasons", "is_finished")
     return {name: getattr(answer, name) for name in names}
@@ -142,10 +142,10 @@ answers = st.fixed_dictionaries(
 def test_a_usual_answer_is_read_as_any_other(members: dict[str, Any]) -> None:
     """What is read of an answer without a second look is what a full reading gives."""
     body = whole(**members)
-    quick, full = Answer(), Answer()
+    quick, full = ResponseSummary(), ResponseSummary()
     read = Chat().usual_document(quick, json.dumps(body).encode())
     Chat().document(full, body)
-    assert said(quick) == (said(full) if read else said(Answer()))
+    assert said(quick) == (said(full) if read else said(ResponseSummary()))
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_a_usual_answer_is_read_as_any_other(members: dict[str, Any]) -> None:
 )
 def test_which_answers_are_usual(body: dict[str, Any], usual: bool) -> None:
     """The answers of most servers are; one with anything else in it is left for the full reading."""
-    assert Chat().usual_document(Answer(), json.dumps(body).encode()) is usual
+    assert Chat().usual_document(ResponseSummary(), json.dumps(body).encode()) is usual
 
 
 @pytest.mark.parametrize("repeated", [b'"id":"a",', b'"choices":[],'])
 def test_more_members_than_are_read_are_unusual(repeated: bytes) -> None:
     """An answer of a thousand members is refused by the full reading, and so no usual one."""
     body = b"{" + repeated * 1001 + b'"choices":[]}'
-    assert not Chat().usual_document(Answer(), body)
+    assert not Chat().usual_document(ResponseSummary(), body)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from extproc.core import jsondoc
 from extproc.core.dialects import assemble
-from extproc.core.dialects.answer import Answer
+from extproc.core.dialects.answer import ResponseSummary
 from extproc.core.dialects.anthropic import Messages
 from extproc.core.dialects.openai import Chat, Responses
 
 Dialects = Chat | Responses | Messages
 
 
-def state(answer: Answer) -> dict[str, Any]:
+def state(answer: ResponseSummary) -> dict[str, Any]:
     """All that is known of an answer."""
     return {
         "finish_reasons": answer.finish_reasons,
@@ -30,7 +30,7 @@ def state(answer: Answer) -> dict[str, Any]:
 
 def told(dialect: Dialects, events: list[bytes], *, in_full: bool) -> list[Any]:
     """What each event says, and what is known after it."""
-    answer = Answer()
+    answer = ResponseSummary()
     found: list[Any] = []
     for event in events:
         try:
@@ -46,7 +46,7 @@ def same_both_ways(dialect: Dialects, events: list[bytes]) -> None:
     """The short way, when it is taken, says what the full one says; many lines at once say what single ones say."""
     events = [event for event in events if event.strip() not in (b"", b"[DONE]")]  # which the reader sees to
     assert told(dialect, events, in_full=False) == told(dialect, events, in_full=True)
-    batch, single = Answer(), Answer()
+    batch, single = ResponseSummary(), ResponseSummary()
     if isinstance(dialect, Chat) and events and not any(b"\n" in event for event in events):
         token = dialect.lines(batch, b"\n".join(events))
         if token is not None:
@@ -198,7 +198,7 @@ def characters(message: dict[str, Any]) -> int:
 @given(st.lists(st.lists(plain_choices, max_size=2).map(lambda listed: {"choices": listed}), max_size=4))
 def test_the_count_is_that_of_the_assembled_answer(bodies: list[dict[str, Any]]) -> None:
     """What is counted while it passes is what is put together afterwards, however often a server says it."""
-    answer = Answer()
+    answer = ResponseSummary()
     events = [json.dumps(body).encode() for body in bodies]
     for event in events:
         Chat().event(answer, "message", event)

@@ -15,7 +15,7 @@ from support.thorough import THOROUGH
 
 from extproc.config import Config
 from extproc.envoy.check import check
-from extproc.envoy.check.check import Report
+from extproc.envoy.check.check import CheckResult
 from extproc.envoy.config import files
 from extproc.envoy.config.files import Documents
 from extproc.envoy.config.findings import Finding, Level
@@ -31,7 +31,7 @@ LIMIT = "type.googleapis.com/envoy.extensions.filters.http.body_size_limit.v3.Bo
 DEFAULT = "- name: default\n      match: {prefix: /}"
 
 
-def checked(directory: Path) -> Report:
+def checked(directory: Path) -> CheckResult:
     """The report on a directory."""
     documents, problems = files.read_all(directory)
     return check.syntax(problems) if problems else check.check(documents, Config())
@@ -49,7 +49,7 @@ def no_envoy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_shipped_files_are_right() -> None:
     """Envoy says so too."""
-    assert check.check(SHIPPED, Config()) == Report([], envoy_asked=True)
+    assert check.check(SHIPPED, Config()) == CheckResult([], envoy_asked=True)
 
 
 # What users get wrong --------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_a_warning_is_no_error(tmp_path: Path, file: str, old: str, new: str, te
 def test_findings_from_elsewhere() -> None:
     """They stand among the others, and count."""
     more = Finding(Level.ERROR, Place("compose.yaml", 3, 4), "no")
-    assert check.check(SHIPPED, Config(), [more]) == Report([more], envoy_asked=False)
+    assert check.check(SHIPPED, Config(), [more]) == CheckResult([more], envoy_asked=False)
 
 
 # Names that our copy of the message types lacks ------------------------------------------------------------

@@ -28,7 +28,7 @@ from extproc.history.verify import verify
 from extproc.journal.writer import Journal
 from extproc.logs import RateLimit
 from extproc.service.sidecar import workers as workers_
-from extproc.service.sidecar.workers import MAX_DEATHS, Workers, as_news, to_the_log
+from extproc.service.sidecar.workers import MAX_DEATHS, Workers, log_info, log_warning
 
 WHOLE_REQUEST = head("request", end=True, __method="GET", __path="/v1/models").SerializeToString()
 HEADERS = head("request", __method="POST", __path="/v1/chat/completions").SerializeToString()
@@ -588,16 +588,16 @@ def test_housekeeping_failures_are_said(config: Config, monkeypatch: pytest.Monk
     assert rounds[0] == {"days": 30, "segments": 0, "bytes": 20 * 1024**3}
 
 
-@pytest.mark.parametrize(("say", "level"), [(to_the_log, "WARNING"), (as_news, "INFO")])
+@pytest.mark.parametrize(("write", "level"), [(log_warning, "WARNING"), (log_info, "INFO")])
 def test_of_many_lines_none_is_left_out(
-    caplog: pytest.LogCaptureFixture, say: Callable[[str], None], level: str
+    caplog: pytest.LogCaptureFixture, write: Callable[[str], None], level: str
 ) -> None:
     """The log's limit is for one event over and over; what `up` says of many edits are as many events."""
     caplog.set_level("INFO")
     caplog.handler.addFilter(limit := RateLimit())
     try:
         for number in range(100):
-            say(f"live: edit {number} is 100 % there")
+            write(f"live: edit {number} is 100 % there")
     finally:
         caplog.handler.removeFilter(limit)
     assert [record.getMessage() for record in caplog.records] == [
