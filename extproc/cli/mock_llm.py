@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,10 @@ from extproc.cli import output
 from extproc.config import in_url
 from extproc.errors import ConfigError, StackError
 from extproc.processes import signals
+
+if TYPE_CHECKING:
+    from extproc.mock.dying import Plan
+    from extproc.mock.server import Settings
 
 
 @click.command
@@ -114,35 +118,49 @@ def command(
       extproc mock-llm --port 8001 --die-on '@cancel and session_id' --engine sglang --restart-after 10
       extproc mock-llm --port 8001 --die-on '@tokens>20000' --die-how memory --slots 8
     """
+    _require_stack()
+    from extproc.cli import again
+    from extproc.mock.server import Settings
+
+    plan = _plan(rules, how, engine, slots, restart_after, seed)
+    if restart_after is not None and not supervised:
+        _run(again.keep(again.command(), restart_after, output.announce, _warn))
+    else:
+        _serve(Settings(model, ttft_ms, tokens_per_second, seed, strict, engine), plan, host, port)
+
+
+def _require_stack() -> None:
+    """The HTTP server is in the extra `stack`, and so it is imported only where it is needed."""
     try:
-        # Only here: the HTTP server is in the extra `stack`.
-        from extproc.cli import again
-        from extproc.mock import dying
-        from extproc.mock.engines import ENGINES
-        from extproc.mock.rules import RuleError, parse
-        from extproc.mock.server import Settings, serve
+        import extproc.mock.server  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(f"mock-llm needs the extra 'stack': pip install 'extproc[stack]' ({error})") from None
+
+
+def _plan(
+    rules: Sequence[str], how: str | None, engine: str, slots: int, restart_after: float | None, seed: int
+) -> Plan:
+    """What it dies of, and how."""
+    from extproc.mock import dying
+    from extproc.mock.engines import ENGINES
+    from extproc.mock.rules import RuleError, parse
+
+    usual = ENGINES[engine].how
     try:
-        plan = dying.Plan(
-            tuple(parse(rule, seed) for rule in rules),
-            dying.parse(how or ENGINES[engine].how, ENGINES[engine].how),
-            slots,
-            restart_after,
-            seed,
-        )
+        parsed = tuple(parse(rule, seed) for rule in rules)
+        return dying.Plan(parsed, dying.parse(how or usual, usual), slots, restart_after, seed)
     except RuleError as error:
         raise click.BadParameter(str(error), param_hint="--die-on") from None
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--die-how") from None
-    if restart_after is not None and not supervised:
-        _run(again.keep(again.command(), restart_after, output.announce, _complain))
-        return
+
+
+def _serve(settings: Settings, plan: Plan, host: str, port: int) -> None:
+    from extproc.mock.server import serve
 
     def ready(bound_host: str, bound_port: int) -> None:
         output.announce(f"ready http://{in_url(bound_host)}:{bound_port}")
 
-    settings = Settings(model, ttft_ms, tokens_per_second, seed, strict, engine)
     try:
         _run(serve(settings, plan, host, port, ready))
     except OSError as error:
@@ -164,5 +182,5 @@ def _run(work: Coroutine[Any, Any, int | None]) -> None:
         sys.exit(code)
 
 
-def _complain(line: str) -> None:
+def _warn(line: str) -> None:
     click.echo(f"mock-llm: {line}", err=True)

@@ -24,7 +24,7 @@ from extproc.replay.material import Credentials, Material, MissingCredentialsErr
 from extproc.replay.prove import Proof, Wishes
 from extproc.replay.request import Request, prepare
 from extproc.replay.sender import Hearer, Sending
-from extproc.replay.target import Life, Patience, State, Target
+from extproc.replay.target import Health, Patience, State, Target
 from extproc.replay.tries import Tries
 from extproc.replay.verdict import Verdict, judge
 from extproc.replay.window import Step
@@ -60,7 +60,7 @@ class _Asked:
             restart=self.restart,
             restart_log=log,
             patience=self.patience,
-            say=_say,
+            report=_report,
         )
 
 
@@ -213,14 +213,7 @@ def command(
         _patience(patience, settle, wait), speed, repeat, concurrency, confirm, not no_minimise, redact, state_file,
         allow_production, as_json,
     )  # fmt: skip
-    try:
-        fine = _run(id, asked, bisect=bisect)
-    except MissingCredentialsError as error:
-        raise ConfigError(
-            f"nothing was sent: {output.escape(str(error))}; --credential NAME=ENV puts it back from a variable, "
-            "--no-credentials sends the request without it"
-        ) from error
-    if not fine:
+    if not _run(id, asked, bisect=bisect):
         click.get_current_context().exit(1)
 
 
@@ -230,6 +223,17 @@ def _patience(answer: float, settle: float | None, back: float) -> Patience:
 
 
 def _run(id: str, asked: _Asked, *, bisect: bool) -> bool:
+    """Whether all was well. Raises ConfigError where a credential is missing: nothing was sent then."""
+    try:
+        return _run_with(id, asked, bisect=bisect)
+    except MissingCredentialsError as error:
+        raise ConfigError(
+            f"nothing was sent: {output.escape(str(error))}; --credential NAME=ENV puts it back from a variable, "
+            "--no-credentials sends the request without it"
+        ) from error
+
+
+def _run_with(id: str, asked: _Asked, *, bisect: bool) -> bool:
     if not ID.fullmatch(id) and not (bisect and id == "last"):
         exchange = options.one(id, asked.directories)
         found = _material_of(exchange, asked)
@@ -283,7 +287,7 @@ def _print_curl(
 def _once(exchange: Exchange, found: Material, asked: _Asked) -> bool:
     request = found.steps[exchange.id].request
     target = asked.target(found.known_good)
-    before = State(Life.ALIVE, "", target.started())
+    before = State(Health.ALIVE, "", target.started())
     answers: list[Answer] = []
     verdict = None
     for start in range(0, asked.repeat, asked.concurrency):
@@ -358,6 +362,23 @@ class _Printer(Hearer):
 # An incident -------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one play of an incident's requests came to."""
+
+    state: State
+    answers: int
+    bad: int
+
+    def __str__(self) -> str:
+        return f"the target {self.state.fate} ({self.state.text}); {self.bad} of {self.answers} answers were bad"
+
+    def fields(self) -> dict[str, Any]:
+        """As `--json` has it."""
+        state = self.state
+        return {"target": state.health.value, "why": state.text, "answers": self.answers, "bad": self.bad}
+
+
 def _window(incident: Incident, found: Material, asked: _Asked) -> bool:
     """All of it as it was, once or more often."""
     target = asked.target(found.known_good)
@@ -365,34 +386,33 @@ def _window(incident: Incident, found: Material, asked: _Asked) -> bool:
     if not state.alive:
         raise ExtprocError(f"{asked.url} fails before anything was sent: {state.text}")
     steps = [found.steps[id] for id in found.window]
-    _say(f"{incident.id}: {len(steps)} requests to {asked.url}, as they came")
-    deaths = 0
-    runs = []
+    _report(f"{incident.id}: {len(steps)} requests to {asked.url}, as they came")
+    runs: list[_Run] = []
     for number in range(1, asked.repeat + 1):
-        if not state.alive:
+        if runs and not runs[-1].state.alive:
             state = target.bring_back()
         answers = window.play(steps, asked.url, lambda: target.state().alive, asked.patience.answer, speed=asked.speed)
         state = target.after(state, answers)
-        deaths += not state.alive
-        bad = sum(each.is_failure for each in answers)
-        text = f"the target {state.fate} ({state.text}); {bad} of {len(answers)} answers were bad"
-        _say(f"run {number} of {asked.repeat}: {text}")
-        runs.append({"target": state.life.value, "why": state.text, "answers": len(answers), "bad": bad})
-    if not state.alive and asked.restart is not None:
+        run = _Run(state, len(answers), sum(each.is_failure for each in answers))
+        runs.append(run)
+        _report(f"run {number} of {asked.repeat}: {run}")
+    if not runs[-1].state.alive and asked.restart is not None:
         target.bring_back()
+    deaths, broke = sum(not run.state.alive for run in runs), any(run.bad for run in runs)
     if asked.as_json:
-        verdict = "killed" if deaths else ("broke" if any(run["bad"] for run in runs) else "as_recorded")
-        click.echo(output.json_line({"verdict": verdict, "incident": incident.id, "deaths": deaths, "runs": runs}))
-    return not deaths and not any(run["bad"] for run in runs)
+        verdict = "killed" if deaths else "broke" if broke else "as_recorded"
+        told = {"verdict": verdict, "incident": incident.id, "deaths": deaths, "runs": [run.fields() for run in runs]}
+        click.echo(output.json_line(told))
+    return not deaths and not broke
 
 
 def _bisect(name: str, found: Material, asked: _Asked) -> bool:
     asked = replace(asked, state_file=asked.state_file or Path(f"bisect-{name}.jsonl"))
     tries = Tries(asked.state_file)
     known = "" if not tries.known_tries else f", {tries.known_tries} of them known"
-    _say(f"{name}: {len(found.suspects)} suspects, {len(found.window)} requests; tries in {asked.state_file}{known}")
+    _report(f"{name}: {len(found.suspects)} suspects, {len(found.window)} requests; tries in {asked.state_file}{known}")
     wishes = Wishes(confirm=asked.confirm, speed=asked.speed, minimal=asked.minimal, redact=asked.redact)
-    proof = prove.prove(found, asked.target(found.known_good), tries, wishes, _say)
+    proof = prove.prove(found, asked.target(found.known_good), tries, wishes, _report)
     if asked.as_json:
         click.echo(output.json_line(_proof_fields(proof, asked.url)))
     else:
@@ -421,5 +441,5 @@ def _proof_lines(proof: Proof, url: str) -> Iterator[str]:
         yield curl.script(proof.request, url).rstrip("\n")
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     click.echo(output.escape(text), err=True)

@@ -63,11 +63,8 @@ class World:
         `first`, `last`: when its first token and its last byte came; `silence`: its longest one, from and to;
         `failed_attempts`: from, to, where, and Envoy's flag."""
         document = {**CHAT, "model": model, **({"stream": True} if stream else {}), **params}
-        content = json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
-        content = content if body is None else body
-        number = next(self._numbers)
-        milliseconds = int((START + start) * 1000)
-        id = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{number:012x}"
+        content = _content(document) if body is None else body
+        id, number = self._next_id(start)
         self._bodies[id] = content
         if answer is not None:
             self._answers[id] = answer
@@ -85,25 +82,14 @@ class World:
                 "path": path,
                 "client": "192.0.2.9:50123",
                 "trace_id": f"{number:032x}",
-                "failed_attempts": [
-                    {
-                        "upstream": where,
-                        "cluster": "llm",
-                        "status": None,
-                        "response_flags": [flag],
-                        "started_at": _moment(began),
-                        "duration_ms": (over - began) * 1000,
-                    }
-                    for began, over, where, flag in failed_attempts
-                ],
+                "failed_attempts": [_attempt(*each) for each in failed_attempts],
                 "request": {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
                 "response": {
                     "bytes": 100 if answer is None else len(answer),
                     "content_type": "text/event-stream" if stream and status == 200 else "application/json",
                     "first_byte_ms": _after(start, begun),
                     "last_byte_ms": _after(start, last),
-                    "silence_at_ms": None if silence is None else _after(start, silence[0]),
-                    "max_silence_ms": None if silence is None else (silence[1] - silence[0]) * 1000,
+                    **_silence(start, silence),
                 },
                 "llm": {
                     "api": "chat.completions",
@@ -117,6 +103,11 @@ class World:
             }
         )
         return id
+
+    def _next_id(self, start: float) -> tuple[str, int]:
+        number = next(self._numbers)
+        milliseconds = int((START + start) * 1000)
+        return f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7000-8000-{number:012x}", number
 
     def traffic(
         self, start: float, end: float, *, count: int = 10, upstream: str = "gpu-1:8000", **params: Any
@@ -197,6 +188,28 @@ def moments(found: Sequence[Incident]) -> list[float]:
 def suspects(incident: Incident, count: int = 3) -> list[str]:
     """The ids of its first suspects."""
     return [each.flight.id for each in incident.suspects[:count]]
+
+
+def _content(document: Mapping[str, Any]) -> bytes:
+    """A request's body; `...` takes a parameter away."""
+    return json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
+
+
+def _attempt(began: float, over: float, where: str, flag: str) -> dict[str, Any]:
+    return {
+        "upstream": where,
+        "cluster": "llm",
+        "status": None,
+        "response_flags": [flag],
+        "started_at": _moment(began),
+        "duration_ms": (over - began) * 1000,
+    }
+
+
+def _silence(start: float, span: tuple[float, float] | None) -> dict[str, float | None]:
+    if span is None:
+        return {"silence_at_ms": None, "max_silence_ms": None}
+    return {"silence_at_ms": _after(start, span[0]), "max_silence_ms": (span[1] - span[0]) * 1000}
 
 
 def _moment(second: float) -> str:
