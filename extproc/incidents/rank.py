@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from extproc.history.index.schema import OTHERS
 from extproc.history.index.told import CONSTRAINT
 from extproc.incidents.detect import Sighting
 from extproc.incidents.evidence import End, Flight
@@ -158,6 +159,7 @@ class Base:
     def __init__(self, flights: Iterable[Flight]) -> None:
         self.total = 0
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self._others: Counter[str] = Counter()
         self.fingerprints: Counter[str] = Counter()
         self.bodies: Counter[str] = Counter()
         self.ids: set[str] = set()
@@ -173,9 +175,13 @@ class Base:
         self.fingerprints[each.fingerprint] += times
         self.bodies[each.body] += times
         for place, value in asked(each).items():
-            self._counts[place][value] += times
-            if not self._counts[place][value]:
-                del self._counts[place][value]
+            counts = self._counts[place]
+            if times < 0 and value not in counts:
+                self._others[place] += times
+                continue
+            counts[value] += times
+            if not counts[value]:
+                del counts[value]
 
     def add_shape(self, model: str, fingerprint: str, times: int) -> None:
         """Count in so many of a shape of which the atoms come one by one."""
@@ -185,14 +191,20 @@ class Base:
             self._counts[place][value] += times
 
     def add_atom(self, place: str, value: str, times: int) -> None:
-        """Count in an atom of these."""
-        self._counts[place][value] += times
+        """Count in an atom of these; `OTHERS` are different ones, each met once."""
+        if value == OTHERS:
+            self._others[place] += times
+        else:
+            self._counts[place][value] += times
 
     def times(self, place: str, value: str) -> int:
         """How often a value was served at a place."""
         if value == _ABSENT:
-            return self.total - sum(self._counts[place].values()) if place in self._counts else self.total
+            return self.total - self._present(place)
         return self._counts[place][value] if place in self._counts else 0
+
+    def _present(self, place: str) -> int:
+        return (sum(self._counts[place].values()) if place in self._counts else 0) + self._others[place]
 
     def far_beyond(self, place: str, value: str) -> bool:
         """Whether a magnitude is far more than the largest that was served, or far less than the smallest: an engine's
@@ -209,7 +221,7 @@ class Base:
         """The logarithm of how many requests it takes, on average, for one with a value that is as new as this.
         `own`: how many of those counted are the request itself."""
         times = self.times(place, value) - own
-        if times:
+        if times > 0:
             return 0.25 * max(0.0, math.log((self.total + 1) / (times + _FLOOR)) - 2)
         counts = self._counts.get(place, Counter())
         if own and value in counts:
@@ -217,8 +229,8 @@ class Base:
         near = _neighbours(value, counts)
         if near:
             return near * math.log((self.total + 1) / (1 + _FLOOR))
-        once = sum(1 for count in counts.values() if count == 1)
-        present = sum(counts.values())
+        once = sum(1 for count in counts.values() if count == 1) + self._others[place]
+        present = sum(counts.values()) + self._others[place]
         if _OF_ITS_OWN.fullmatch(place) and present:
             # Names and constraints of one's own: new ones are rare or not among the requests that have one at all.
             return math.log((present + 1) / (once + _FLOOR))

@@ -235,8 +235,11 @@ class Index:
             )
         packed = self._asked.get(number)
         if isinstance(packed, bytes):
-            packed = self._asked[number] = dict(self.atom(each) for each in served.unpacked(packed))
+            packed = self._asked[number] = dict(map(self._unpacked, served.unpacked(packed)))
         return packed
+
+    def _unpacked(self, atom: served.Packed) -> tuple[str, str]:
+        return self.atom(atom) if isinstance(atom, int) else (self.atom(atom[0])[0], atom[1])
 
     def atom(self, number: int) -> tuple[str, str]:
         """A place, and what stands there."""

@@ -5,7 +5,8 @@ texts       words that come again and again (backends, models, outcomes): a row 
 segments    the segments in which rows have records, by number
 straddling  rows that have records in other segments than `exchanges.segment`, once for each of those
 atoms       what requests ask for (`told.py`), each fact once
-asked       what a whole request asks for: numbers of atoms. Rows have its number; it may be there more than once
+asked       what a whole request asks for: numbers of atoms, or that of a place's `OTHERS` with the value. Rows have its
+            number; it may be there more than once
 shapes      of what was served (`served.py`), how many rows there are of each model and fingerprint; 0 is none of these
 counts      and of each model and atom
 meta        one row: how far the journal has been read
@@ -36,7 +37,10 @@ VERSION: Final = 3
 MOST_CHARACTERS: Final = 256
 """Of a text in a column; a row with a longer one is not whole."""
 MOST_ATOMS: Final = 100_000
-"""Of a request with a new one beyond these nothing is kept of what it asks for: it is read from the journal."""
+MOST_VALUES: Final = 5_000
+"""At one place. What is new beyond these stands in `asked` itself, and all of that at a place is counted as one,
+`OTHERS`: users and seeds are new again and again."""
+OTHERS: Final = "one of many"
 MOST_TEXTS: Final = 100_000
 """Words; a row with a new one beyond these is not whole: a client may choose a model's name anew for each request."""
 

@@ -44,8 +44,11 @@ _PLACES: Final = (("shapes", "model", "fingerprint"), ("counts", "model", "atom"
 
 _Found = Counter[tuple[int, int, int]]
 """How many rows there are of each model, fingerprint and `asked`."""
-Numbers = Callable[[int], Sequence[int]]
-"""The atoms of what a request asks for, by its number."""
+Packed = int | tuple[int, str]
+"""The number of an atom, or that of its place's `schema.OTHERS` and the value."""
+Numbers = Callable[[int], Iterable[int]]
+"""What is counted of what a request asks for, by its number."""
+_decoder = msgspec.msgpack.Decoder(list[Packed])
 
 
 def of(exchange: Exchange, *, constrained: bool) -> int | None:
@@ -87,9 +90,14 @@ def miscounted(database: sqlite3.Connection) -> bool:
     return held != list(expected)
 
 
-def unpacked(packed: bytes) -> list[int]:
-    """The numbers of atoms that stand in `schema.asked`."""
-    return msgspec.msgpack.decode(packed, type=list[int])
+def unpacked(packed: bytes) -> list[Packed]:
+    """What stands in `schema.asked`."""
+    return _decoder.decode(packed)
+
+
+def numbers(packed: bytes) -> list[int]:
+    """What is counted of that."""
+    return [each if isinstance(each, int) else each[0] for each in unpacked(packed)]
 
 
 def _found(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> _Found:
@@ -100,9 +108,9 @@ def _found(database: sqlite3.Connection, where: str, values: Sequence[Any]) -> _
 
 
 def _atoms_of(database: sqlite3.Connection) -> Numbers:
-    def atoms(asked: int) -> Sequence[int]:
+    def atoms(asked: int) -> Iterable[int]:
         (packed,) = database.execute("SELECT atoms FROM asked WHERE n = ?", (asked,)).fetchone()
-        return unpacked(packed)
+        return numbers(packed)
 
     return atoms
 

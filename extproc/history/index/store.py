@@ -18,6 +18,7 @@ import json
 import os
 import sqlite3
 import stat
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
@@ -126,7 +127,7 @@ def _erase_atoms(database: sqlite3.Connection) -> None:
     asked = "SELECT asked FROM exchanges WHERE asked IS NOT NULL"
     database.execute(f"DELETE FROM asked WHERE n NOT IN ({asked})")
     packed = database.execute("SELECT atoms FROM asked")
-    kept = {number for (atoms,) in packed for number in served.unpacked(atoms)}
+    kept = {number for (atoms,) in packed for number in served.numbers(atoms)}
     gone = [(number,) for (number,) in database.execute("SELECT n FROM atoms") if number not in kept]
     database.executemany('UPDATE atoms SET text = \'["erased",""]\' WHERE n = ?', gone)
 
@@ -173,7 +174,13 @@ class _Words(dict[str | None, int | str | None]):
 class Store:
     """The opened file."""
 
-    def __init__(self, database: sqlite3.Connection, checkpoint: Checkpoint, file: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        checkpoint: Checkpoint,
+        file: tuple[int, int],
+        most_values: int,
+    ) -> None:
         self.checkpoint = checkpoint
         self._database = database
         self._file = file
@@ -182,6 +189,8 @@ class Store:
             tuple(msgspec.json.decode(text)): n for n, text in database.execute("SELECT n, text FROM atoms")
         }
         self._new_atoms: list[tuple[int, str]] = []
+        self._values = Counter(place for place, _ in self._atoms)
+        self._most_values = most_values
         self._asked: dict[bytes, int] = {}
         self._new_asked: list[tuple[int, bytes]] = []
         self._packed: dict[int, bytes] = {}
@@ -198,22 +207,22 @@ class Store:
         self._straddling: list[tuple[int, bytes | str | None]] = []
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, *, most_values: int = schema.MOST_VALUES) -> Self:
         """The index of a data directory, made where there is none that can be used."""
         os.close(open_directory(directory))
         try:
-            return cls._opened(directory)
+            return cls._opened(directory, most_values)
         except (Unusable, FileNotFoundError):
             delete(directory)
-            return cls._made(directory)
+            return cls._made(directory, most_values)
 
     @classmethod
-    def _opened(cls, directory: Path) -> Self:
+    def _opened(cls, directory: Path, most_values: int) -> Self:
         path = path_of(directory)
         file = regular(path)
         database = _connect(path)
         try:
-            store = cls(database, check(database), file)
+            store = cls(database, check(database), file, most_values)
         except sqlite3.DatabaseError as error:
             database.close()
             raise Unusable(str(error)) from error
@@ -223,7 +232,7 @@ class Store:
         return store
 
     @classmethod
-    def _made(cls, directory: Path) -> Self:
+    def _made(cls, directory: Path, most_values: int) -> Self:
         path = path_of(directory)
         # It has its mode before it holds anything; SQLite gives its other files the same one.
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
@@ -239,7 +248,7 @@ class Store:
         except sqlite3.Error:
             database.close()
             raise
-        return cls(database, Checkpoint(), regular(path))
+        return cls(database, Checkpoint(), regular(path), most_values)
 
     def is_in_place(self, directory: Path) -> bool:
         """Whether the file is still what its name stands for."""
@@ -284,7 +293,7 @@ class Store:
         rows = list(self._rows.values())
         for packed in self._there(rows):
             served.take(database, "id = ?", packed)
-        served.add(database, rows, lambda asked: served.unpacked(self._packed[asked]))
+        served.add(database, rows, lambda asked: served.numbers(self._packed[asked]))
         database.executemany(_PUT, rows)
         database.executemany(_STRADDLES, self._straddling)
         database.execute("UPDATE meta SET position = ?", (msgspec.msgpack.encode(checkpoint),))
@@ -326,7 +335,7 @@ class Store:
         return len(self._rows)
 
     def _number_of(self, asked: Atoms) -> int | None:
-        """What stands for all that a request asks for; None where there is no room for another atom."""
+        """What stands for all that a request asks for; None where there is no room for another place."""
         numbers = [self._atom(each) for each in asked.items()]
         if None in numbers:
             return None
@@ -341,11 +350,23 @@ class Store:
         self._packed[number] = packed
         return number
 
-    def _atom(self, atom: tuple[str, str]) -> int | None:
+    def _atom(self, atom: tuple[str, str]) -> served.Packed | None:
         number = self._atoms.get(atom)
-        if number is None and len(self._atoms) < schema.MOST_ATOMS:
-            number = self._atoms[atom] = len(self._atoms) + 1
-            self._new_atoms.append((number, json.dumps(atom)))
+        if number is not None:
+            return number
+        place, value = atom
+        if self._values[place] < self._most_values and len(self._atoms) < schema.MOST_ATOMS:
+            return self._new_atom(atom)
+        others = place, schema.OTHERS
+        number = self._atoms.get(others)
+        if number is None and self._values[place] and len(self._atoms) < 2 * schema.MOST_ATOMS:
+            number = self._new_atom(others)
+        return None if number is None else (number, value)
+
+    def _new_atom(self, atom: tuple[str, str]) -> int:
+        number = self._atoms[atom] = len(self._atoms) + 1
+        self._values[atom[0]] += 1
+        self._new_atoms.append((number, json.dumps(atom)))
         return number
 
     def _segment(self, segment: Segment) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from support.recorded import Recording
 from extproc.history import reader
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
-from extproc.history.index import check, store
+from extproc.history.index import check, schema, store
 from extproc.history.index.indexer import Indexer
 from extproc.history.index.precedents import Precedents
 from extproc.history.index.query import Index
+from extproc.history.index.store import Store
 from extproc.history.index.tail import Tail
 from extproc.history.live_tables import LiveTables
 from extproc.incidents import evidence, incident, indexed
@@ -34,9 +37,9 @@ def scanned(directory: Path) -> list[Flight]:
     return [flight for flights in found for flight in flights]
 
 
-def index(directory: Path) -> Indexer:
+def index(directory: Path, open_store: Callable[[Path], Store] = Store.open) -> Indexer:
     """The index up to date, and still open."""
-    indexer = Indexer(directory, reader=Bodies())
+    indexer = Indexer(directory, open_store, reader=Bodies())
     while indexer.step():
         pass
     indexer.commit(now=True)
@@ -124,3 +127,24 @@ def test_what_an_erased_request_asked_for_goes_with_it(tmp_path: Path) -> None:
     assert users(data) == {'"robert"': 2}
     assert b"alice" not in b"".join(path.read_bytes() for path in data.glob("index.sqlite*"))
     indexer.close()
+
+
+def test_values_that_are_new_each_time_are_kept_and_counted_as_one(tmp_path: Path) -> None:
+    """Those of users, say: their number is no burden, none needs the journal, and what is erased is gone as well."""
+    data, names = tmp_path / "data", ("ann", "ben", "cleo", "dora", "emil-0815", "ann")
+    with Recording(data) as recording:
+        for user in names:
+            body = f'{{"model":"llama-3","messages":[{{"role":"user","content":"hi"}}],"user":"{user}"}}'
+            recording.add_access(recording.add(body.encode()))
+        recording.add()
+    index(data, partial(Store.open, most_values=2)).close()
+    with Index.open(data) as opened:
+        found = list(opened.rows(Filters()))
+        assert [(each.told.atoms or {}).get("user") for each in found] == [f'"{user}"' for user in names]
+        assert list(check.differences(opened, Tail(opened, LiveTables()), reader_of_bodies=Bodies())) == []
+    assert users(data) == {'"ann"': 2, '"ben"': 1, schema.OTHERS: 3}
+    assert store.erase(data, [found[4].exchange.id]) == 1
+    assert users(data) == {'"ann"': 2, '"ben"': 1, schema.OTHERS: 2}
+    assert b"emil-0815" not in b"".join(path.read_bytes() for path in data.glob("index.sqlite*"))
+    with Index.open(data) as opened:
+        assert not opened.is_miscounted()

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from extproc.history.index.indexer import Indexer
+from extproc.incidents.detect import Kind, Life, Sighting
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident
+from extproc.incidents.indexed import Bodies
 from extproc.incidents.kept import FILE_NAME, MOST, Kept, Report
 from extproc.incidents.reporter import Reporter
 
@@ -112,3 +115,28 @@ def test_only_the_last_reports_are_kept(tmp_path: Path) -> None:
     for number in range(MOST + 5):
         file.put(Report(f"i-{number}", "a:1", 1e6 * number, 1e6 * number, {}, {}))
     assert [each.id for each in Kept(tmp_path / FILE_NAME, 0.0)] == [f"i-{number}" for number in range(5, MOST + 5)]
+
+
+def test_without_an_index_the_last_exchanges_have_to_do(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Which is said once, however often it is looked; with one nothing is said, and the reports are the same."""
+    first, file = run(data)
+    reporter = Reporter(data, file, Audience(), None)
+    for report in [*file, *file]:
+        reporter.report(sighting(report))
+    reporter.close(PATIENCE)
+    assert len([each for each in caplog.records if "without the index" in each.message]) == 2  # of two reporters
+    without = [each.fields for each in file]
+    caplog.clear()
+    indexer = Indexer(data, reader=Bodies())
+    while indexer.step():
+        pass
+    indexer.close()
+    kept(data, since=0)
+    again, file = run(data)
+    assert (again, [each.fields for each in file]) == (first, without)
+    assert [each for each in caplog.records if each.name == "extproc.incidents"] == []
+
+
+def sighting(report: Report) -> Sighting:
+    """What was seen, as far as a reporter goes by it."""
+    return Sighting(Kind.DEATH, report.upstream, None, report.at, report.until, 1.0, (), (), Life(None))
