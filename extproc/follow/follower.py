@@ -120,11 +120,9 @@ class Follower:
     def step(self) -> bool:
         """Read what is there, up to a batch, and give out what is final. False: everything has been read."""
         count, at = 0, ""
-        for found in self._feed.records(BATCH):
-            count, at = count + 1, found.record.at
-            if self._new and isinstance(found.record, Segment):
-                self._begin_series(found.position.series, found.record)
-            self._take(found)
+        for some in feed.together(self._feed.records(BATCH)):
+            count, at = count + len(some), some[-1].record.at
+            self._take(some)
         more = count == BATCH
         self.lag_seconds = max(0.0, time.time() - _seconds(at)) if more else 0.0
         watermark = self._joiner.read_until if more else timestamp(time.time_ns())
@@ -135,23 +133,30 @@ class Follower:
             self._save_now_and_then()
         return self._keep_index() or more
 
-    def _take(self, found: PositionedRecord) -> None:
-        whole = found.record
-        if not self._keep_bodies:  # what they say is read once, whoever asks for it
-            found = found.with_record(without_content(whole))
-        self._joiner.add(found)
+    def _take(self, whole: Sequence[PositionedRecord]) -> None:
+        if self._new:
+            self._begin_series(whole)
+        short = [found.with_record(without_content(found.record)) for found in whole]
+        read = whole if self._keep_bodies else short  # what they say is read once, whoever asks for it
+        if self._is_shared and self.index is not None:
+            self.index.hear(short, whole)
+            self._join_for(self.index, read)
+        else:
+            for found in read:
+                self._joiner.add(found)
         if self._watcher is not None:
-            self._watcher.taken(found.record)
-        if self.index is not None and self.index.shares:
-            self._index(self.index, found.record, whole)
+            for found in short:
+                self._watcher.taken(found.record)
 
-    def _index(self, index: Indexer, read: AnyRecord, whole: AnyRecord) -> None:
-        """What has settled now is for the index, and settles by the times of the records alone: after each of them."""
-        index.hear(without_content(read) if self._keep_bodies else read, whole)
-        for exchange in self._joiner.final(self._joiner.read_until):
-            self._give(exchange)
-        for exchange in self._joiner.settled():
-            index.put(exchange)
+    def _join_for(self, index: Indexer, records: Sequence[PositionedRecord]) -> None:
+        """What settles is for the index: by the times of the records alone, and so after each of them."""
+        joiner, final, settled = self._joiner, list[Exchange](), list[Exchange]()
+        for found in records:
+            joiner.add(found)
+            final += joiner.final(joiner.read_until)
+            settled += joiner.settled()
+        self._give(final)
+        index.put(settled)
 
     def _keep_index(self) -> bool:
         """Once the index has read as far as we have, we read and join for it too. True: it has more to read until
@@ -172,8 +177,7 @@ class Follower:
 
     def finish(self) -> None:
         """Give out what has ended: there is nothing more to come."""
-        for exchange in self._joiner.ended():
-            self._give(exchange)
+        self._give(list(self._joiner.ended()))
 
     def behind_bytes(self) -> int:
         """How much of the journal is still to be read."""
@@ -192,23 +196,24 @@ class Follower:
         while not self._save() and time.monotonic() < until:
             time.sleep(0.01)
 
-    def _begin_series(self, series: str, head: Segment) -> None:
+    def _begin_series(self, records: Sequence[PositionedRecord]) -> None:
         """On the very first start: what is in flight at the head of an open segment began before our time."""
-        if series not in self._seen_series:
-            self._seen_series.add(series)
-            self._joiner.pass_over(head.in_flight)
+        for _, (series, _, _), head in records:
+            if isinstance(head, Segment) and series not in self._seen_series:
+                self._seen_series.add(series)
+                self._joiner.pass_over(head.in_flight)
 
     def _give_out(self, watermark: str) -> None:
-        for exchange in self._joiner.final(watermark):
-            self._give(exchange)
+        self._give(self._joiner.final(watermark))
         for record in self._joiner.others(watermark):
             for consumer in self._consumers:
                 consumer.record(record)
 
-    def _give(self, exchange: Exchange) -> None:
-        self.exchanges += 1
+    def _give(self, exchanges: Sequence[Exchange]) -> None:
+        self.exchanges += len(exchanges)
         for consumer in self._consumers:
-            consumer.exchange(exchange)
+            for exchange in exchanges:
+                consumer.exchange(exchange)
 
     def _save_now_and_then(self) -> None:
         if self._unsaved is not None:

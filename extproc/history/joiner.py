@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -241,7 +241,7 @@ class Joiner:
 
     # Out ---------------------------------------------------------------------------------------------------------
 
-    def final(self, watermark: str) -> Iterable[Exchange]:
+    def final(self, watermark: str) -> Sequence[Exchange]:
         """The exchanges that have become final."""
         if not self._queue or (self._queue[0][0] >= watermark and len(self._deadlines) <= self._policy.most_waiting):
             return ()

@@ -3,8 +3,8 @@
     indexer = Indexer(directory)
     while indexer.step(): ...            # up to what is there now
     indexer.share(joiner, positions)     # or given by one who reads and joins the journal anyway,
-    indexer.hear(record, whole)          # what he reads,
-    indexer.put(exchange)                # what has settled in his joiner,
+    indexer.hear(records, whole)         # what he reads,
+    indexer.put(exchanges)               # what has settled in his joiner,
     indexer.taken(feed.positions(...))   # and how far he has come with it
     indexer.close()
 
@@ -19,7 +19,7 @@ import dataclasses
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,14 +28,14 @@ import zstandard
 from extproc.core.llm import without_content
 from extproc.core.records import AnyRecord, Request, Response
 from extproc.errors import JournalError
-from extproc.history.feed import Feed, SegmentOffset, from_checkpoint
+from extproc.history.feed import Feed, SegmentOffset, from_checkpoint, together
 from extproc.history.index import store, told
 from extproc.history.index.fetch import Fetch
 from extproc.history.index.store import Checkpoint, Positions, Store
 from extproc.history.index.told import Told
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import records_at, series_key
+from extproc.history.position import PositionedRecord, records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -106,13 +106,15 @@ class Indexer:
         if work is not None and work.has_read_to(positions):
             work.share(joiner)
 
-    def hear(self, read: AnyRecord, whole: AnyRecord) -> None:
-        """What the other one has read, and the same with its body: something of it may stand in no exchange."""
-        self._tried(lambda work: work.hear(read, whole))
+    def hear(self, read: Sequence[PositionedRecord], whole: Sequence[PositionedRecord]) -> None:
+        """What the other one has read, and the same with its bodies: something of it may stand in no exchange."""
+        if self.shares:
+            self._tried(lambda work: work.hear(read, whole))
 
-    def put(self, exchange: Exchange) -> None:
+    def put(self, settled: Sequence[Exchange]) -> None:
         """What has settled in the joiner that is shared."""
-        self._tried(lambda work: work.put(exchange))
+        if settled and self.shares:
+            self._tried(lambda work: work.put(settled))
 
     def taken(self, positions: Mapping[str, SegmentOffset]) -> None:
         """How far the other one has read, when all that has settled by then was put."""
@@ -186,19 +188,16 @@ class _Work:
         self._commit_at = 0.0
         for found in records_at(directory, opened.checkpoint.pending):
             read = found.with_record(without_content(found.record))
-            self.hear(read.record, found.record)
+            self.hear([read], [found])
             self._joiner.restore([read])
 
     def read(self, most: int, until: Mapping[str, SegmentOffset] | None = None) -> bool:
         count = 0
-        for found in self._feed.records(most, until):
-            count += 1
-            whole = found.record
-            read = found.with_record(without_content(whole))
-            self.hear(read.record, whole)
-            self._joiner.add(read)
-            for exchange in self._joiner.final(self._joiner.read_until):
-                self.put(exchange)
+        for some in together(self._feed.records(most, until)):
+            count += len(some)
+            read = [found.with_record(without_content(found.record)) for found in some]
+            self.hear(read, some)
+            self.put(self._join(read))
         self.positions = self._feed.positions(self._directory)
         self.caught_up = count < most and not self._store.make_ready()
         return not self.caught_up
@@ -213,14 +212,24 @@ class _Work:
         self._joiner = joiner
         self.shares = True
 
-    def put(self, exchange: Exchange) -> None:
-        self._store.put(exchange, self._told.pop(exchange.id, told.NOTHING))
+    def _join(self, records: Sequence[PositionedRecord]) -> list[Exchange]:
+        joiner, final = self._joiner, list[Exchange]()
+        for found in records:
+            joiner.add(found)
+            final += joiner.final(joiner.read_until)
+        return final
 
-    def hear(self, read: AnyRecord, record: AnyRecord) -> None:
-        """Keep what a body tells until its exchange is final. `read`: the record with `llm` in the body's place."""
-        reader = self._reader
-        if reader is None:
-            return
+    def put(self, exchanges: Sequence[Exchange]) -> None:
+        for exchange in exchanges:
+            self._store.put(exchange, self._told.pop(exchange.id, told.NOTHING))
+
+    def hear(self, read: Sequence[PositionedRecord], whole: Sequence[PositionedRecord]) -> None:
+        """Keep what bodies tell until their exchanges are final. `read`: the records with `llm` in the body's place."""
+        if self._reader is not None:
+            for (_, _, short), (_, _, record) in zip(read, whole, strict=True):
+                self._hear(self._reader, short, record)
+
+    def _hear(self, reader: told.Reader, read: AnyRecord, record: AnyRecord) -> None:
         if isinstance(record, Request):
             before, asked = self._told.pop(record.id, told.NOTHING), read.llm if isinstance(read, Request) else None
             self._told[record.id] = Told(reader.asked(record, asked, self._directory), before.message)
