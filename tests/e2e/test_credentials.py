@@ -48,8 +48,8 @@ def test_a_credential_is_in_no_file(tmp_path: Path, place: str) -> None:
                 % (path.encode(), *((lines, lines) if place == "request" else (b"", b"")))
             )
             client.read_message()
-        exchange = eventually(lambda: next((each for each in stack.exchanges() if each["envoy"]), None), "its entry")
-        assert exchange["status"] == 200
+        exchange = eventually(lambda: next((each for each in stack.exchanges() if each.envoy), None), "its entry")
+        assert exchange.status == 200
         assert stack.stop() == 0
     files = [file for file in stack.data_dir.rglob("*") if file.is_file()]
     assert any(b"redacted:" in file.read_bytes() for file in files)

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.exchanges import present
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
@@ -51,9 +52,9 @@ def test_the_backend_goes_in_mid_stream(raw_stack: RunningStack, raw_backend: Ra
         with pytest.raises(Closed):
             client.read_chunk()
     exchange = raw_stack.exchange_of(path)
-    assert exchange["response"]["ended_by"] in ("closed", "cancelled")
+    assert present(exchange.response).ended_by in ("closed", "cancelled")
     assert bodies.whole(exchange, "response") == EVENT
-    assert exchange["llm"]["output_chars"] == len("word ")
+    assert present(exchange.llm).output_chars == len("word ")
 
 
 def test_the_backend_goes_before_its_answer(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -63,7 +64,7 @@ def test_the_backend_goes_before_its_answer(raw_stack: RunningStack, raw_backend
         client.send(post(path))
         assert client.read_message().head.status == 503
     exchange = raw_stack.exchange_of(path)
-    assert (exchange["status"], exchange["outcome"]) == (503, "upstream_reset_before_headers")
+    assert (exchange.status, exchange.outcome) == (503, "upstream_reset_before_headers")
     assert bodies.whole(exchange, "request") == PROMPT
 
 
@@ -86,7 +87,7 @@ def test_fewer_bytes_than_announced(raw_stack: RunningStack, raw_backend: RawBac
         with pytest.raises(Closed):
             client.read_exactly(1)
     exchange = raw_stack.exchange_of(path)
-    assert (exchange["response"]["bytes"], exchange["response"]["truncated"]) == (10, True)
+    assert (present(exchange.response).bytes, present(exchange.response).truncated) == (10, True)
 
 
 def test_the_client_leaves_after_done(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -106,10 +107,10 @@ def test_the_client_leaves_after_done(raw_stack: RunningStack, raw_backend: RawB
             while not body.endswith(DONE):
                 body += client.read_chunk()
         exchange = raw_stack.exchange_of(path)
-        assert exchange["outcome"] == "ok_client_left_after_terminal"
-        assert exchange["llm"]["usage"]["completion_tokens"] == 2
-        assert exchange["llm"]["finish_reasons"] == ["stop"]
-        assert exchange["response"]["bytes"] == len(body)
+        assert exchange.outcome == "ok_client_left_after_terminal"
+        assert present(present(exchange.llm).usage)["completion_tokens"] == 2
+        assert present(exchange.llm).finish_reasons == ["stop"]
+        assert present(exchange.response).bytes == len(body)
 
 
 def test_the_client_leaves_before_the_first_byte(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -126,8 +127,8 @@ def test_the_client_leaves_before_the_first_byte(raw_stack: RunningStack, raw_ba
         client.send(post(path))
         assert seen.wait(150)
     exchange = raw_stack.exchange_of(path)
-    assert (exchange["status"], exchange["response"]) == (None, None)
-    assert exchange["request"]["ended_by"] in ("end_of_stream", "content_length")
+    assert (exchange.status, exchange.response) == (None, None)
+    assert present(exchange.request).ended_by in ("end_of_stream", "content_length")
 
 
 def test_the_client_leaves_in_mid_upload(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -147,9 +148,9 @@ def test_the_client_leaves_in_mid_upload(raw_stack: RunningStack, raw_backend: R
         assert seen.wait(150)
         client.reset()
     exchange = raw_stack.exchange_of(path)
-    assert exchange["request"]["ended_by"] in ("closed", "cancelled")
-    assert exchange["request"]["bytes"] == 70_000
-    assert exchange["request"]["truncated"]
+    assert present(exchange.request).ended_by in ("closed", "cancelled")
+    assert present(exchange.request).bytes == 70_000
+    assert present(exchange.request).truncated
     assert bodies.whole(exchange, "request") == b"x" * 70_000
 
 
@@ -187,9 +188,9 @@ def test_an_early_refusal(raw_stack: RunningStack, raw_backend: RawBackend) -> N
         client.send(chunk(b"first"))
         assert client.read_message().head.status == 429
     # The answer ends first; the record of the request comes when Envoy lets go of it.
-    eventually(lambda: raw_stack.exchange_of(path)["request"], "the request's record")
+    eventually(lambda: raw_stack.exchange_of(path).request, "the request's record")
     exchange = raw_stack.exchange_of(path)
-    assert (exchange["status"], exchange["request"]["bytes"], exchange["response"]["bytes"]) == (429, 5, 4)
+    assert (exchange.status, present(exchange.request).bytes, present(exchange.response).bytes) == (429, 5, 4)
 
 
 def test_a_backend_that_refuses_connections(tmp_path: Path) -> None:
@@ -201,7 +202,7 @@ def test_a_backend_that_refuses_connections(tmp_path: Path) -> None:
             client.send(post(CHAT))
             assert client.read_message().head.status == 503
         exchange = stack.exchange_of(CHAT)
-    assert (exchange["outcome"], exchange["status"]) == ("upstream_connect_fail", 503)
+    assert (exchange.outcome, exchange.status) == ("upstream_connect_fail", 503)
 
 
 # The sidecar goes ------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_kill_9_in_mid_stream(tmp_path: Path) -> None:
                 with pytest.raises(Closed):
                     client.read_chunk()
             exchange = stack.exchange_of(path)
-            assert exchange["outcome"] == "sidecar_restart_orphan"
+            assert exchange.outcome == "sidecar_restart_orphan"
             assert bodies.whole(exchange, "request") == PROMPT
             assert stack.stop() == 0
             assert stack.findings() == []
@@ -249,8 +250,8 @@ def test_kill_9_in_mid_upload(tmp_path: Path) -> None:
                 client.send(chunk(b"x" * 90_000))
                 assert client.read_head().status == 503
             exchange = stack.exchange_of(path)
-            assert exchange["outcome"] == "sidecar_restart_orphan"
-            assert exchange["request"]["ended_by"] == "orphan"
+            assert exchange.outcome == "sidecar_restart_orphan"
+            assert present(exchange.request).ended_by == "orphan"
             assert stack.stop() == 0
             assert stack.findings() == []
         assert backend.errors == []

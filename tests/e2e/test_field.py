@@ -6,6 +6,7 @@ import threading
 
 import pytest
 from support import golden
+from support.exchanges import present
 from support.golden import Golden
 from support.raw import Connection, Head, RawBackend
 from support.stack import PATIENCE_SECONDS, RunningStack
@@ -45,13 +46,14 @@ def test_a_case_from_the_field(name: str, raw_stack: RunningStack, raw_backend: 
         if fixture.status != NO_BODY:
             assert client.read_chunk() == b""
     exchange = raw_stack.exchange_of(path)
-    assert exchange["outcome"] == fixture.outcome
-    llm = exchange["llm"] or {}
+    assert exchange.outcome == fixture.outcome
+    llm = exchange.members()["llm"] or {}
     assert {key: llm.get(key) for key in fixture.response or {} if key not in ("done", "cut")} == {
         key: value for key, value in (fixture.response or {}).items() if key not in ("done", "cut")
     }
     if fixture.first_token is not None:
-        assert exchange["response"]["first_byte_ms"] <= llm["ttft_ms"] <= exchange["response"]["last_byte_ms"]
+        response = present(exchange.response)
+        assert present(response.first_byte_ms) <= llm["ttft_ms"] <= present(response.last_byte_ms)
     printed = "\n".join(show.describe(exchange, ""))
     assert [text for text in fixture.shown if text not in printed] == []
 

@@ -140,7 +140,7 @@ def test_a_stack_ships_its_last_segment_as_it_ends(s3: S3, tmp_path: Path) -> No
     assert len(here) == 2
     with view.opened(bucket, EVERYTHING, bodies=True, cache=tmp_path / "cache") as directories:
         there = list(reader.exchanges(directories))
-        assert [dict(each) for each in there] == [dict(each) for each in here]
+        assert [each.members() for each in there] == [each.members() for each in here]
         for direction in ("request", "response"):
             assert [bodies.whole(each, direction) for each in there] == [bodies.whole(each, direction) for each in here]
     assert json.dumps(large).encode() in [bodies.whole(each, "request") for each in here]
@@ -189,7 +189,7 @@ def test_an_engine_counts_what_the_hosts_count(s3: S3, data: Path, tmp_path: Pat
         closed = {path.name.partition(".")[0] for path in (directory / "segments").glob("*.zst")}
         exchanges = (each for each in reader.exchanges([directory]) if not each.in_flight)
         host = (directory / "host").read_text().strip()
-        counts[host] = sum(f"w{each['worker']}-{each['boot_id']}-000001" in closed for each in exchanges)
+        counts[host] = sum(f"w{each.worker}-{each.boot_id}-000001" in closed for each in exchanges)
     counting = f"SELECT host, count(DISTINCT id), count(*) FROM {duck.rows_of(bucket.url)} GROUP BY host"
     rows = duck.on_s3(s3.endpoint).execute(counting).fetchall()
     assert {host: distinct for host, distinct, _ in rows} == counts

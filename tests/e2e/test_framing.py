@@ -16,6 +16,7 @@ import yaml
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, ResponseReceived, StreamEnded, StreamReset
+from support.exchanges import present
 from support.raw import Closed, Connection, Head, Message, RawBackend
 from support.stack import RunningStack, eventually
 
@@ -191,10 +192,10 @@ def test_our_headers_cannot_be_forged(raw_stack: RunningStack, raw_backend: RawB
     assert [value for name, value in request.head.headers if name == "x-real-ip"] == ["127.0.0.1"]
     assert (request.head.get("x-forwarded-for") or "").startswith("6.6.6.6,")
     ids = [value for name, value in answer.head.headers if name == "x-audit-id"]
-    assert [raw_stack.exchange(id)["outcome"] for id in ids] == ["ok"]
+    assert [raw_stack.exchange(id).outcome for id in ids] == ["ok"]
     upstream = f"127.0.0.1:{raw_backend.port}"
     assert [value for name, value in answer.head.headers if name == "x-upstream"] == [upstream]
-    assert raw_stack.exchange(ids[0])["upstream"] == upstream
+    assert raw_stack.exchange(ids[0]).upstream == upstream
 
 
 def test_request_ids_are_envoys(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -202,7 +203,7 @@ def test_request_ids_are_envoys(raw_stack: RunningStack, raw_backend: RawBackend
     request, answer, _ = play(raw_stack, raw_backend, Case(post(b"x-request-id: ../../etc/x\r\n", b"", b"GET")))
     request_id = request.head.get("x-request-id")
     assert request_id != "../../etc/x"
-    assert raw_stack.exchange(answer.head.get("x-audit-id") or "")["request_id"] == request_id
+    assert raw_stack.exchange(answer.head.get("x-audit-id") or "").request_id == request_id
 
 
 def test_expect_100_continue(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -238,7 +239,7 @@ def test_pipelined_requests_are_answered_in_order(raw_stack: RunningStack, raw_b
         answers = [client.read_message() for _ in paths]
     assert [answer.body for answer in answers] == [b"answer to %d" % number for number in range(10)]
     ids = [answer.head.get("x-audit-id") or "" for answer in answers]
-    assert [raw_stack.exchange(id)["path"] for id in ids] == paths
+    assert [raw_stack.exchange(id).path for id in ids] == paths
 
 
 # What Envoy's codec refuses ---------------------------------------------------------------------------------
@@ -337,7 +338,7 @@ def test_a_chunk_that_is_none_ends_the_connection(raw_stack: RunningStack) -> No
         client.send(post(b"transfer-encoding: chunked\r\n", b"5\r\nhello\r\nzz\r\n").replace(b"PATH", b"/no-chunk"))
         assert client.read_to_end() == b""
     exchange = raw_stack.exchange_of("/no-chunk")
-    assert (exchange["status"], exchange["response_code_details"]) == (400, "http1.codec_error")
+    assert (exchange.status, exchange.response_code_details) == (400, "http1.codec_error")
 
 
 # Routes that somebody wrote before ---------------------------------------------------------------------------
@@ -360,7 +361,7 @@ def test_old_routes_do_not_lead_past_the_recorder(tmp_path: Path, raw_backend: R
             client.send(b"GET %b HTTP/1.1\r\nhost: a\r\n\r\n" % path.encode())
             answer = client.read_message()
         exchange = stack.exchange(answer.head.get("x-audit-id") or "")
-        return f"{exchange['route']} {exchange['outcome']}"
+        return f"{exchange.route} {exchange.outcome}"
 
     routes.write_text(OLD % "first")
     arguments = ("--backend", raw_backend.url, "--envoy-dir", directory, "--envoy-concurrency", "1")
@@ -414,7 +415,7 @@ def test_websockets_bypass_the_recorder(raw_stack: RunningStack, raw_backend: Ra
         assert client.read_exactly(5) == b"hello"
         client.send(b"ping")
         assert client.read_exactly(4) == b"pong"
-    assert path not in [exchange["path"] for exchange in raw_stack.exchanges()]
+    assert path not in [exchange.path for exchange in raw_stack.exchanges()]
 
 
 def test_a_post_that_says_websocket_does_not_pass_unrecorded(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -448,7 +449,7 @@ def test_a_request_that_announces_too_much_gets_413(raw_stack: RunningStack, raw
         answer = client.read_message()
     assert answer.head.status == 413
     exchange = raw_stack.exchange(answer.head.get("x-audit-id") or "")
-    assert (exchange["status"], exchange["outcome"], exchange["upstream"]) == (413, "local_reply", None)
+    assert (exchange.status, exchange.outcome, exchange.upstream) == (413, "local_reply", None)
 
 
 def test_a_chunked_request_that_grows_too_large_gets_413(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -470,7 +471,7 @@ def test_a_chunked_request_that_grows_too_large_gets_413(raw_stack: RunningStack
         answer = client.read_message()
     assert answer.head.status == 413
     exchange = raw_stack.exchange_of(path)
-    assert (exchange["status"], exchange["outcome"]) == (413, "local_reply")
+    assert (exchange.status, exchange.outcome) == (413, "local_reply")
 
 
 def test_a_request_of_exactly_the_limit_passes(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -489,4 +490,4 @@ def test_a_request_of_exactly_the_limit_passes(raw_stack: RunningStack, raw_back
         for _ in range(LIMIT // len(piece)):
             client.send(piece)
         assert client.read_message().head.status == 200
-    assert raw_stack.exchange_of(path)["request"]["bytes"] == LIMIT
+    assert present(raw_stack.exchange_of(path).request).bytes == LIMIT

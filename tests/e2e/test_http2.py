@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import httpx2
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack
 
@@ -128,10 +129,10 @@ def test_a_grpc_stream(grpc_stack: RunningStack) -> None:
         assert list(replies) == []
         assert ("x-sum", "42") in [tuple(each) for each in call.trailing_metadata()]
     exchange = grpc_stack.exchange_of("/echo/Stream")
-    assert (exchange["outcome"], exchange["status"]) == ("ok", 200)
-    assert exchange["response"]["ended_by"] == "trailers"
-    assert dict(exchange["response"]["trailers"])["grpc-status"] == "0"
-    (terminal,) = [record for record in grpc_stack.records(exchange["id"]) if record["type"] == "response"]
+    assert (exchange.outcome, exchange.status) == ("ok", 200)
+    assert present(exchange.response).ended_by == "trailers"
+    assert dict(present(present(exchange.response).trailers))["grpc-status"] == "0"
+    (terminal,) = [record for record in grpc_stack.records(exchange.id) if record["type"] == "response"]
     assert int(terminal["grpc_status"]) == 0
 
 
@@ -143,6 +144,6 @@ def test_a_grpc_error(grpc_stack: RunningStack) -> None:
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert caught.value.details() == "no more tokens"
     exchange = grpc_stack.exchange_of("/echo/Fail")
-    assert exchange["status"] == 200
-    (terminal,) = [record for record in grpc_stack.records(exchange["id"]) if record["type"] == "response"]
+    assert exchange.status == 200
+    (terminal,) = [record for record in grpc_stack.records(exchange.id) if record["type"] == "response"]
     assert int(terminal["grpc_status"]) == 8

@@ -17,6 +17,8 @@ from support.mortal import Mortal
 from support.receiver import Receiver
 from support.stack import RunningStack, eventually
 
+from extproc.core.joined import NO_LLM
+
 PACE = ("--ttft-ms", "5", "--tokens-per-second", "50")
 SECRET = "a secret of both"
 RIVERS = [{"role": "user", "content": "Tell me about rivers."}]
@@ -87,9 +89,7 @@ def test_a_death_is_told_while_it_happens(tmp_path: Path) -> None:
     signed = f"{post.headers['x-extproc-timestamp']}.".encode() + post.body
     assert post.headers["x-extproc-signature"] == "sha256=" + hmac.digest(SECRET.encode(), signed, "sha256").hex()
     assert (found["class"], found["upstream"], found["verdict"]) == ("death", upstream, "suspects")
-    (killer,) = (
-        each["id"] for each in stack.exchanges() if "response_format" in ((each.get("llm") or {}).get("params") or {})
-    )
+    (killer,) = (each.id for each in stack.exchanges() if "response_format" in ((each.llm or NO_LLM).params or {}))
     assert found["suspects"][0]["exchange"] == killer
     last = json.loads(printed)
     assert (last["id"], last["class"], last["suspects"][0]["exchange"]) == (found["id"], "death", killer)
@@ -123,9 +123,7 @@ def test_a_silence_is_told_while_it_lasts(tmp_path: Path, how: str, ended: str) 
         log = [json.loads(line) for line in stack.stderr().splitlines() if '"incident": ' in line]
     over, last = json.loads(receiver.posts[1].body), json.loads(printed)
     upstream = backend.url.removeprefix("http://")
-    (killer,) = (
-        each["id"] for each in stack.exchanges() if "response_format" in ((each.get("llm") or {}).get("params") or {})
-    )
+    (killer,) = (each.id for each in stack.exchanges() if "response_format" in ((each.llm or NO_LLM).params or {}))
     assert [post.headers["x-extproc-event"] for post in receiver.posts] == ["incident", "ended"]
     assert (told["class"], told["ended_at"], told["suspects"][0]["exchange"]) == ("hang", None, killer)
     for each in (over, last):

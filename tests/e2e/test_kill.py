@@ -25,6 +25,7 @@ import pytest
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually, is_running
 
+from extproc.core.joined import NO_REQUEST, NO_RESPONSE
 from extproc.service.sidecar.workers import MAX_DEATHS
 
 KILLS = int(os.environ.get("EXTPROC_TEST_KILLS", "10"))
@@ -211,11 +212,11 @@ class Cycles:
 
         lost_requests, lost_answers = dict(load.received), dict(load.got)
         for exchange in stack.exchanges():
-            number = int(str(exchange["path"]).partition("=")[2] or -1)
-            if lost_requests.get(number, "") == (exchange["request"] or {}).get("sha256"):
+            number = int(str(exchange.path).partition("=")[2] or -1)
+            if lost_requests.get(number, "") == (exchange.request or NO_REQUEST).sha256:
                 del lost_requests[number]
-            if lost_answers.get(exchange["id"], "") == (exchange["response"] or {}).get("sha256"):
-                del lost_answers[exchange["id"]]
+            if lost_answers.get(exchange.id, "") == (exchange.response or NO_RESPONSE).sha256:
+                del lost_answers[exchange.id]
         self.found["requests sent"] += load.sent
         self.found["received whole"] += len(load.received)
         self.found["answers got whole"] += len(load.got)

@@ -7,6 +7,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack, peak_resident_bytes, reset_peak, resident_bytes
 
@@ -74,9 +75,9 @@ def test_ten_bodies_of_100_mb_at_once_up_and_down(raw_stack: RunningStack, raw_b
         assert at_backend[path] == digest(up[number])
         assert received == digest(down[number])
         exchange_ = raw_stack.exchange_of(path)
-        assert exchange_["outcome"] == "ok"
-        assert (exchange_["request"]["bytes"], exchange_["request"]["sha256"]) == (SIZE, at_backend[path])
-        assert (exchange_["response"]["bytes"], exchange_["response"]["sha256"]) == (SIZE, received)
-        assert not exchange_["request"]["truncated"]
-        assert not exchange_["response"]["truncated"]
+        assert exchange_.outcome == "ok"
+        assert (present(exchange_.request).bytes, present(exchange_.request).sha256) == (SIZE, at_backend[path])
+        assert (present(exchange_.response).bytes, present(exchange_.response).sha256) == (SIZE, received)
+        assert not present(exchange_.request).truncated
+        assert not present(exchange_.response).truncated
     assert growth < GROWTH, f"RSS grew by {growth / 2**20:.0f} MiB"

@@ -269,7 +269,7 @@ def test_edits_under_load(stack: RunningStack, servers: Servers, setup: Setup) -
     assert number == 10 * turns
     assert stack.stop() == 0
     exchanges = stack.exchanges()
-    assert {exchange["outcome"] for exchange in exchanges} == {"ok"}
+    assert {exchange.outcome for exchange in exchanges} == {"ok"}
     assert len(exchanges) >= traffic.finished
     assert "not published" not in stack.stderr()
 
@@ -357,4 +357,4 @@ def test_publishing_alone(tmp_path: Path, servers: Servers, setup: Setup) -> Non
                     assert traffic.end() == []
                     assert again.stop() == 0
         assert serving.stop() == 0
-    assert {exchange["outcome"] for exchange in reader.exchanges([tmp_path / "data"])} == {"ok"}
+    assert {exchange.outcome for exchange in reader.exchanges([tmp_path / "data"])} == {"ok"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from support.commands import invoke
+from support.exchanges import present
 from support.raw import Closed, Connection
 from support.stack import RunningStack, eventually
 
@@ -62,9 +63,9 @@ def listed(stack: RunningStack, path: str) -> Exchange:
     """The one exchange of a path, with Envoy's word on it."""
 
     def whole() -> Exchange | None:
-        found = [each for each in stack.exchanges() if each["path"] == path]
+        found = [each for each in stack.exchanges() if each.path == path]
         assert len(found) <= 1
-        return found[0] if found and found[0]["access_log"] == "received" else None
+        return found[0] if found and found[0].access_log == "received" else None
 
     return eventually(whole, f"an exchange of {path}")
 
@@ -96,15 +97,17 @@ def test_an_answer_of_envoys_own(stack: RunningStack, path: str, expected: int, 
     """Method, path, client and times are there, whoever saw the request; `show` finds it."""
     assert status(stack, POST % path.encode()) == expected
     exchange = listed(stack, path)
-    assert (exchange["outcome"], exchange["class"], exchange["status"]) == ("local_reply", "local", expected)
-    assert (exchange["method"], exchange["authority"]) == ("POST", "a")
-    assert exchange["client"].startswith("127.0.0.1:")
-    assert exchange["response_code_details"].startswith(details)
-    assert exchange["started_at"] <= exchange["ended_at"]
-    assert exchange["duration_ms"] >= 0
-    response = exchange["response"] or {}
-    assert 0 <= response.get("first_byte_ms", 0) <= response.get("last_byte_ms", 0) <= exchange["duration_ms"]
-    shown = invoke("show", exchange["id"], "--json", "--data-dir", stack.data_dir)
+    assert (exchange.outcome, exchange.class_, exchange.status) == ("local_reply", "local", expected)
+    assert (exchange.method, exchange.authority) == ("POST", "a")
+    assert present(exchange.client).startswith("127.0.0.1:")
+    assert present(exchange.response_code_details).startswith(details)
+    assert exchange.started_at <= present(exchange.ended_at)
+    duration_ms = present(exchange.duration_ms)
+    assert duration_ms >= 0
+    if exchange.response is not None:
+        first_ms, last_ms = present(exchange.response.first_byte_ms), present(exchange.response.last_byte_ms)
+        assert 0 <= first_ms <= last_ms <= duration_ms
+    shown = invoke("show", exchange.id, "--json", "--data-dir", stack.data_dir)
     assert json.loads(shown.stdout)["path"] == path
 
 
@@ -113,12 +116,12 @@ def test_what_is_no_http_is_listed_too(stack: RunningStack) -> None:
     status(stack, b"GARBAGE\r\n\r\n")
 
     def found() -> Exchange | None:
-        codec = [each for each in stack.exchanges() if str(each["response_code_details"]).startswith("http1.")]
+        codec = [each for each in stack.exchanges() if str(each.response_code_details).startswith("http1.")]
         assert len(codec) <= 1
         return codec[0] if codec else None
 
     exchange = eventually(found, "its exchange")
-    assert (exchange["outcome"], exchange["method"], exchange["worker"]) == ("local_reply", None, 0)
+    assert (exchange.outcome, exchange.method, exchange.worker) == ("local_reply", None, 0)
 
 
 CHUNKED = b"POST %b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -140,15 +143,15 @@ def test_a_body_that_is_no_http_is_the_clients_doing(stack: RunningStack, name: 
     with Connection.to(stack.port) as client:
         client.send(first % path.encode())
         for part in rest:
-            eventually(lambda: any(each["path"] == path for each in stack.exchanges()), "its beginning")
+            eventually(lambda: any(each.path == path for each in stack.exchanges()), "its beginning")
             client.send(part)
         with pytest.raises(Closed):
             client.read_head()
     exchange = listed(stack, path)
-    assert (exchange["outcome"], exchange["class"]) == ("client_cancel_before_first_byte", "client")
-    assert (exchange["method"], exchange["route"], exchange["response_flags"]) == ("POST", "default", ["DPE"])
-    assert exchange["response_code_details"] == "http1.codec_error"
-    heard = any(record["type"] == "response" and record["id"] == exchange["id"] for record in stack.records())
+    assert (exchange.outcome, exchange.class_) == ("client_cancel_before_first_byte", "client")
+    assert (exchange.method, exchange.route, exchange.response_flags) == ("POST", "default", ["DPE"])
+    assert exchange.response_code_details == "http1.codec_error"
+    heard = any(record["type"] == "response" and record["id"] == exchange.id for record in stack.records())
     found = invoke("reconcile", "--json", "--data-dir", stack.data_dir)
     reasons = [line["reason"] for line in map(json.loads, found.stdout.splitlines()) if line["path"] == path]
     entries = [record for record in stack.records() if record["type"] == "access" and record["path"] == path]
@@ -169,8 +172,8 @@ def test_a_recorder_that_hangs_before_the_request_leaves_one_exchange(stack: Run
     assert answer is not None
     assert answer >= 500
     exchange = listed(stack, path)
-    assert (exchange["outcome"], exchange["class"]) == ("recorder_failed", "sidecar")
-    assert exchange["response_code_details"].startswith("ext_proc_error")
+    assert (exchange.outcome, exchange.class_) == ("recorder_failed", "sidecar")
+    assert present(exchange.response_code_details).startswith("ext_proc_error")
 
 
 def test_the_metrics_have_them(stack: RunningStack) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
@@ -167,17 +168,17 @@ def check(stack: RunningStack, plans: dict[str, Plan]) -> None:
     assert [kind for kind, count in kinds.items() if count > 1] == []
     assert sum(kind in ("response", "orphan") for kind, _ in kinds) == len(plans)
     exchanges = stack.exchanges()
-    assert {exchange["id"] for exchange in exchanges} == {plan.id for plan in plans.values()}
+    assert {exchange.id for exchange in exchanges} == {plan.id for plan in plans.values()}
     for exchange in exchanges:
-        plan = plans[exchange["path"]]
-        assert exchange["id"] == plan.id
-        sent, received = exchange["request"], exchange["response"]
-        assert (sent["bytes"], sent["sha256"]) == (len(plan.request), plan.at_backend), plan.path
-        assert (received["bytes"], received["sha256"]) == (len(plan.response), plan.at_client), plan.path
+        plan = plans[present(exchange.path)]
+        assert exchange.id == plan.id
+        sent, received = present(exchange.request), present(exchange.response)
+        assert (sent.bytes, sent.sha256) == (len(plan.request), plan.at_backend), plan.path
+        assert (received.bytes, received.sha256) == (len(plan.response), plan.at_client), plan.path
         assert plan.at_backend == hashlib.sha256(plan.request).hexdigest()
         assert plan.at_client == hashlib.sha256(plan.response).hexdigest()
-        assert exchange["protocol"]["late"] == {}
+        assert exchange.protocol.late == {}
         if plan.leaves:
-            assert exchange["outcome"] in ("ok", "ok_client_left_after_terminal"), (plan.path, exchange["outcome"])
+            assert exchange.outcome in ("ok", "ok_client_left_after_terminal"), (plan.path, exchange.outcome)
         else:
-            assert exchange["outcome"] == "ok", (plan.path, exchange["outcome"])
+            assert exchange.outcome == "ok", (plan.path, exchange.outcome)

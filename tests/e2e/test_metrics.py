@@ -115,10 +115,10 @@ def test_every_query_of_the_dashboard_has_an_answer(prometheus: Prometheus, quer
 def test_a_figure_leads_to_an_exchange_and_its_trace(stack: RunningStack, prometheus: Prometheus, metric: str) -> None:
     """Prometheus has asked for exemplars and got them; their ids are those of recorded exchanges."""
     found = eventually(lambda: prometheus.exemplars(metric), "an exemplar")
-    recorded = {each["trace_id"]: each for each in stack.exchanges()}
+    recorded = {each.trace_id: each for each in stack.exchanges()}
     for labels in found:
         exchange = recorded[labels["trace_id"]]
-        assert (exchange["id"], exchange["span_id"]) == (labels["exchange_id"], labels["span_id"])
+        assert (exchange.id, exchange.span_id) == (labels["exchange_id"], labels["span_id"])
 
 
 def test_every_alert_is_evaluated(prometheus: Prometheus) -> None:

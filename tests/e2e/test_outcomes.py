@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from support.exchanges import present
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
 
@@ -117,16 +118,16 @@ def told(stack: RunningStack, path: str) -> Exchange:
 
     def whole() -> Exchange | None:
         found = stack.exchange_of(path)
-        return found if found["access_log"] == "received" else None
+        return found if found.access_log == "received" else None
 
     exchange = eventually(whole, f"Envoy's word on {path}")
-    assert exchange["integrity"] == []
+    assert exchange.integrity == []
     return exchange
 
 
 def facts(exchange: Exchange) -> tuple[Any, ...]:
     """What Envoy says of an exchange."""
-    return exchange["outcome"], exchange["response_flags"], exchange["response_code_details"]
+    return exchange.outcome, exchange.response_flags, exchange.response_code_details
 
 
 # The client goes -------------------------------------------------------------------------------------------
@@ -147,8 +148,8 @@ def test_the_client_leaves_before_the_first_byte(stack: RunningStack, backend: R
         assert seen.wait(150)
     exchange = told(stack, path)
     assert facts(exchange) == ("client_cancel_before_first_byte", ["DC"], "downstream_remote_disconnect")
-    assert (exchange["upstream"], exchange["cluster"]) == (f"127.0.0.1:{backend.port}", "llm")
-    assert (exchange["route"], exchange["attempts"]) == ("default", 1)
+    assert (exchange.upstream, exchange.cluster) == (f"127.0.0.1:{backend.port}", "llm")
+    assert (exchange.route, exchange.attempts) == ("default", 1)
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -195,7 +196,7 @@ def test_an_http2_client_resets_its_stream(stack: RunningStack, backend: RawBack
         assert client.stdout.readline()
         client.kill()
     exchange = told(stack, path)
-    assert (exchange["outcome"], exchange["envoy"]["http_version"]) == ("client_cancel_mid_stream", "HTTP/2")
+    assert (exchange.outcome, present(exchange.envoy).http_version) == ("client_cancel_mid_stream", "HTTP/2")
 
 
 # The backend goes ------------------------------------------------------------------------------------------
@@ -205,9 +206,9 @@ def test_the_backend_resets_before_its_answer(stack: RunningStack, backend: RawB
     """Envoy's 503 stands in its place."""
     path = backend.on(lambda connection, head: connection.reset(), CHAT)
     exchange = answered(stack, path)
-    assert exchange["outcome"] == "upstream_reset_before_headers"
-    assert exchange["response_code_details"].startswith("upstream_reset_before_response_started{")
-    assert (exchange["status"], exchange["response_flags"], exchange["attempts"]) == (503, ["UC"], 1)
+    assert exchange.outcome == "upstream_reset_before_headers"
+    assert present(exchange.response_code_details).startswith("upstream_reset_before_response_started{")
+    assert (exchange.status, exchange.response_flags, exchange.attempts) == (503, ["UC"], 1)
 
 
 def test_the_backend_resets_in_mid_stream(stack: RunningStack, backend: RawBackend) -> None:
@@ -229,7 +230,7 @@ def test_the_backend_resets_in_mid_stream(stack: RunningStack, backend: RawBacke
         with pytest.raises(Closed):
             client.read_chunk()
     exchange = told(stack, path)
-    assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_reset_mid_stream", ["UPE"])
+    assert (exchange.outcome, exchange.response_flags) == ("upstream_reset_mid_stream", ["UPE"])
 
 
 def test_the_backend_closes_with_too_few_bytes(stack: RunningStack, backend: RawBackend) -> None:
@@ -250,7 +251,7 @@ def test_the_backend_closes_with_too_few_bytes(stack: RunningStack, backend: Raw
         has_it.set()
         with pytest.raises(Closed):
             client.read_exactly(1)
-    assert told(stack, path)["outcome"] == "upstream_truncated"
+    assert told(stack, path).outcome == "upstream_truncated"
 
 
 def test_a_stream_ends_without_its_mark(stack: RunningStack, backend: RawBackend) -> None:
@@ -273,7 +274,7 @@ def test_the_backend_answers_with_an_error(stack: RunningStack, backend: RawBack
 
     exchange = answered(stack, backend.on(script, CHAT))
     assert facts(exchange) == ("upstream_error_status", [], "via_upstream")
-    assert exchange["class"] == "upstream"
+    assert exchange.class_ == "upstream"
 
 
 @pytest.mark.parametrize(("status", "kind"), [(400, "client"), (404, "client"), (429, "limited"), (408, "upstream")])
@@ -285,7 +286,7 @@ def test_the_backend_will_not_have_a_request(stack: RunningStack, backend: RawBa
         connection.send(b"HTTP/1.1 %d No\r\ncontent-length: 2\r\n\r\nno" % status)
 
     exchange = answered(stack, backend.on(script, CHAT))
-    assert (exchange["outcome"], exchange["status"], exchange["class"]) == ("upstream_error_status", status, kind)
+    assert (exchange.outcome, exchange.status, exchange.class_) == ("upstream_error_status", status, kind)
 
 
 def test_an_error_in_a_stream_that_began_well(stack: RunningStack, backend: RawBackend) -> None:
@@ -302,9 +303,10 @@ def test_a_good_answer(stack: RunningStack, backend: RawBackend) -> None:
     """For comparison, with every fact that Envoy adds."""
     exchange = answered(stack, backend.on(_answers, CHAT))
     assert facts(exchange) == ("ok", [], "via_upstream")
-    assert (exchange["envoy"]["request_bytes"], exchange["envoy"]["response_bytes"]) == (len(PROMPT), 2)
-    assert exchange["envoy"]["duration_ms"] > 0
-    times = exchange["envoy"]["times_ms"]
+    envoy = present(exchange.envoy)
+    assert (envoy.request_bytes, envoy.response_bytes) == (len(PROMPT), 2)
+    assert present(envoy.duration_ms) > 0
+    times = present(envoy.times_ms)
     assert times["last_request_byte"] <= times["last_upstream_request_byte"] <= times["first_upstream_response_byte"]
 
 
@@ -314,8 +316,8 @@ def test_nobody_listens(tmp_path: Path) -> None:
     with gone, RunningStack(tmp_path, "--backend", gone.url, "--envoy-concurrency", "1") as stack:
         gone.stop()
         exchange = answered(stack, CHAT)
-        assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-        assert exchange["envoy"]["upstream_failure"]
+        assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+        assert present(exchange.envoy).upstream_failure
 
 
 # Limits ----------------------------------------------------------------------------------------------------
@@ -341,7 +343,7 @@ def test_a_backend_that_is_too_slow(
 
     exchange = answered(stack, backend.on(script, f"/{route}/"))
     assert facts(exchange) == ("upstream_timeout", flags, details)
-    assert exchange["attempts"] == (2 if route == "try" else 1)
+    assert exchange.attempts == (2 if route == "try" else 1)
 
 
 def test_the_client_is_told_of_a_time_limit_also_after_a_retry(stack: RunningStack, backend: RawBackend) -> None:
@@ -369,7 +371,7 @@ def test_a_stream_that_falls_silent(stack: RunningStack, backend: RawBackend, ro
         with pytest.raises(Closed):
             client.read_chunk()
     exchange = told(stack, path)
-    assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_timeout", flags)
+    assert (exchange.outcome, exchange.response_flags) == ("upstream_timeout", flags)
 
 
 # Envoy answers ---------------------------------------------------------------------------------------------
@@ -382,23 +384,23 @@ def test_too_large_a_request(stack: RunningStack, backend: RawBackend) -> None:
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 999999999\r\n\r\n" % path.encode())
         assert client.read_message().head.status == 413
     exchange = told(stack, path)
-    assert (exchange["outcome"], exchange["status"]) == ("local_reply", 413)
+    assert (exchange.outcome, exchange.status) == ("local_reply", 413)
 
 
 def test_too_many_requests(stack: RunningStack, backend: RawBackend) -> None:
     """429 by Envoy's rate limit: the first one passes."""
     paths = [backend.on(_answers, "/limited/") for _ in range(2)]
-    assert answered(stack, paths[0])["outcome"] == "ok"
+    assert answered(stack, paths[0]).outcome == "ok"
     exchange = answered(stack, paths[1])
     assert facts(exchange) == ("local_reply", ["RL"], "local_rate_limited")
-    assert (exchange["status"], exchange["upstream"]) == (429, None)
+    assert (exchange.status, exchange.upstream) == (429, None)
 
 
 def test_no_healthy_upstream(stack: RunningStack) -> None:
     """A cluster without endpoints: named in the record."""
     exchange = answered(stack, "/empty/1")
     assert facts(exchange) == ("local_reply", ["UH"], "no_healthy_upstream")
-    assert (exchange["status"], exchange["cluster"]) == (503, "empty")
+    assert (exchange.status, exchange.cluster) == (503, "empty")
 
 
 def test_a_cluster_that_does_not_exist(stack: RunningStack) -> None:
@@ -422,7 +424,7 @@ def test_the_sidecar_dies(tmp_path: Path, backend: RawBackend) -> None:
             with pytest.raises(Closed):
                 client.read_chunk()
         exchange = stack.exchange_of(path)
-        assert (exchange["outcome"], exchange["class"]) == ("sidecar_restart_orphan", "sidecar")
+        assert (exchange.outcome, exchange.class_) == ("sidecar_restart_orphan", "sidecar")
 
 
 def _impatient(documents: files.Documents) -> None:
@@ -461,8 +463,8 @@ def test_the_recorder_hangs(tmp_path: Path, backend: RawBackend) -> None:
             finally:
                 os.kill(pid, signal.SIGCONT)
         exchange = told(stack, path)
-        assert (exchange["outcome"], exchange["class"]) == ("recorder_failed", "sidecar")
-        assert exchange["response_code_details"].startswith("ext_proc_error")
+        assert (exchange.outcome, exchange.class_) == ("recorder_failed", "sidecar")
+        assert present(exchange.response_code_details).startswith("ext_proc_error")
         assert stack.stop() == 0
         assert stack.findings() == []
 
@@ -478,7 +480,7 @@ def test_the_stack_is_stopped(tmp_path: Path, backend: RawBackend) -> None:
             client.read_head()
             assert client.read_chunk() == EVENT
             assert stack.stop() == 0
-        assert told(stack, path)["outcome"] == "proxy_drain"
+        assert told(stack, path).outcome == "proxy_drain"
         assert stack.findings() == []
 
 
@@ -517,7 +519,7 @@ def test_what_cannot_be_recorded_is_rejected(tmp_path: Path, backend: RawBackend
         assert answer.head.status == 503
         assert json.loads(answer.body)["error"]["code"] == "audit_unavailable"
         exchange = told(stack, path)
-        assert exchange["outcome"] == "rejected_by_policy"
+        assert exchange.outcome == "rejected_by_policy"
 
 
 # Without Envoy's word --------------------------------------------------------------------------------------
@@ -543,10 +545,10 @@ def test_without_the_access_log(tmp_path: Path, backend: RawBackend) -> None:
 
         def missing(path: str) -> Exchange | None:
             found = stack.exchange_of(path)
-            return found if found["access_log"] == "missing" else None
+            return found if found.access_log == "missing" else None
 
         exchanges = [eventually(lambda path=path: missing(path), "the limit") for path in paths]  # type: ignore[misc]
-    assert [exchange["outcome"] for exchange in exchanges] == ["unknown", "ok"]
+    assert [exchange.outcome for exchange in exchanges] == ["unknown", "ok"]
 
 
 # A client's word -------------------------------------------------------------------------------------------

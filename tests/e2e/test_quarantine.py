@@ -91,12 +91,10 @@ def test_refuse_is_422_in_openais_shape_and_live_at_once(stack: RunningStack) ->
     assert entry["id"] in answer["error"]["message"]
     assert ask(stack, HARMLESS)[0] == 200
     refused = eventually(
-        lambda: [each for each in stack.exchanges() if each["outcome"] == "rejected_by_policy"], "the refused exchange"
+        lambda: [each for each in stack.exchanges() if each.outcome == "rejected_by_policy"], "the refused exchange"
     )
-    assert all(each["upstream"] is None for each in refused)
-    assert (
-        json.loads(invoke("show", refused[0]["id"], "--body", "request", "--data-dir", stack.data_dir).stdout) == KILLER
-    )
+    assert all(each.upstream is None for each in refused)
+    assert json.loads(invoke("show", refused[0].id, "--body", "request", "--data-dir", stack.data_dir).stdout) == KILLER
     (listed,) = quarantine(stack, "list")["entries"]
     assert listed["refused"] >= 1
     remove(stack, entry["id"])

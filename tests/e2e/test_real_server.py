@@ -16,9 +16,11 @@ import openai
 import pytest
 from support.clients import AsyncWatching, Seen, Watching
 from support.commands import invoke
+from support.exchanges import present
 from support.llama import LlamaServer
 from support.stack import RunningStack
 
+from extproc.core.joined import Error
 from extproc.export.jsonl import with_bodies
 from extproc.history import bodies
 from extproc.history.join import Exchange
@@ -91,12 +93,12 @@ def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     """The record of what a client saw, its bytes compared both ways."""
     exchange = stack.exchange(seen.id)
     # The clients read a stream to its [DONE], and may close the connection before its end.
-    assert (exchange["class"], exchange["status"]) == ("ok", seen.status)
-    for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
-        assert exchange[direction]["bytes"] == len(data)
-        assert exchange[direction]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert (exchange.class_, exchange.status) == ("ok", seen.status)
+    sent, received = present(exchange.request), present(exchange.response)
+    for direction, passed, data in (("request", sent, seen.request), ("response", received, bytes(seen.response))):
+        assert (passed.bytes, passed.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert bodies.whole(exchange, direction) == data
-    assert "sk-canary" not in str(dict(exchange))
+    assert "sk-canary" not in str(exchange.members())
     return exchange
 
 
@@ -213,7 +215,7 @@ def test_chat(
     assert got.finish_reasons == finish_reasons
     assert got.texts or got.calls
     exchange = recorded(stack, watching.seen[0])
-    assert (exchange["llm"]["api"], exchange["llm"]["stream"] or False) == ("chat.completions", stream)
+    assert (present(exchange.llm).api, present(exchange.llm).stream or False) == ("chat.completions", stream)
     assert_same(said(exchange), got)
 
 
@@ -234,10 +236,10 @@ def test_found_by_what_others_call_it(stack: RunningStack, client: openai.OpenAI
     """By the id that the client got, by the one that Envoy gave the server, and by the end of ours."""
     got = ask_chat(client, stream=True, max_tokens=3)
     exchange = recorded(stack, watching.seen[0])
-    for called in (got.id, exchange["request_id"], exchange["id"][-12:]):
+    for called in (got.id, exchange.request_id, exchange.id[-12:]):
         result = invoke("show", str(called), "--json", "--data-dir", stack.data_dir)
         assert result.exit_code == 0, result.stderr
-        assert json.loads(result.stdout)["id"] == exchange["id"]
+        assert json.loads(result.stdout)["id"] == exchange.id
 
 
 # Completions ---------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_completions(stack: RunningStack, client: openai.OpenAI, watching: Watch
     texts = ["".join(choice.text for choice in choices if choice.index == index) for index in indexes]
     exchange = recorded(stack, watching.seen[0])
     found = said(exchange)
-    assert exchange["llm"]["api"] == "completions"
+    assert present(exchange.llm).api == "completions"
     assert (found.id, found.finish_reasons) == (chunks[0].id, ["length"] * len(indexes))
     assert found.texts == texts
     assert found.usage["prompt_tokens"] > 0
@@ -275,7 +277,7 @@ def test_the_native_api(stack: RunningStack, watching: Watching, stream: bool, p
     parts = [json.loads(event) for event in events]
     exchange = recorded(stack, watching.seen[0])
     found = said(exchange)
-    assert exchange["path"] == path
+    assert exchange.path == path
     assert found.texts == ["".join(part["content"] for part in parts)]
     assert found.finish_reasons == [parts[-1]["stop_type"]] == ["limit"]
     assert found.usage["tokens_predicted"] == parts[-1]["tokens_predicted"] == 8
@@ -309,7 +311,7 @@ def test_responses(
     texts, thoughts, calls = _read([item.to_dict() for item in answer.output])
     exchange = recorded(stack, watching.seen[0])
     found = said(exchange)
-    assert exchange["llm"]["api"] == "responses"
+    assert present(exchange.llm).api == "responses"
     assert texts or calls
     assert_same(found, Got(answer.id, ["completed"], answer.usage.to_dict(), texts, thoughts, calls))
 
@@ -345,7 +347,7 @@ def test_messages(
     assert answer.stop_reason == stop_reason
     assert texts or calls
     exchange = recorded(stack, watching.seen[0])
-    assert exchange["llm"]["api"] == "messages"
+    assert present(exchange.llm).api == "messages"
     usage = {name: value for name, value in answer.usage.to_dict().items() if value is not None}
     assert_same(said(exchange), Got(answer.id, [stop_reason], usage, texts, thoughts, calls))
 
@@ -353,7 +355,7 @@ def test_messages(
 def test_counting_tokens_is_no_message(stack: RunningStack, claude: anthropic.Anthropic, watching: Watching) -> None:
     """A path below that of an API is another one."""
     assert claude.messages.count_tokens(model="m", messages=HELLO).input_tokens > 0
-    assert recorded(stack, watching.seen[0])["llm"] is None
+    assert recorded(stack, watching.seen[0]).llm is None
 
 
 # Errors --------------------------------------------------------------------------------------------------------
@@ -377,8 +379,8 @@ def test_errors(
     error = raised.value.body
     assert isinstance(error, dict)
     exchange = stack.exchange(watching.seen[0].id)
-    assert (exchange["status"], exchange["outcome"]) == (400, "upstream_error_status")
-    assert exchange["llm"]["error"] == {name: error[name] for name in ("type", "code", "message")}
+    assert (exchange.status, exchange.outcome) == (400, "upstream_error_status")
+    assert present(exchange.llm).error == Error(error["type"], error["code"], error["message"])
 
 
 def test_an_api_that_the_server_does_not_have(stack: RunningStack, client: openai.OpenAI, watching: Watching) -> None:
@@ -386,10 +388,10 @@ def test_an_api_that_the_server_does_not_have(stack: RunningStack, client: opena
     with pytest.raises(openai.APIStatusError) as raised:
         client.embeddings.create(model="m", input="the wind")
     exchange = stack.exchange(watching.seen[0].id)
-    assert (exchange["status"], exchange["outcome"]) == (501, "upstream_error_status")
-    assert exchange["llm"]["api"] == "embeddings"
+    assert (exchange.status, exchange.outcome) == (501, "upstream_error_status")
+    assert present(exchange.llm).api == "embeddings"
     assert raised.value.body
-    assert exchange["llm"]["error"]["type"] == "not_supported_error"
+    assert present(present(exchange.llm).error).type == "not_supported_error"
 
 
 # Cancels -------------------------------------------------------------------------------------------------------
@@ -414,12 +416,12 @@ def test_the_client_leaves_in_the_middle(
     events.close()
     seen = watching.seen[0]
     exchange = stack.told(seen.id)
-    assert exchange["outcome"] == "client_cancel_mid_stream"
+    assert exchange.outcome == "client_cancel_mid_stream"
     body = bodies.whole(exchange, "response")
     assert body is not None
     assert body.startswith(bytes(seen.response))
-    assert exchange["llm"]["output_chars"] > 0
-    assert exchange["llm"]["ttft_ms"] > 0
+    assert present(present(exchange.llm).output_chars) > 0
+    assert present(present(exchange.llm).ttft_ms) > 0
 
 
 def test_the_client_leaves_before_the_answer(stack: RunningStack, watching: Watching) -> None:
@@ -431,10 +433,10 @@ def test_the_client_leaves_before_the_answer(stack: RunningStack, watching: Watc
         pytest.raises(httpx2.ReadTimeout),
     ):
         client.post(path, json=body)
-    exchange = stack.told(stack.exchange_of(path)["id"])
-    assert exchange["outcome"] == "client_cancel_before_first_byte"
-    assert exchange["llm"]["params"]["max_tokens"] == LONG
-    assert exchange["status"] is None
+    exchange = stack.told(stack.exchange_of(path).id)
+    assert exchange.outcome == "client_cancel_before_first_byte"
+    assert present(present(exchange.llm).params)["max_tokens"] == LONG
+    assert exchange.status is None
 
 
 # Together ------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import openai
 import pytest
 from support.clients import AsyncWatching, Seen, Watching
 from support.commands import run
+from support.exchanges import present
 from support.stack import RunningStack
 
 from extproc.history import bodies
@@ -53,19 +54,19 @@ def claude(demo_stack: RunningStack, watching: Watching) -> Iterator[anthropic.A
 def recorded(stack: RunningStack, seen: Seen) -> Exchange:
     """The record of what a client saw, its bytes compared both ways."""
     exchange = stack.exchange(seen.id)
-    assert exchange["class"] == "ok"  # the SDK may close the connection behind [DONE], before the end
-    assert exchange["status"] == seen.status
-    for direction, data in (("request", seen.request), ("response", bytes(seen.response))):
-        assert exchange[direction]["bytes"] == len(data)
-        assert exchange[direction]["sha256"] == hashlib.sha256(data).hexdigest()
+    assert exchange.class_ == "ok"  # the SDK may close the connection behind [DONE], before the end
+    assert exchange.status == seen.status
+    sent, received = present(exchange.request), present(exchange.response)
+    for direction, passed, data in (("request", sent, seen.request), ("response", received, bytes(seen.response))):
+        assert (passed.bytes, passed.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert bodies.whole(exchange, direction) == data
-    assert "sk-canary" not in str(dict(exchange))
+    assert "sk-canary" not in str(exchange.members())
     return exchange
 
 
 def output(stack: RunningStack, exchange: Exchange) -> list[dict[str, Any]]:
     """The assembled answer, as `extproc show --json` has it."""
-    shown = run("show", exchange["id"], "--json", "--data-dir", stack.data_dir, cwd=stack.directory)
+    shown = run("show", exchange.id, "--json", "--data-dir", stack.data_dir, cwd=stack.directory)
     assert shown.returncode == 0, shown.stderr
     answer: list[dict[str, Any]] = json.loads(shown.stdout)["llm"]["output"]
     return answer
@@ -75,22 +76,22 @@ def test_models(demo_stack: RunningStack, client: openai.OpenAI, watching: Watch
     """A GET without a body is an exchange too, of no API that we read."""
     assert [model.id for model in client.models.list()] == ["demo"]
     exchange = recorded(demo_stack, watching.seen[0])
-    assert exchange["path"] == "/v1/models"
-    assert exchange["request"]["ended_by"] == "headers"
-    assert exchange["llm"] is None
+    assert exchange.path == "/v1/models"
+    assert present(exchange.request).ended_by == "headers"
+    assert exchange.llm is None
 
 
 def test_chat(demo_stack: RunningStack, client: openai.OpenAI, watching: Watching) -> None:
     """A chat completion with two choices: usage, finish reasons and text agree."""
     answer = client.chat.completions.create(model="demo", messages=HELLO, n=2, max_tokens=9, temperature=0.5)
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
-    assert llm["api"] == "chat.completions"
-    assert (llm["model"], llm["response_model"], llm["response_id"]) == ("demo", "demo", answer.id)
-    assert llm["params"]["temperature"] == 0.5
-    assert llm["finish_reasons"] == [choice.finish_reason for choice in answer.choices] == ["length", "length"]
+    llm = present(exchange.llm)
+    assert llm.api == "chat.completions"
+    assert (llm.model, llm.response_model, llm.response_id) == ("demo", "demo", answer.id)
+    assert present(llm.params)["temperature"] == 0.5
+    assert llm.finish_reasons == [choice.finish_reason for choice in answer.choices] == ["length", "length"]
     assert answer.usage is not None
-    assert answer.usage.to_dict().items() <= llm["usage"].items()
+    assert answer.usage.to_dict().items() <= present(llm.usage).items()
     assert [each["content"] for each in messages_of(output(demo_stack, exchange))] == [
         choice.message.content for choice in answer.choices
     ]
@@ -113,13 +114,13 @@ def test_chat_stream(demo_stack: RunningStack, client: openai.OpenAI, watching: 
             texts[choice.index] += choice.delta.content or ""
             finish_reasons[choice.index] = choice.finish_reason or finish_reasons[choice.index]
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
+    llm = present(exchange.llm)
     assert usage is not None
-    assert (llm["stream"], llm["finish_reasons"]) == (True, finish_reasons)
-    assert llm["usage"]["completion_tokens"] == usage.completion_tokens
-    assert llm["usage"]["prompt_tokens"] == usage.prompt_tokens
-    assert llm["output_chars"] == sum(len(text) for text in texts)
-    assert llm["ttft_ms"] > 0
+    assert (llm.stream, llm.finish_reasons) == (True, finish_reasons)
+    assert present(llm.usage)["completion_tokens"] == usage.completion_tokens
+    assert present(llm.usage)["prompt_tokens"] == usage.prompt_tokens
+    assert llm.output_chars == sum(len(text) for text in texts)
+    assert present(llm.ttft_ms) > 0
     assert [each["content"] for each in messages_of(output(demo_stack, exchange))] == texts
 
 
@@ -131,7 +132,7 @@ def test_chat_stream_with_tool_calls(demo_stack: RunningStack, client: openai.Op
         stream.until_done()
         message = stream.get_final_completion().choices[0].message
     exchange = recorded(demo_stack, watching.seen[0])
-    assert exchange["llm"]["finish_reasons"] == ["tool_calls"]
+    assert present(exchange.llm).finish_reasons == ["tool_calls"]
     assert message.tool_calls is not None
     (call,) = messages_of(output(demo_stack, exchange))[0]["tool_calls"]
     assert call["id"] == message.tool_calls[0].id
@@ -148,9 +149,9 @@ def test_completions(demo_stack: RunningStack, client: openai.OpenAI, watching: 
     else:
         text = client.completions.create(model="demo", prompt="The wind", max_tokens=7).choices[0].text
     exchange = recorded(demo_stack, watching.seen[0])
-    assert exchange["llm"]["api"] == "completions"
-    assert exchange["llm"]["finish_reasons"] == ["length"]
-    assert exchange["llm"]["output_chars"] == len(text)
+    assert present(exchange.llm).api == "completions"
+    assert present(exchange.llm).finish_reasons == ["length"]
+    assert present(exchange.llm).output_chars == len(text)
     assert output(demo_stack, exchange)[0]["text"] == text
 
 
@@ -161,19 +162,19 @@ def test_embeddings(demo_stack: RunningStack, client: openai.OpenAI, watching: W
     answer = client.embeddings.create(model="demo", input=inputs, encoding_format=encoding_format)
     exchange = recorded(demo_stack, watching.seen[0])
     assert len(answer.data) == len(inputs)
-    assert exchange["llm"]["api"] == "embeddings"
-    assert exchange["llm"]["usage"]["prompt_tokens"] == answer.usage.prompt_tokens
+    assert present(exchange.llm).api == "embeddings"
+    assert present(present(exchange.llm).usage)["prompt_tokens"] == answer.usage.prompt_tokens
 
 
 def test_responses(demo_stack: RunningStack, client: openai.OpenAI, watching: Watching) -> None:
     """The Responses API, as a whole."""
     answer = client.responses.create(model="demo", input="Where is the tower?", instructions="Be brief")
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
-    assert (llm["api"], llm["response_id"]) == ("responses", answer.id)
+    llm = present(exchange.llm)
+    assert (llm.api, llm.response_id) == ("responses", answer.id)
     assert answer.usage is not None
-    assert llm["usage"]["output_tokens"] == answer.usage.output_tokens
-    assert llm["output_chars"] == len(answer.output_text)
+    assert present(llm.usage)["output_tokens"] == answer.usage.output_tokens
+    assert llm.output_chars == len(answer.output_text)
     assert answer.output_text in str(output(demo_stack, exchange))
 
 
@@ -183,10 +184,10 @@ def test_responses_stream(demo_stack: RunningStack, client: openai.OpenAI, watch
         stream.until_done()
         answer = stream.get_final_response()
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
-    assert (llm["response_id"], llm["stream"]) == (answer.id, True)
+    llm = present(exchange.llm)
+    assert (llm.response_id, llm.stream) == (answer.id, True)
     assert answer.usage is not None
-    assert llm["usage"]["output_tokens"] == answer.usage.output_tokens
+    assert present(llm.usage)["output_tokens"] == answer.usage.output_tokens
     assert answer.output_text in str(output(demo_stack, exchange))
 
 
@@ -194,10 +195,10 @@ def test_messages(demo_stack: RunningStack, claude: anthropic.Anthropic, watchin
     """Anthropic's package, as a whole."""
     answer = claude.messages.create(model="demo", max_tokens=300, messages=HELLO)
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
-    assert (llm["api"], llm["response_id"]) == ("messages", answer.id)
-    assert llm["finish_reasons"] == [answer.stop_reason] == ["end_turn"]
-    assert llm["usage"]["output_tokens"] == answer.usage.output_tokens
+    llm = present(exchange.llm)
+    assert (llm.api, llm.response_id) == ("messages", answer.id)
+    assert llm.finish_reasons == [answer.stop_reason] == ["end_turn"]
+    assert present(llm.usage)["output_tokens"] == answer.usage.output_tokens
     assert answer.content[0].type == "text"
     assert answer.content[0].text in str(output(demo_stack, exchange))
 
@@ -215,10 +216,10 @@ def test_messages_stream(demo_stack: RunningStack, claude: anthropic.Anthropic, 
     ) as stream:
         answer = stream.get_final_message()
     exchange = recorded(demo_stack, watching.seen[0])
-    llm = exchange["llm"]
-    assert llm["finish_reasons"] == [answer.stop_reason] == ["tool_use"]
-    assert llm["usage"]["input_tokens"] == answer.usage.input_tokens
-    assert llm["usage"]["output_tokens"] == answer.usage.output_tokens
+    llm = present(exchange.llm)
+    assert llm.finish_reasons == [answer.stop_reason] == ["tool_use"]
+    assert present(llm.usage)["input_tokens"] == answer.usage.input_tokens
+    assert present(llm.usage)["output_tokens"] == answer.usage.output_tokens
     assert [block.type for block in answer.content] == ["thinking", "tool_use"]
     assert "weather" in str(output(demo_stack, exchange))
 
@@ -252,5 +253,5 @@ def test_error(demo_stack: RunningStack, client: openai.OpenAI, watching: Watchi
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model="demo", messages=[])
     exchange = demo_stack.exchange(watching.seen[0].id)
-    assert (exchange["status"], exchange["outcome"]) == (400, "upstream_error_status")
-    assert exchange["llm"]["error"]["type"] == "BadRequestError"
+    assert (exchange.status, exchange.outcome) == (400, "upstream_error_status")
+    assert present(present(exchange.llm).error).type == "BadRequestError"

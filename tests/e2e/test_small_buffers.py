@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.commands import PROGRAM
 from support.envoys import admin_of
+from support.exchanges import present
 from support.raw import Closed, Connection, Head, Message, RawBackend
 from support.stack import end, eventually
 
@@ -157,7 +158,7 @@ def test_a_size_that_does_not_fit_is_held_no_longer(tmp_path: Path) -> None:
     warnings = [each["event"] for each in said if each["level"] == "warning"]
     assert any("was held back" in each and "bufferLimit" in each for each in warnings), said
     last = list(reader.exchanges([tmp_path / "data"]))[-1]
-    assert (last["held"], last["request"]["sha256"]) == (False, hashlib.sha256(BODY).hexdigest())
+    assert (last.held, present(last.request).sha256) == (False, hashlib.sha256(BODY).hexdigest())
 
 
 def test_a_request_is_recorded_and_named(tmp_path: Path) -> None:
@@ -174,10 +175,10 @@ def test_a_request_is_recorded_and_named(tmp_path: Path) -> None:
 
         def joined() -> bool:
             found = reader.exchanges([tmp_path / "data"])
-            return any(each.get("envoy") for each in found)
+            return any(each.envoy for each in found)
 
         eventually(joined, "Envoy's entry")
     [exchange] = reader.exchanges([tmp_path / "data"])
-    assert (exchange["outcome"], exchange["held"], exchange["route"]) == ("ok", True, None)
-    assert answer.head.get("x-audit-id") == exchange["id"]
-    assert answer.head.get("x-upstream") == exchange["upstream"]
+    assert (exchange.outcome, exchange.held, exchange.route) == ("ok", True, None)
+    assert answer.head.get("x-audit-id") == exchange.id
+    assert answer.head.get("x-upstream") == exchange.upstream

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack
 
@@ -42,8 +43,8 @@ def test_each_token_is_there_before_the_next_one_is_sent(
             has_it.release()
         assert client.read_chunk() == b""
     exchange = raw_stack.exchange_of(path)
-    assert exchange["response"]["bytes"] == sum(len(event) for event in EVENTS)
-    assert exchange["response"]["chunks"] >= len(EVENTS)
+    assert present(exchange.response).bytes == sum(len(event) for event in EVENTS)
+    assert present(present(exchange.response).chunks) >= len(EVENTS)
 
 
 def test_a_pause_between_tokens_is_on_record(raw_stack: RunningStack, raw_backend: RawBackend) -> None:
@@ -62,11 +63,12 @@ def test_a_pause_between_tokens_is_on_record(raw_stack: RunningStack, raw_backen
     with Connection.to(raw_stack.port) as client:
         client.send(b"POST %b HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}" % path.encode())
         client.read_message()
-    response = raw_stack.exchange_of(path)["response"]
-    assert response["silence_at_byte"] == sum(map(len, EVENTS[:7]))
-    assert response["max_silence_ms"] > 750
-    assert response["first_byte_ms"] < response["silence_at_ms"]
-    assert response["silence_at_ms"] + response["max_silence_ms"] <= response["last_byte_ms"]
+    response = present(raw_stack.exchange_of(path).response)
+    assert response.silence_at_byte == sum(map(len, EVENTS[:7]))
+    silence_ms, silent_at_ms = present(response.max_silence_ms), present(response.silence_at_ms)
+    assert silence_ms > 750
+    assert present(response.first_byte_ms) < silent_at_ms
+    assert silent_at_ms + silence_ms <= present(response.last_byte_ms)
 
 
 def test_each_piece_of_an_upload_is_there_before_the_next_one_is_sent(
@@ -112,5 +114,5 @@ def test_an_answer_may_start_before_the_request_has_ended(raw_stack: RunningStac
         assert client.read_chunk() == b"late"
         assert client.read_chunk() == b""
     exchange = raw_stack.exchange_of(path)
-    assert exchange["outcome"] == "ok"
-    assert (exchange["request"]["bytes"], exchange["response"]["bytes"]) == (11, 9)
+    assert exchange.outcome == "ok"
+    assert (present(exchange.request).bytes, present(exchange.response).bytes) == (11, 9)

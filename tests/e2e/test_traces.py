@@ -21,6 +21,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from support.exchanges import present
 from support.jaeger import BUILD_SECONDS, Jaeger, Span, go
 from support.raw import Closed, Connection, Head, RawBackend
 from support.stack import RunningStack, eventually
@@ -205,21 +206,22 @@ def test_attributes(stack: RunningStack, jaeger: Jaeger, stream: bool) -> None:
     id = ask(stack, stream=stream)
     ours = jaeger.trace(recorded(stack, id)["trace_id"], SPANS)["chat demo"]
     exchange = eventually(
-        lambda: next((each for each in stack.exchanges() if each["id"] == id and each["envoy"]), None), "its entry"
+        lambda: next((each for each in stack.exchanges() if each.id == id and each.envoy), None), "its entry"
     )
-    host, port = exchange["upstream"].split(":")
+    llm = present(exchange.llm)
+    host, port = present(exchange.upstream).split(":")
     expected = {
         "span.kind": "client",
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "demo",
         "gen_ai.response.model": "demo",
-        "gen_ai.response.id": exchange["llm"]["response_id"],
+        "gen_ai.response.id": llm.response_id,
         "gen_ai.request.temperature": 0.5,
         "gen_ai.request.max_tokens": 3,
         "gen_ai.request.seed": 7,
         "gen_ai.response.finish_reasons": '["length"]',
-        "gen_ai.usage.input_tokens": exchange["llm"]["usage"]["prompt_tokens"],
+        "gen_ai.usage.input_tokens": present(llm.usage)["prompt_tokens"],
         "gen_ai.usage.output_tokens": 3,
         "http.request.method": "POST",
         "http.response.status_code": 200,
@@ -234,18 +236,18 @@ def test_attributes(stack: RunningStack, jaeger: Jaeger, stream: bool) -> None:
         "extproc.route": "default",
         "extproc.attempts": 1,
         "extproc.response_code_details": "via_upstream",
-        "extproc.fingerprint": exchange["llm"]["fingerprint"],
-        "http.request.body.size": exchange["request"]["bytes"],
-        "http.response.body.size": exchange["response"]["bytes"],
+        "extproc.fingerprint": llm.fingerprint,
+        "http.request.body.size": present(exchange.request).bytes,
+        "http.response.body.size": present(exchange.response).bytes,
         "otel.scope.name": "extproc",
     }
     if stream:
         expected |= {
             "gen_ai.request.stream": True,
-            "gen_ai.response.time_to_first_chunk": pytest.approx(exchange["llm"]["ttft_ms"] / 1000),
+            "gen_ai.response.time_to_first_chunk": pytest.approx(present(llm.ttft_ms) / 1000),
         }
     assert {name: value for name, value in ours.tags.items() if name != "otel.scope.version"} == expected
-    assert ours.duration == pytest.approx(exchange["duration_ms"] * 1000, abs=2)
+    assert ours.duration == pytest.approx(present(exchange.duration_ms) * 1000, abs=2)
     events = [name for name, _ in ours.events]
     assert events == ["first byte", "first token", "end of stream"]
     times = [at for _, at in ours.events]
@@ -280,9 +282,9 @@ def test_nothing_that_was_said_is_in_a_span(stack: RunningStack, jaeger: Jaeger)
     """Neither the prompt, nor the answer, nor a credential, in any span of ours."""
     id = ask(stack, stream=False)
     eventually(lambda: id in _ids(jaeger), "its span")
-    answer = next(each for each in stack.exchanges() if each["id"] == id)
+    answer = next(each for each in stack.exchanges() if each.id == id)
     said = json.loads(urllib_body(stack, id))["choices"][0]["message"]["content"]
-    assert answer["llm"]["output_chars"] == len(said)
+    assert present(answer.llm).output_chars == len(said)
     for span in jaeger.spans("extproc"):
         for secret in (CANARY, SECRET, said, "key=k"):
             assert secret not in span.text

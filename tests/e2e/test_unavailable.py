@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from support.certificates import Authority
+from support.exchanges import present
 from support.raw import Connection, Head, Message, RawBackend
 from support.recipes import Answer, Client
 from support.stack import RunningStack, eventually
@@ -124,7 +125,7 @@ class Broken:
         with Client(self.stack.port) as client:
             answer = client.ask(path=path, body={"model": "m", "messages": []})
         exchange = self.stack.told(answer.headers["x-audit-id"])
-        assert exchange["integrity"] == []
+        assert exchange.integrity == []
         return answer, exchange
 
     def _secure(self, signed: tuple[Path, Path]) -> int:
@@ -171,9 +172,9 @@ def test_a_cluster_without_a_server(broken: Broken, name: str) -> None:
     answer, exchange = broken.ask(f"/{name}/v1/chat/completions")
     assert error(answer, 503)["code"] == "no_healthy_upstream"
     assert answer.headers["retry-after"] == "1"
-    assert (exchange["outcome"], exchange["status"]) == ("local_reply", 503)
-    assert (exchange["response_flags"], exchange["response_code_details"]) == (["UH"], "no_healthy_upstream")
-    assert (exchange["cluster"], exchange["route"], exchange["upstream"]) == (name, name, None)
+    assert (exchange.outcome, exchange.status) == ("local_reply", 503)
+    assert (exchange.response_flags, exchange.response_code_details) == (["UH"], "no_healthy_upstream")
+    assert (exchange.cluster, exchange.route, exchange.upstream) == (name, name, None)
 
 
 def test_every_server_is_down(broken: Broken) -> None:
@@ -181,9 +182,9 @@ def test_every_server_is_down(broken: Broken) -> None:
     eventually(lambda: broken.stack.envoy_stat("cluster.sick.health_check.failure") > 0, "a health check")
     answer, exchange = broken.ask("/sick/v1/chat/completions")
     assert error(answer, 503)["code"] == "no_healthy_upstream"
-    assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["UH"])
-    assert exchange["response_code_details"] == "no_healthy_upstream"
-    assert (exchange["cluster"], exchange["upstream"], exchange["attempts"]) == ("sick", None, 1)
+    assert (exchange.outcome, exchange.response_flags) == ("local_reply", ["UH"])
+    assert exchange.response_code_details == "no_healthy_upstream"
+    assert (exchange.cluster, exchange.upstream, exchange.attempts) == ("sick", None, 1)
     assert "/sick/v1/chat/completions" not in broken.asked
 
 
@@ -206,8 +207,8 @@ def test_the_shipped_cluster_asks_also_those_that_seem_dead(tmp_path: Path) -> N
             answer = client.ask(body={"model": "m"})
         assert error(answer, 503)["code"] == "upstream_connect_failure"
         exchange = stack.told(answer.headers["x-audit-id"])
-        assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-        assert (exchange["cluster"], exchange["upstream"] in [f"127.0.0.1:{each.port}" for each in servers]) == (
+        assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+        assert (exchange.cluster, exchange.upstream in [f"127.0.0.1:{each.port}" for each in servers]) == (
             "llm",
             True,
         )
@@ -218,11 +219,11 @@ def test_a_connection_that_is_refused(broken: Broken) -> None:
     answer, exchange = broken.ask("/refused/v1/chat/completions")
     assert error(answer, 503)["code"] == "upstream_connect_failure"
     assert answer.headers["retry-after"] == "1"
-    assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-    assert exchange["response_code_details"] == REFUSED
-    assert (exchange["cluster"], exchange["attempts"]) == ("refused", 1)
-    assert exchange["upstream"] == f"127.0.0.1:{broken.ports['refused']}"
-    assert "Connection" in exchange["envoy"]["upstream_failure"]
+    assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+    assert exchange.response_code_details == REFUSED
+    assert (exchange.cluster, exchange.attempts) == ("refused", 1)
+    assert exchange.upstream == f"127.0.0.1:{broken.ports['refused']}"
+    assert "Connection" in present(present(exchange.envoy).upstream_failure)
 
 
 @pytest.mark.parametrize(
@@ -238,19 +239,19 @@ def test_tls_that_fails(broken: Broken, name: str, reason: str) -> None:
     answer, exchange = broken.ask(f"/{name}/v1/chat/completions")
     assert error(answer, 503)["code"] == "upstream_connect_failure"
     assert reason not in answer.body.decode()
-    assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-    assert "TLS_error" in exchange["response_code_details"]
-    assert reason in exchange["envoy"]["upstream_failure"]
-    assert (exchange["cluster"], exchange["upstream"]) == (name, f"127.0.0.1:{broken.ports[name]}")
+    assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+    assert "TLS_error" in present(exchange.response_code_details)
+    assert reason in present(present(exchange.envoy).upstream_failure)
+    assert (exchange.cluster, exchange.upstream) == (name, f"127.0.0.1:{broken.ports[name]}")
 
 
 def test_a_server_that_says_nothing(broken: Broken) -> None:
     """It takes the connection and waits for other words than TLS: connect_timeout ends that."""
     answer, exchange = broken.ask("/silent/v1/chat/completions")
     assert error(answer, 503)["code"] == "upstream_connect_failure"
-    assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-    assert exchange["response_code_details"] == "upstream_reset_before_response_started{connection_timeout}"
-    assert (exchange["cluster"], exchange["upstream"]) == ("silent", f"127.0.0.1:{broken.ports['silent']}")
+    assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+    assert exchange.response_code_details == "upstream_reset_before_response_started{connection_timeout}"
+    assert (exchange.cluster, exchange.upstream) == ("silent", f"127.0.0.1:{broken.ports['silent']}")
 
 
 def test_nothing_reaches_a_server_that_is_not_trusted(broken: Broken) -> None:
@@ -269,8 +270,8 @@ def test_no_route(broken: Broken) -> None:
     assert "x-audit-id" not in answer.headers
     exchange = broken.stack.exchange_of("/elsewhere")
     assert (error(answer, 404)["type"], error(answer, 404)["code"]) == ("invalid_request_error", "no_route")
-    assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["NR"])
-    assert (exchange["cluster"], exchange["route"], exchange["upstream"]) == (None, None, None)
+    assert (exchange.outcome, exchange.response_flags) == ("local_reply", ["NR"])
+    assert (exchange.cluster, exchange.route, exchange.upstream) == (None, None, None)
 
 
 def test_too_large_a_request(broken: Broken) -> None:
@@ -281,7 +282,7 @@ def test_too_large_a_request(broken: Broken) -> None:
     answer = _answer(message)
     assert (error(answer, 413)["type"], error(answer, 413)["code"]) == ("invalid_request_error", "request_too_large")
     exchange = broken.stack.told(answer.headers["x-audit-id"])
-    assert (exchange["outcome"], exchange["status"]) == ("local_reply", 413)
+    assert (exchange.outcome, exchange.status) == ("local_reply", 413)
 
 
 # gRPC ----------------------------------------------------------------------------------------------------------
@@ -310,7 +311,7 @@ def test_a_grpc_client_gets_no_json(broken: Broken, tmp_path: Path) -> None:
     assert (fields["grpc-status"], fields["grpc-message"]) == ("14", "no healthy upstream")
     assert not (tmp_path / "body").exists() or not (tmp_path / "body").read_bytes()
     exchange = broken.stack.told(fields["x-audit-id"])
-    assert (exchange["outcome"], exchange["response_flags"], exchange["grpc_status"]) == ("local_reply", ["UH"], "14")
+    assert (exchange.outcome, exchange.response_flags, exchange.grpc_status) == ("local_reply", ["UH"], "14")
 
 
 def _answer(message: Message) -> Answer:

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support.commands import PROGRAM, run
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.stack import RunningStack, eventually, is_running
 
@@ -127,7 +128,7 @@ def test_what_it_prints_works(tmp_path: Path, listens: str, reached: str, is_ope
 def test_the_log_line_works(shared: Shared) -> None:
     """It names the command as it was started, and the directory so that a shell takes it for one word."""
     urllib.request.urlopen(f"{shared.stack.url}/v1/models").read()
-    eventually(lambda: any(each["path"] == "/v1/models" for each in shared.stack.exchanges()), "the exchange")
+    eventually(lambda: any(each.path == "/v1/models" for each in shared.stack.exchanges()), "the exchange")
     shown = subprocess.run(["/bin/sh", "-e"], input=shared.log, cwd="/", capture_output=True, text=True, check=True)
     assert "/v1/models" in shown.stdout
 
@@ -164,7 +165,7 @@ def test_running_exchanges_are_waited_for(tmp_path: Path) -> None:
         assert stack.stop() == 0
         assert refused == [True]
         assert backend.errors == []
-    assert stack.exchange_of(path)["outcome"] == "ok"
+    assert stack.exchange_of(path).outcome == "ok"
 
 
 def accepts(port: int) -> bool:
@@ -194,8 +195,8 @@ def test_what_does_not_end_in_time_is_drained(tmp_path: Path, hurry: bool) -> No
                 eventually(lambda: not accepts(stack.port), "the end of the listener")
             assert stack.stop() == 0
     exchange = stack.exchange_of(path)
-    assert (exchange["outcome"], exchange["response"]["ended_by"]) == ("proxy_drain", "drain")
-    assert exchange["response"]["bytes"] == 1
+    assert (exchange.outcome, present(exchange.response).ended_by) == ("proxy_drain", "drain")
+    assert present(exchange.response).bytes == 1
     assert stack.findings() == []
 
 
@@ -378,7 +379,7 @@ def test_several_backends_share_the_load(tmp_path: Path) -> None:
         one.otherwise = two.otherwise = script
         with RunningStack(tmp_path, "--backend", one.url, "--backend", two.url, *FAST) as stack:
             eventually(lambda: get(f"{stack.url}/a")[0] == 200 and len(answers) == 2, "both backends")
-            upstreams = [exchange["upstream"] for exchange in stack.exchanges()]
+            upstreams = [exchange.upstream for exchange in stack.exchanges()]
     assert set(upstreams) == {f"127.0.0.1:{one.port}", f"127.0.0.1:{two.port}"}
 
 
@@ -443,7 +444,7 @@ def test_an_https_backend(tmp_path: Path) -> None:
         url = f"https://localhost:{backend.port}"
         with RunningStack(tmp_path, "--backend", url, *FAST, SSL_CERT_FILE=certificate) as stack:
             assert get(f"{stack.url}/secure") == (200, b"ok")
-            assert stack.exchange_of("/secure")["upstream"] == f"127.0.0.1:{backend.port}"
+            assert stack.exchange_of("/secure").upstream == f"127.0.0.1:{backend.port}"
         assert seen == [("/secure", f"localhost:{backend.port}")]
         assert set(backend.server_names) == {"localhost"}
 

@@ -126,8 +126,8 @@ def test_with_none_left_envoy_answers(recipe: Recipe, servers: Servers, health: 
     assert answer.json()["error"]["code"] == "no_healthy_upstream"
     assert answer.headers["retry-after"] == "1"
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["UH"])
-    assert exchange["upstream"] is None
+    assert (exchange.outcome, exchange.response_flags) == ("local_reply", ["UH"])
+    assert exchange.upstream is None
     health[1].status = 200
     until_healthy(recipe, 1)
     assert upstreams(recipe) == {servers.address(1)}

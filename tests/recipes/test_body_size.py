@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection
 from support.recipes import Recipe
 
@@ -27,7 +28,7 @@ def test_up_to_the_limit(recipe: Recipe) -> None:
     answer = recipe.client().ask(path="/v1/completions", body=body)
     assert answer.status == 200
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["request"]["bytes"]) == ("ok", LIMIT)
+    assert (exchange.outcome, present(exchange.request).bytes) == ("ok", LIMIT)
 
 
 def test_a_byte_more(recipe: Recipe) -> None:
@@ -38,7 +39,7 @@ def test_a_byte_more(recipe: Recipe) -> None:
     assert answer.head.status == 413
     assert json.loads(answer.body)["error"]["code"] == "request_too_large"
     exchange = recipe.told(answer.head.get("x-audit-id") or "")
-    assert (exchange["outcome"], exchange["upstream"]) == ("local_reply", None)
+    assert (exchange.outcome, exchange.upstream) == ("local_reply", None)
 
 
 def test_one_that_does_not_say_how_long_it_is(recipe: Recipe) -> None:
@@ -50,4 +51,4 @@ def test_one_that_does_not_say_how_long_it_is(recipe: Recipe) -> None:
         client.send(b"1\r\nx\r\n")
         head = client.read_head()
     assert head.status == 413
-    assert recipe.told(head.get("x-audit-id") or "")["outcome"] == "local_reply"
+    assert recipe.told(head.get("x-audit-id") or "").outcome == "local_reply"

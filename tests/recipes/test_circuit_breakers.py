@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.holding import Crowd, HoldingBackend
 from support.recipes import Answer, Recipe
 from support.stack import eventually
@@ -91,10 +92,10 @@ def test_a_refusal_is_openais_and_recorded(full: Full) -> None:
     assert (error["type"], error["code"]) == ("service_unavailable_error", "upstream_overflow")
     assert answer.upstream is None
     exchange = full.recipe.told(answer.headers["x-audit-id"])
-    assert (exchange["outcome"], exchange["status"], exchange["response_flags"]) == ("local_reply", 503, ["UO"])
-    assert exchange["response_code_details"] == "upstream_reset_before_response_started{overflow}"
-    assert (exchange["cluster"], exchange["upstream"]) == ("llm", None)
-    assert exchange["request"]["bytes"] > 0
+    assert (exchange.outcome, exchange.status, exchange.response_flags) == ("local_reply", 503, ["UO"])
+    assert exchange.response_code_details == "upstream_reset_before_response_started{overflow}"
+    assert (exchange.cluster, exchange.upstream) == ("llm", None)
+    assert present(present(exchange.request).bytes) > 0
 
 
 def test_the_queue_moves_on_as_soon_as_a_request_ends(full: Full) -> None:

@@ -72,7 +72,7 @@ def test_the_cookie(recipe: Recipe) -> None:
     assert "set-cookie" not in again.headers
     assert again.upstream == first.upstream
     exchange = recipe.settled(first)
-    assert exchange["upstream"] == first.upstream
+    assert exchange.upstream == first.upstream
     assert cookie(first) not in str(exchange)
     assert cookie(first) not in str(recipe.settled(again))
 

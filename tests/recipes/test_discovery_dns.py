@@ -149,8 +149,8 @@ def test_each_address_is_a_backend(both: Setup, pods: Pods) -> None:
     assert set(spread) == pods.at(0, 1)
     answer = both.recipe.client().ask("GET", "/")
     exchange = both.recipe.settled(answer)
-    assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
-    assert (exchange["upstream"], exchange["attempts"], exchange["response_flags"]) == (answer.upstream, 1, [])
+    assert (exchange.outcome, exchange.cluster, exchange.route) == ("ok", "llm", "default")
+    assert (exchange.upstream, exchange.attempts, exchange.response_flags) == (answer.upstream, 1, [])
 
 
 def test_no_search_list(both: Setup) -> None:
@@ -182,7 +182,7 @@ def test_an_address_that_goes(both: Setup, pods: Pods) -> None:
         pods.go_on.put(None)
     for client, head in zip(waiting, heads, strict=True):
         assert client.read_exactly(5) == b" half"
-        assert both.recipe.settled(head.get("x-audit-id") or "")["outcome"] == "ok"
+        assert both.recipe.settled(head.get("x-audit-id") or "").outcome == "ok"
         client.close()
 
 
@@ -221,7 +221,7 @@ def test_before_the_first_pod(tmp_path: Path, pods: Pods) -> None:
             up.wait_for(f"ready http://127.0.0.1:{port}")
             assert up.stop() == 0
     (exchange,) = reader.exchanges([tmp_path / "data"])
-    assert (exchange["outcome"], exchange["cluster"], exchange["status"]) == ("local_reply", "llm", 503)
+    assert (exchange.outcome, exchange.cluster, exchange.status) == ("local_reply", "llm", 503)
 
 
 def test_a_demo_backend_at_localhost(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_demo_backend_at_localhost(tmp_path: Path) -> None:
     with Recipe("discovery-dns", tmp_path) as recipe:
         answer = recipe.client().chat()
         assert answer.status == 200
-        assert recipe.settled(answer)["outcome"] == "ok"
+        assert recipe.settled(answer).outcome == "ok"
         assert len(recipe.demo_backends()) == 1
         assert recipe.stop() == 0
         assert recipe.findings() == []

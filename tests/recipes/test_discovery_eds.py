@@ -86,8 +86,8 @@ def test_the_servers_of_the_file_are_used(both: Setup) -> None:
     assert both.used() == {0, 1}
     answer = both.recipe.client().ask("GET", "/")
     exchange = both.recipe.settled(answer)
-    assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
-    assert (exchange["upstream"], exchange["attempts"], exchange["response_flags"]) == (answer.upstream, 1, [])
+    assert (exchange.outcome, exchange.cluster, exchange.route) == ("ok", "llm", "default")
+    assert (exchange.upstream, exchange.attempts, exchange.response_flags) == (answer.upstream, 1, [])
 
 
 def test_a_server_that_is_added(both: Setup) -> None:
@@ -118,7 +118,7 @@ def test_a_server_that_is_taken_out(both: Setup, how: str) -> None:
             server.go_on.put(None)
     for client, head in zip(waiting, heads, strict=True):
         assert client.read_exactly(5) == b" half"
-        assert both.recipe.settled(head.get("x-audit-id") or "")["outcome"] == "ok"
+        assert both.recipe.settled(head.get("x-audit-id") or "").outcome == "ok"
         client.close()
     for server in both.servers:
         server.go_on = queue.SimpleQueue()

@@ -118,10 +118,10 @@ def test_stage_by_stage_down_and_up(recipe: Recipe, servers: Servers) -> None:
         assert {servers.name(answer.upstream) for answer in answers if answer.status == 200} == answering, well
         assert {answer.status for answer in answers} == ({200} if answering else {503}), well
         exchange = recipe.settled(answers[-1])
-        assert exchange["attempts"] == 1
-        assert exchange["upstream"] == answers[-1].upstream
+        assert exchange.attempts == 1
+        assert exchange.upstream == answers[-1].upstream
         if cluster is not None:
-            assert (exchange["cluster"], exchange["outcome"]) == (cluster, "ok")
+            assert (exchange.cluster, exchange.outcome) == (cluster, "ok")
 
 
 def test_half_of_the_primary_servers_get_half_of_the_requests(recipe: Recipe, servers: Servers) -> None:
@@ -140,9 +140,9 @@ def test_when_nobody_is_left_the_error_is_clear(recipe: Recipe, servers: Servers
     error = answer.json()["error"]
     assert (error["type"], error["code"]) == ("service_unavailable_error", "no_healthy_upstream")
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["response_flags"]) == ("local_reply", ["UH"])
-    assert (exchange["response_code_details"], exchange["upstream"]) == ("no_healthy_upstream", None)
-    assert exchange["cluster"] == "llm-or-smaller"
+    assert (exchange.outcome, exchange.response_flags) == ("local_reply", ["UH"])
+    assert (exchange.response_code_details, exchange.upstream) == ("no_healthy_upstream", None)
+    assert exchange.cluster == "llm-or-smaller"
 
 
 UNFOUND = [
@@ -165,7 +165,7 @@ def test_before_a_health_check_finds_it(tmp_path: Path, dead: tuple[int, ...], a
         assert {answer.status for answer in answers} == {200}
         for answer in answers:
             exchange = recipe.settled(answer)
-            seen[servers.name(answer.upstream), exchange["attempts"], exchange["cluster"]] += 1
+            seen[servers.name(answer.upstream), exchange.attempts, exchange.cluster] += 1
         assert set(seen) == answering
         assert recipe.stop() == 0
         assert recipe.findings() == []
@@ -181,8 +181,8 @@ def test_every_stage_dead_before_a_health_check_finds_it(tmp_path: Path) -> None
         assert answer.status == 503
         assert answer.json()["error"]["code"] == "upstream_connect_failure"
         exchange = recipe.settled(answer)
-        assert (exchange["outcome"], exchange["attempts"]) == ("upstream_connect_fail", 3)
-        assert servers.name(exchange["upstream"]) == 8004
+        assert (exchange.outcome, exchange.attempts) == ("upstream_connect_fail", 3)
+        assert servers.name(exchange.upstream) == 8004
 
 
 def test_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.recipes import Recipe
 
@@ -61,7 +62,7 @@ def test_a_key_is_let_in_by_its_name(recipe: Recipe, server: Heads, headers: dic
     assert answer.status == 200
     assert server.seen[-1].get("x-client") == client
     assert [server.seen[-1].get(name) for name in ("authorization", "x-api-key", "x-client-key")] == [None] * 3
-    assert recipe.settled(answer)["outcome"] == "ok"
+    assert recipe.settled(answer).outcome == "ok"
 
 
 @pytest.mark.parametrize(
@@ -73,15 +74,15 @@ def test_anybody_else_gets_a_401(recipe: Recipe, server: Heads, headers: dict[st
     answer = recipe.client().chat(**headers)
     assert (answer.status, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["status"], exchange["upstream"]) == ("local_reply", 401, None)
-    assert exchange["request"]["bytes"] > 0
+    assert (exchange.outcome, exchange.status, exchange.upstream) == ("local_reply", 401, None)
+    assert present(present(exchange.request).bytes) > 0
     assert len(server.seen) == before
 
 
 def test_the_record_has_the_mark_of_a_key_and_not_the_key(recipe: Recipe) -> None:
     """Of one that was refused as well: the same key has the same mark."""
     first, second = (recipe.settled(recipe.client().chat(authorization="Bearer sk-stolen")) for _ in range(2))
-    marks = {dict(exchange["request"]["headers"])["authorization"] for exchange in (first, second)}
+    marks = {str(dict(present(present(exchange.request).headers))["authorization"]) for exchange in (first, second)}
     assert len(marks) == 1
     assert marks.pop().startswith("redacted:")
 
@@ -111,7 +112,7 @@ def test_metrics_are_for_those_inside(recipe: Recipe) -> None:
     assert recipe.client().ask("GET", "/metrics").status == 200
     answer = recipe.client("127.0.0.2").ask("GET", "/metrics", x_forwarded_for="10.0.0.1")
     assert (answer.status, answer.json()["error"]["code"]) == (403, "forbidden")
-    assert recipe.settled(answer)["outcome"] == "local_reply"
+    assert recipe.settled(answer).outcome == "local_reply"
     assert recipe.client("127.0.0.2").chat(authorization="Bearer sk-alice").status == 200
 
 

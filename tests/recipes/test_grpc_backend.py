@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from support.exchanges import present
 from support.recipes import Recipe
 from support.stack import eventually
 
@@ -143,7 +144,7 @@ def framed(messages: Iterable[bytes]) -> bytes:
 
 def settled(recipe: Recipe, path: str) -> Exchange:
     """The exchange of a call, with Envoy's word on it."""
-    return recipe.settled(recipe.exchange_of(path)["id"])
+    return recipe.settled(recipe.exchange_of(path).id)
 
 
 def test_a_unary_call(recipe: Recipe, server: Server, channel: grpc.Channel) -> None:
@@ -151,13 +152,13 @@ def test_a_unary_call(recipe: Recipe, server: Server, channel: grpc.Channel) -> 
     path, message = new("Infer"), bytes(range(256))
     assert channel.unary_unary(path, bytes, bytes)(message, timeout=150) == message[::-1]
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["status"], exchange["grpc_status"]) == ("ok", 200, "0")
-    assert (exchange["cluster"], exchange["route"]) == ("grpc", "grpc")
-    assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{server.port}", 1)
-    assert (exchange["response_flags"], exchange["envoy"]["http_version"]) == ([], "HTTP/2")
+    assert (exchange.outcome, exchange.status, exchange.grpc_status) == ("ok", 200, "0")
+    assert (exchange.cluster, exchange.route) == ("grpc", "grpc")
+    assert (exchange.upstream, exchange.attempts) == (f"127.0.0.1:{server.port}", 1)
+    assert (exchange.response_flags, present(exchange.envoy).http_version) == ([], "HTTP/2")
     assert bodies.whole(exchange, "request") == framed([message])
     assert bodies.whole(exchange, "response") == framed([message[::-1]])
-    assert exchange["response"]["ended_by"] == "trailers"
+    assert present(exchange.response).ended_by == "trailers"
 
 
 @pytest.mark.parametrize(
@@ -177,12 +178,12 @@ def test_a_call_that_fails(
         channel.unary_unary(path, bytes, bytes)(b"x", timeout=150)
     assert failed.value.code() is code
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["status"], exchange["grpc_status"]) == (
+    assert (exchange.outcome, exchange.status, exchange.grpc_status) == (
         "upstream_error_status",
         200,
         str(code.value[0]),
     )
-    assert (exchange["response"]["ended_by"], exchange["response"]["bytes"]) == (ended_by, 0)
+    assert (present(exchange.response).ended_by, present(exchange.response).bytes) == (ended_by, 0)
 
 
 def test_a_stream_of_answers(recipe: Recipe, channel: grpc.Channel) -> None:
@@ -192,9 +193,9 @@ def test_a_stream_of_answers(recipe: Recipe, channel: grpc.Channel) -> None:
     assert list(call) == (tokens := [b"token %d" % number for number in range(500)])
     assert ("x-tokens", "500") in [tuple(each) for each in call.trailing_metadata()]
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["grpc_status"]) == ("ok", "0")
+    assert (exchange.outcome, exchange.grpc_status) == ("ok", "0")
     assert bodies.whole(exchange, "response") == framed(tokens)
-    assert dict(exchange["response"]["trailers"])["x-tokens"] == "500"
+    assert dict(present(present(exchange.response).trailers))["x-tokens"] == "500"
 
 
 def test_a_stream_that_fails_half_way(recipe: Recipe, channel: grpc.Channel) -> None:
@@ -206,7 +207,7 @@ def test_a_stream_that_fails_half_way(recipe: Recipe, channel: grpc.Channel) -> 
     assert messages == (sent := [b"token 0", b"token 1", b"token 2"])
     assert failed.value.code() is grpc.StatusCode.INTERNAL
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["grpc_status"]) == ("upstream_error_status", "13")
+    assert (exchange.outcome, exchange.grpc_status) == ("upstream_error_status", "13")
     assert bodies.whole(exchange, "response") == framed(sent)
 
 
@@ -221,7 +222,7 @@ def test_messages_in_turn(recipe: Recipe, channel: grpc.Channel) -> None:
     to_send.put(None)
     assert list(call) == []
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["grpc_status"]) == ("ok", "0")
+    assert (exchange.outcome, exchange.grpc_status) == ("ok", "0")
     assert bodies.whole(exchange, "request") == bodies.whole(exchange, "response") == framed(sent)
 
 
@@ -231,10 +232,10 @@ def test_a_large_message(recipe: Recipe, channel: grpc.Channel, size: int) -> No
     path, message = new("Infer"), bytes(range(250)) * (size // 250)
     answer = channel.unary_unary(path, bytes, bytes)(message, timeout=150)
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["integrity"]) == ("ok", [])
-    for direction, body in (("request", message), ("response", answer)):
-        assert exchange[direction]["bytes"] == size + 5
-        assert exchange[direction]["sha256"] == hashlib.sha256(framed([body])).hexdigest()
+    assert (exchange.outcome, exchange.integrity) == ("ok", [])
+    for passed, body in ((exchange.request, message), (exchange.response, answer)):
+        assert passed is not None
+        assert (passed.bytes, passed.sha256) == (size + 5, hashlib.sha256(framed([body])).hexdigest())
 
 
 def test_a_client_that_cancels(recipe: Recipe, server: Server, channel: grpc.Channel) -> None:
@@ -246,18 +247,18 @@ def test_a_client_that_cancels(recipe: Recipe, server: Server, channel: grpc.Cha
     call.cancel()  # type: ignore[no-untyped-call]
     assert server.model.cancelled.wait(150)
     exchange = settled(recipe, path)
-    assert (exchange["outcome"], exchange["grpc_status"]) == ("client_cancel_mid_stream", None)
+    assert (exchange.outcome, exchange.grpc_status) == ("client_cancel_mid_stream", None)
     assert bodies.whole(exchange, "response") == framed([b"first"])
-    assert "DR" in exchange["response_flags"]
+    assert "DR" in present(exchange.response_flags)
 
 
 def test_other_requests_go_to_the_http_servers(recipe: Recipe) -> None:
     """Also one under the path of a gRPC method: the content-type decides."""
     answer = recipe.client().chat()
     exchange = recipe.settled(answer)
-    assert (answer.status, exchange["cluster"], exchange["grpc_status"]) == (200, "llm", None)
+    assert (answer.status, exchange.cluster, exchange.grpc_status) == (200, "llm", None)
     other = recipe.client().ask(path=new("Infer"), body={})
-    assert recipe.settled(other)["cluster"] == "llm"
+    assert recipe.settled(other).cluster == "llm"
 
 
 MORTAL = """
@@ -296,7 +297,7 @@ def test_a_server_that_dies(tmp_path: Path) -> None:
                 list(channel.unary_stream(paths[1], bytes, bytes)(b"", timeout=150))
             assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
         broken, refused = (settled(recipe, path) for path in paths)
-        assert (broken["outcome"], broken["grpc_status"]) == ("upstream_reset_mid_stream", None)
+        assert (broken.outcome, broken.grpc_status) == ("upstream_reset_mid_stream", None)
         assert bodies.whole(broken, "response") == framed([b"first"])
-        assert (refused["outcome"], refused["grpc_status"]) == ("upstream_connect_fail", "14")
-        assert (refused["attempts"], refused["response_flags"]) == (1, ["UF"])
+        assert (refused.outcome, refused.grpc_status) == ("upstream_connect_fail", "14")
+        assert (refused.attempts, refused.response_flags) == (1, ["UF"])

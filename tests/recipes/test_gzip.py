@@ -9,6 +9,7 @@ import queue
 from collections.abc import Iterator
 
 import pytest
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.recipes import Answer, Recipe
 
@@ -64,12 +65,12 @@ def ask(recipe: Recipe, path: str, accept: str | None) -> Answer:
 def assert_recorded(recipe: Recipe, backend: Backend, answer: Answer, body: bytes) -> None:
     """The record has the answer as the backend wrote it."""
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
-    assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{backend.port}", 1)
-    assert (exchange["response_flags"], exchange["integrity"]) == ([], [])
+    assert (exchange.outcome, exchange.cluster, exchange.route) == ("ok", "llm", "default")
+    assert (exchange.upstream, exchange.attempts) == (f"127.0.0.1:{backend.port}", 1)
+    assert (exchange.response_flags, exchange.integrity) == ([], [])
     assert bodies.whole(exchange, "response") == body
-    assert exchange["response"]["sha256"] == hashlib.sha256(body).hexdigest()
-    assert exchange["response"]["bytes"] == len(body)
+    assert present(exchange.response).sha256 == hashlib.sha256(body).hexdigest()
+    assert present(exchange.response).bytes == len(body)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -164,4 +165,4 @@ def test_tokens_still_come_one_by_one(recipe: Recipe, backend: Backend) -> None:
         assert client.read_chunk() == b""
     assert (head.get("content-encoding"), head.get("vary"), backend.accepted[-1]) == (None, None, None)
     exchange = recipe.settled(head.get("x-audit-id") or "")
-    assert (exchange["outcome"], bodies.whole(exchange, "response")) == ("ok", b"".join(tokens))
+    assert (exchange.outcome, bodies.whole(exchange, "response")) == ("ok", b"".join(tokens))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.recipes import Client, Recipe
 from support.servers import Servers, plain
 
@@ -126,7 +127,7 @@ def test_the_whole_uri_is_the_key(tmp_path: Path, backends: Mapping[int, int]) -
         answers = [recipe.client().chat(x_user=str(number)) for number in range(20)]
         assert len({answer.upstream for answer in answers}) == 1
         exchange = recipe.settled(answers[0])
-        assert (exchange["upstream"], exchange["cluster"]) == (answers[0].upstream, "llm")
+        assert (exchange.upstream, exchange.cluster) == (answers[0].upstream, "llm")
         over(recipe)
 
 
@@ -173,8 +174,8 @@ def test_a_client_stays(tmp_path: Path, backends: Mapping[int, int]) -> None:
         assert claims == {first[0]}
         answer = recipe.client("127.0.7.2").ask("GET", "/v1/models")
         exchange = recipe.settled(answer)
-        assert exchange["client"].startswith("127.0.7.2:")
-        assert exchange["upstream"] == first[7]
+        assert present(exchange.client).startswith("127.0.7.2:")
+        assert exchange.upstream == first[7]
         over(recipe)
 
 

@@ -30,7 +30,7 @@ def test_a_busy_server_gets_none_of_the_next(recipe: Recipe, servers: Servers) -
     assert stream.rest().body == b"data: a\n\n" * 2
     assert eventually(lambda: plain(recipe.client()).upstream == stream.upstream, "a request for the idle server")
     exchange = recipe.settled(stream.id)
-    assert (exchange["upstream"], exchange["cluster"], exchange["outcome"]) == (stream.upstream, "llm", "ok")
+    assert (exchange.upstream, exchange.cluster, exchange.outcome) == (stream.upstream, "llm", "ok")
 
 
 def test_streams_are_even(recipe: Recipe, servers: Servers) -> None:

@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.recipes import Client, Recipe
+
+from extproc.core.records import Routing
+from extproc.history.join import Exchange
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +27,9 @@ def chat(model: Any, content: str = "Hello") -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}], "max_tokens": 1, "model": model}
 
 
-def record(recipe: Recipe, headers: dict[str, str]) -> dict[str, Any]:
+def record(recipe: Recipe, headers: dict[str, str]) -> Exchange:
     """The exchange of an answer."""
-    return dict(recipe.exchange(headers["x-audit-id"]))
+    return recipe.exchange(headers["x-audit-id"])
 
 
 @pytest.mark.parametrize(("model", "cluster"), [("gpt-oss-120b", "large"), ("gpt-4o", "large")])
@@ -34,9 +38,9 @@ def test_a_model_goes_to_its_cluster(recipe: Recipe, model: str, cluster: str) -
     answer = recipe.client().ask(body=chat(model))
     assert answer.status == 200
     exchange = record(recipe, answer.headers)
-    assert (exchange["cluster"], exchange["route"]) == (cluster, model)
-    assert exchange["routing"] == {"by": "body", "why": None, "set": {"x-model": model}}
-    assert exchange["held"]
+    assert (exchange.cluster, exchange.route) == (cluster, model)
+    assert exchange.routing == Routing(by="body", set={"x-model": model})
+    assert exchange.held
 
 
 def test_a_canary_gets_its_share(recipe: Recipe) -> None:
@@ -52,7 +56,7 @@ def test_an_unknown_model_is_refused_in_openais_words(recipe: Recipe) -> None:
     assert answer.status == 404
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["error"]["code"] == "model_not_found"
-    assert record(recipe, answer.headers)["outcome"] == "local_reply"
+    assert record(recipe, answer.headers).outcome == "local_reply"
 
 
 def test_the_list_of_models_is_still_there(recipe: Recipe) -> None:
@@ -67,8 +71,8 @@ def test_a_long_prompt_is_routed_by_its_end(recipe: Recipe) -> None:
     answer = recipe.client().ask(body=chat("gpt-oss-20b", "a " * 2_000_000))
     assert answer.status == 200
     exchange = record(recipe, answer.headers)
-    assert exchange["cluster"].startswith("small")
-    assert exchange["request"]["bytes"] > 4_000_000
+    assert present(exchange.cluster).startswith("small")
+    assert present(present(exchange.request).bytes) > 4_000_000
 
 
 def chunked(client: Client, model: str | None) -> Any:
@@ -84,14 +88,14 @@ def test_a_chunked_request_goes_by_its_header(recipe: Recipe, header: str | None
     answer = chunked(recipe.client(), header)
     assert answer.status == 200
     exchange = record(recipe, answer.headers)
-    assert exchange["cluster"].startswith(cluster)
-    assert exchange["routing"] == {"by": "headers", "why": "no content-length", "set": {}}
+    assert present(exchange.cluster).startswith(cluster)
+    assert exchange.routing == Routing(by="headers", why="no content-length")
 
 
 def test_the_body_counts_more_than_the_header(recipe: Recipe) -> None:
     """Where both name a model, the one that the server will read."""
     answer = recipe.client().ask(body=chat("gpt-oss-120b"), x_model="gpt-oss-20b")
-    assert record(recipe, answer.headers)["cluster"] == "large"
+    assert record(recipe, answer.headers).cluster == "large"
 
 
 @pytest.mark.parametrize(
@@ -109,12 +113,12 @@ def test_a_body_that_names_no_model(recipe: Recipe, body: bytes, headers: dict[s
     """It goes to the last route, and the record says why."""
     answer = recipe.client().ask(body=body, **headers)
     exchange = record(recipe, answer.headers)
-    assert exchange["routing"] == {"by": "headers", "why": why, "set": {}}
-    assert exchange["cluster"] == "large"
+    assert exchange.routing == Routing(by="headers", why=why)
+    assert exchange.cluster == "large"
 
 
 def test_odd_json_is_read_as_model_servers_read_it(recipe: Recipe) -> None:
     """NaN, and a name that stands twice: the last one counts."""
     answer = recipe.client().ask(body=b'{"model": "x", "temperature": NaN, "model": "gpt-oss-120b"}')
     exchange = record(recipe, answer.headers)
-    assert exchange["routing"]["set"] == {"x-model": "gpt-oss-120b"}
+    assert present(exchange.routing).set == {"x-model": "gpt-oss-120b"}

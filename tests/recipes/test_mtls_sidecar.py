@@ -65,14 +65,14 @@ class Machine:
 
     def ids(self) -> list[str]:
         """The exchanges that it has recorded."""
-        return [exchange["id"] for exchange in reader.exchanges([self.data_dir])]
+        return [exchange.id for exchange in reader.exchanges([self.data_dir])]
 
     def settled(self, id: str) -> Exchange:
         """One exchange, once it has ended and Envoy's entry is there."""
 
         def ask() -> Exchange | None:
             (found,) = lookup.find([self.data_dir], id)
-            return found if found["access_log"] == "received" else None
+            return found if found.access_log == "received" else None
 
         return eventually(ask, f"Envoy's word on exchange {id}")
 
@@ -162,11 +162,11 @@ def test_an_exchange_crosses_the_wire(gateway: Gateway, recorder: Machine, backe
     assert (answer.status, answer.body) == (200, body)
     exchange = recorder.settled(answer.headers["x-audit-id"])
     assert bodies.whole(exchange, "request") == bodies.whole(exchange, "response") == body
-    assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
-    assert (exchange["upstream"], exchange["attempts"]) == (f"127.0.0.1:{backend.port}", 1)
-    assert exchange["integrity"] == []
+    assert (exchange.outcome, exchange.cluster, exchange.route) == ("ok", "llm", "default")
+    assert (exchange.upstream, exchange.attempts) == (f"127.0.0.1:{backend.port}", 1)
+    assert exchange.integrity == []
     # A client that has its last byte may close before Envoy has its own end of the answer.
-    assert exchange["response_flags"] in ([], ["DC"])
+    assert exchange.response_flags in ([], ["DC"])
 
 
 def test_all_of_it_goes_over_tls(gateway: Gateway, recorder: Machine) -> None:
@@ -242,6 +242,6 @@ def test_both_on_one_machine(tmp_path: Path) -> None:
     for name in ("sidecar", "envoy"):
         authority.sign(name, days=30)
     with Recipe("mtls-sidecar", tmp_path, listen="127.0.0.1:0") as recipe:
-        assert recipe.settled(recipe.client().chat())["outcome"] == "ok"
+        assert recipe.settled(recipe.client().chat()).outcome == "ok"
         assert recipe.stop() == 0
         assert recipe.findings() == []

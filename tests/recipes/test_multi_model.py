@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 from support.certificates import Authority
+from support.exchanges import present
 from support.raw import Connection
 from support.recipes import CHAT, Recipe
 from support.stack import eventually
@@ -63,7 +64,7 @@ def test_name_and_model_choose_the_server(
         answer = client.post(path, json=body, headers={"host": host})
     assert answer.status_code == 200
     exchange = recipe.settled(answer.headers["x-audit-id"])
-    assert (exchange["cluster"], exchange["outcome"], exchange["llm"]["model"]) == (cluster, "ok", body["model"])
+    assert (exchange.cluster, exchange.outcome, present(exchange.llm).model) == (cluster, "ok", body["model"])
 
 
 @pytest.mark.parametrize(
@@ -75,9 +76,7 @@ def test_a_name_has_what_is_its_own(recipe: Recipe, host: str, path: str, status
     with client_of(recipe) as client:
         answer = client.post(path, json=CHAT, headers={"host": host})
     assert answer.status_code == status
-    eventually(
-        lambda: any(each["status"] == status and each["authority"] == host for each in recipe.exchanges()), "a record"
-    )
+    eventually(lambda: any(each.status == status and each.authority == host for each in recipe.exchanges()), "a record")
 
 
 def test_a_body_over_the_limit(recipe: Recipe) -> None:

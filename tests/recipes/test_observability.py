@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.exchanges import present
 from support.recipes import Answer, Recipe
 from support.stack import eventually, is_running
 from support.traffic import Servers, Traffic, events, question, whole
@@ -29,7 +30,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterat
         yield running
         assert running.stop() == 0
         assert running.findings() == []
-        assert {exchange["best_effort"] for exchange in running.exchanges()} == {True}
+        assert {exchange.best_effort for exchange in running.exchanges()} == {True}
 
 
 def started(directory: Path, servers: Servers) -> Recipe:
@@ -40,9 +41,9 @@ def started(directory: Path, servers: Servers) -> Recipe:
 def recorded(recipe: Recipe, numbers: list[int]) -> bool:
     """Whether the answers to these questions are all recorded, whole."""
     users = {
-        exchange["llm"]["params"]["user"]
+        present(exchange.llm.params)["user"]
         for exchange in recipe.exchanges()
-        if exchange["outcome"] == "ok" and exchange["llm"] is not None
+        if exchange.outcome == "ok" and exchange.llm is not None
     }
     return {str(number) for number in numbers} <= users
 
@@ -63,10 +64,10 @@ def test_the_record_says_that_nobody_waited(recipe: Recipe) -> None:
     assert answer.headers["content-length"] == str(len(answer.body))
     eventually(lambda: recorded(recipe, [1]), "the record")
     (exchange,) = recipe.exchanges()
-    assert (exchange["outcome"], exchange["best_effort"], exchange["held"]) == ("ok", True, False)
-    assert exchange["upstream"] == answer.upstream
-    assert exchange["request"]["sha256"] == hashlib.sha256(json.dumps(question(1)).encode()).hexdigest()
-    assert exchange["response"]["sha256"] == hashlib.sha256(answer.body).hexdigest()
+    assert (exchange.outcome, exchange.best_effort, exchange.held) == ("ok", True, False)
+    assert exchange.upstream == answer.upstream
+    assert present(exchange.request).sha256 == hashlib.sha256(json.dumps(question(1)).encode()).hexdigest()
+    assert present(exchange.response).sha256 == hashlib.sha256(answer.body).hexdigest()
 
 
 def test_streams_and_large_requests(recipe: Recipe) -> None:
@@ -76,7 +77,7 @@ def test_streams_and_large_requests(recipe: Recipe) -> None:
     large = json.dumps(question(3) | {"more": "a" * 3_000_000}).encode()
     assert client.ask(body=large).status == 200
     eventually(lambda: recorded(recipe, [2, 3]), "both records")
-    digests = {exchange["request"]["sha256"] for exchange in recipe.exchanges()}
+    digests = {present(exchange.request).sha256 for exchange in recipe.exchanges()}
     assert hashlib.sha256(large).hexdigest() in digests
 
 
@@ -110,6 +111,6 @@ def test_what_a_killed_sidecar_costs(tmp_path: Path, servers: Servers) -> None:
         assert recipe.findings() == []
         exchanges = recipe.exchanges()
         sent = traffic.finished + 1
-        outcomes = [exchange["outcome"] for exchange in exchanges]
+        outcomes = [exchange.outcome for exchange in exchanges]
         assert 100 < outcomes.count("ok") < sent
         assert set(outcomes) <= {"ok", "sidecar_restart_orphan"}

@@ -58,8 +58,8 @@ def test_three_failures_put_a_server_out(tmp_path: Path, servers: Servers) -> No
             servers.address(2): 30,
         }
         exchange = recipe.settled(failed[0])
-        assert (exchange["outcome"], exchange["status"]) == ("upstream_error_status", 500)
-        assert (exchange["upstream"], exchange["attempts"]) == (servers.address(0), 1)
+        assert (exchange.outcome, exchange.status) == ("upstream_error_status", 500)
+        assert (exchange.upstream, exchange.attempts) == (servers.address(0), 1)
         over(recipe)
 
 
@@ -73,9 +73,9 @@ def test_a_server_that_refuses_connections_is_put_out(tmp_path: Path, servers: S
         assert {answer.status for answer in ask(recipe, 60)} == {200}
         assert failed[0].json()["error"]["code"] == "upstream_connect_failure"
         exchange = recipe.settled(failed[0])
-        assert (exchange["outcome"], exchange["upstream"]) == ("upstream_connect_fail", servers.address(0))
-        assert exchange["response_flags"] == ["UF"]
-        assert exchange["attempts"] == 1
+        assert (exchange.outcome, exchange.upstream) == ("upstream_connect_fail", servers.address(0))
+        assert exchange.response_flags == ["UF"]
+        assert exchange.attempts == 1
         over(recipe)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from support.exchanges import present
 from support.recipes import CHAT, Recipe
 
 
@@ -24,9 +25,9 @@ def test_the_prefix_chooses_the_server(recipe: Recipe, prefix: str, cluster: str
     assert answer.status == 200
     assert answer.json()["object"] == "chat.completion"
     exchange = recipe.settled(answer)
-    assert exchange["path"] == f"{prefix}/v1/chat/completions?a=1"
-    assert (exchange["cluster"], exchange["route"], exchange["outcome"]) == (cluster, prefix[1:], "ok")
-    assert (exchange["llm"]["api"], exchange["llm"]["model"]) == ("chat.completions", "demo")
+    assert exchange.path == f"{prefix}/v1/chat/completions?a=1"
+    assert (exchange.cluster, exchange.route, exchange.outcome) == (cluster, prefix[1:], "ok")
+    assert (present(exchange.llm).api, present(exchange.llm).model) == ("chat.completions", "demo")
 
 
 def test_the_list_of_models_is_fixed(recipe: Recipe) -> None:
@@ -34,7 +35,7 @@ def test_the_list_of_models_is_fixed(recipe: Recipe) -> None:
     answer = recipe.client().ask("GET", "/v1/models")
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert [model["id"] for model in answer.json()["data"]] == ["gpt-oss-120b", "qwen-30b"]
-    assert recipe.settled(answer)["outcome"] == "local_reply"
+    assert recipe.settled(answer).outcome == "local_reply"
     assert recipe.client().ask("GET", "/qwen-30b/v1/models").upstream is not None
 
 
@@ -50,4 +51,4 @@ def test_anything_else_is_a_404(recipe: Recipe, path: str) -> None:
     answer = recipe.client().ask(path=path, body=CHAT)
     assert (answer.status, answer.json()["error"]["code"]) == (404, "not_found")
     assert answer.headers["content-type"] == "application/json"
-    assert recipe.settled(answer)["outcome"] == "local_reply"
+    assert recipe.settled(answer).outcome == "local_reply"

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support.exchanges import present
 from support.recipes import Answer, Recipe
 from support.servers import Servers, Stream
+
+from extproc.core.records import Routing
 
 LONG = "This is what a conversation begins with. " * 30
 """Longer than the 1024 bytes that are hashed."""
@@ -47,9 +50,9 @@ def chunked(recipe: Recipe, body: dict[str, Any], **headers: str) -> Answer:
     return ask(recipe, iter([json.dumps(body).encode()]), content_type="application/json", **headers)
 
 
-def routing(recipe: Recipe, answer: Answer) -> Any:
+def routing(recipe: Recipe, answer: Answer) -> Routing:
     """What the record says of it."""
-    return recipe.settled(answer)["routing"]
+    return present(recipe.settled(answer).routing)
 
 
 def test_a_conversation_stays(recipe: Recipe) -> None:
@@ -65,10 +68,10 @@ def test_a_conversation_stays(recipe: Recipe) -> None:
         ]
         assert len({answer.upstream for answer in turns}) == 1
     record = recipe.settled(turns[-1])
-    assert (record["upstream"], record["route"], record["held"]) == (turns[-1].upstream, "default", True)
-    assert record["routing"] == routing(recipe, turns[0])
-    assert record["routing"]["by"] == "body"
-    assert list(record["routing"]["set"]) == ["x-prompt-prefix"]
+    assert (record.upstream, record.route, record.held) == (turns[-1].upstream, "default", True)
+    assert record.routing == routing(recipe, turns[0])
+    assert present(record.routing).by == "body"
+    assert list(present(record.routing).set) == ["x-prompt-prefix"]
 
 
 def test_other_prompts_are_spread(recipe: Recipe) -> None:
@@ -86,7 +89,7 @@ def test_an_answer_that_streams(recipe: Recipe, servers: Servers) -> None:
     assert stream.connection.read_chunk() == b"data: a\n\n"
     servers.end_streams()
     assert stream.rest().body == b"data: a\n\n"
-    assert recipe.settled(stream.id)["routing"]["by"] == "body"
+    assert present(recipe.settled(stream.id).routing).by == "body"
 
 
 def opened(recipe: Recipe, servers: Servers, body: dict[str, Any]) -> Stream:
@@ -112,11 +115,11 @@ def test_what_is_not_held_goes_anywhere(recipe: Recipe) -> None:
     """A chunked request, one that is larger than what is held, and one without a prompt; the record says why."""
     answers = [chunked(recipe, said(LONG)) for _ in range(40)]
     assert len({answer.upstream for answer in answers}) > 1
-    assert routing(recipe, answers[0]) == {"by": "headers", "why": "no content-length", "set": {}}
+    assert routing(recipe, answers[0]) == Routing(by="headers", why="no content-length")
     large = ask(recipe, said("a" * 600_000))
-    assert routing(recipe, large)["by"] == "headers"
-    assert "hold_request_bytes" in routing(recipe, large)["why"]
-    assert routing(recipe, ask(recipe, b"no JSON"))["why"] == "no JSON object"
+    assert routing(recipe, large).by == "headers"
+    assert "hold_request_bytes" in present(routing(recipe, large).why)
+    assert routing(recipe, ask(recipe, b"no JSON")).why == "no JSON object"
 
 
 def test_a_client_can_hash_by_itself(recipe: Recipe) -> None:

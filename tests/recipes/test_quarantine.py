@@ -21,12 +21,12 @@ def test_requests_in_quarantine_go_to_a_cluster_of_their_own(tmp_path: Path) -> 
 
         def rerouted() -> str | None:
             id = client.ask(body=KILLER).headers["x-audit-id"]
-            return id if recipe.exchange(id)["cluster"] == "sacrificial" else None
+            return id if recipe.exchange(id).cluster == "sacrificial" else None
 
         eventually(rerouted, "a request at the sacrificial cluster")
         for _ in range(10):
             other = client.ask(body=CHAT)
             assert other.status == 200
-            assert recipe.exchange(other.headers["x-audit-id"])["cluster"] == "llm"
+            assert recipe.exchange(other.headers["x-audit-id"]).cluster == "llm"
         assert recipe.stop() == 0
         assert recipe.findings() == []

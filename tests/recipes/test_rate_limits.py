@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import run
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.recipes import CHAT, EXAMPLES, Answer, Client, Recipe
 from support.stack import eventually
@@ -102,11 +103,11 @@ def test_a_refusal_is_openais_and_recorded(recipe: Recipe, backend: Backend) -> 
     assert answer.upstream is None
     assert len(backend.heads) == reached
     exchange = recipe.told(answer.headers["x-audit-id"])
-    assert (exchange["outcome"], exchange["status"], exchange["response_flags"]) == ("local_reply", 429, ["RL"])
-    assert (exchange["route"], exchange["upstream"]) == ("default", None)
-    assert exchange["request"]["bytes"] > 0
-    marks = [value for name, value in exchange["request"]["headers"] if name == "authorization"]
-    assert marks == [f"redacted:{exchange['routing']['set']['x-client-key']}"]
+    assert (exchange.outcome, exchange.status, exchange.response_flags) == ("local_reply", 429, ["RL"])
+    assert (exchange.route, exchange.upstream) == ("default", None)
+    assert present(present(exchange.request).bytes) > 0
+    marks = [value for name, value in present(present(exchange.request).headers) if name == "authorization"]
+    assert marks == [f"redacted:{present(exchange.routing).set['x-client-key']}"]
 
 
 def test_no_key_is_written_anywhere(recipe: Recipe, backend: Backend) -> None:
@@ -137,7 +138,7 @@ def test_a_route_has_a_bucket_of_its_own(recipe: Recipe) -> None:
     assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
     assert answers[-1].headers["retry-after"] == "1"
     exchange = recipe.told(answers[-1].headers["x-audit-id"])
-    assert (exchange["route"], exchange["response_flags"]) == ("embeddings", ["RL"])
+    assert (exchange.route, exchange.response_flags) == ("embeddings", ["RL"])
     assert ask(recipe, 1, authorization="Bearer sk-0") == [200]
 
 

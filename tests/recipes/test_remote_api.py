@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from support.certificates import Authority
 from support.commands import run
+from support.exchanges import present
 from support.raw import Connection, Head, RawBackend
 from support.recipes import EXAMPLES, Answer, Recipe
 from support.stack import eventually
+
+from extproc.core.records import Routing
 
 CANARY = "sk-canary-5f0c2a9d71"
 SECOND = "sk-second-0b8e63cc42"
@@ -95,10 +98,10 @@ def test_the_remote_gets_its_key_and_its_name(recipe: Recipe, remote: Remote) ->
 def test_the_record_says_where_it_went(recipe: Recipe, remote: Remote) -> None:
     """Cluster, route and address of the remote; the mark in the record is that of the client's key."""
     first, second = recipe.settled(ask(recipe)), recipe.settled(ask(recipe, "demo"))
-    assert (first["cluster"], first["route"], first["outcome"]) == ("remote", "remote", "ok")
-    assert (first["upstream"], first["attempts"]) == (f"127.0.0.1:{remote.port}", 1)
-    assert first["routing"] == {"by": "body", "why": None, "set": {"x-model": "gpt-4o"}}
-    marks = [dict(each["request"]["headers"])["authorization"] for each in (first, second)]
+    assert (first.cluster, first.route, first.outcome) == ("remote", "remote", "ok")
+    assert (first.upstream, first.attempts) == (f"127.0.0.1:{remote.port}", 1)
+    assert first.routing == Routing(by="body", set={"x-model": "gpt-4o"})
+    marks = [str(dict(present(present(each.request).headers))["authorization"]) for each in (first, second)]
     assert marks[0] == marks[1]
     assert marks[0].startswith("redacted:")
 
@@ -108,7 +111,7 @@ def test_other_models_stay_at_home(recipe: Recipe, remote: Remote) -> None:
     before = len(remote.heads)
     answer = ask(recipe, "demo")
     exchange = recipe.settled(answer)
-    assert (answer.status, exchange["cluster"], exchange["route"]) == (200, "llm", "default")
+    assert (answer.status, exchange.cluster, exchange.route) == (200, "llm", "default")
     assert len(remote.heads) == before
 
 
@@ -127,7 +130,7 @@ def test_a_new_key_is_used_at_once(recipe: Recipe, remote: Remote) -> None:
 
 def test_the_key_is_nowhere(recipe: Recipe, remote: Remote) -> None:
     """Not in the data directory with Envoy's log and configuration, nor on stderr, nor in Envoy's admin interface."""
-    assert recipe.settled(ask(recipe))["outcome"] == "ok"
+    assert recipe.settled(ask(recipe)).outcome == "ok"
     dump = envoy_admin(recipe, "/config_dump?include_eds")
     assert "remote-api-key" in dump
     written = {str(path): path.read_bytes() for path in recipe.data_dir.rglob("*") if path.is_file()}
@@ -158,8 +161,8 @@ def test_a_server_that_is_not_the_remote(tmp_path: Path, remote: Remote, wrong: 
         answer = ask(recipe)
         assert (answer.status, answer.json()["error"]["code"]) == (503, "upstream_connect_failure")
         exchange = recipe.settled(answer)
-        assert (exchange["outcome"], exchange["response_flags"]) == ("upstream_connect_fail", ["UF"])
-        assert "CERTIFICATE_VERIFY_FAILED" in exchange["envoy"]["upstream_failure"]
+        assert (exchange.outcome, exchange.response_flags) == ("upstream_connect_fail", ["UF"])
+        assert "CERTIFICATE_VERIFY_FAILED" in present(present(exchange.envoy).upstream_failure)
         assert len(remote.heads) == before
         assert recipe.stop() == 0
         assert recipe.findings() == []
@@ -171,7 +174,7 @@ def test_it_starts_without_the_remote(tmp_path: Path) -> None:
         assert ask(recipe, "demo").status == 200
         answer = ask(recipe)
         assert answer.status == 503
-        assert recipe.settled(answer)["outcome"] in {"local_reply", "upstream_connect_fail"}
+        assert recipe.settled(answer).outcome in {"local_reply", "upstream_connect_fail"}
         assert recipe.stop() == 0
         assert recipe.findings() == []
 

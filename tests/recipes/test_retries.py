@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.exchanges import present
 from support.raw import Closed, Connection, Head, RawBackend
 from support.recipes import Answer, Recipe
 from support.stack import eventually
 
-from extproc.core.joined import Members
+from extproc.history.join import Exchange
 
 Fail = Callable[[Connection], None]
 
@@ -21,9 +22,9 @@ LIMIT = 8388608
 """Of overlay.yaml: what Envoy keeps of a request for a retry."""
 
 
-def before(exchange: Members) -> list[tuple[str, int | None, list[str]]]:
+def before(exchange: Exchange) -> list[tuple[str | None, int | None, list[str] | None]]:
     """Server, status and flags of each attempt before the last one."""
-    return [(each["upstream"], each["status"], each["response_flags"]) for each in exchange["failed_attempts"]]
+    return [(each.upstream, each.status, each.response_flags) for each in present(exchange.failed_attempts)]
 
 
 class Servers:
@@ -102,14 +103,15 @@ def test_a_503_is_tried_on_another_server(recipe: Recipe, servers: Servers) -> N
     assert first != second
     assert body == again
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["attempts"], exchange["response_flags"]) == ("ok", 2, [])
-    assert exchange["upstream"] == answer.upstream == f"127.0.0.1:{second}"
+    assert (exchange.outcome, exchange.attempts, exchange.response_flags) == ("ok", 2, [])
+    assert exchange.upstream == answer.upstream == f"127.0.0.1:{second}"
     assert before(exchange) == [(f"127.0.0.1:{first}", 503, [])]
-    (failed,) = exchange["failed_attempts"]
-    assert (failed["cluster"], failed["upstream_failure"]) == ("llm", None)
-    assert exchange["envoy"]["started_at"] <= failed["started_at"] <= exchange["ended_at"]
-    assert 0 < failed["duration_ms"] < exchange["envoy"]["duration_ms"]
-    assert len(list(recipe.records(exchange["id"]))) == 3  # request, response, access
+    (failed,) = present(exchange.failed_attempts)
+    assert (failed.cluster, failed.upstream_failure) == ("llm", None)
+    envoy = present(exchange.envoy)
+    assert present(envoy.started_at) <= present(failed.started_at) <= present(exchange.ended_at)
+    assert 0 < present(failed.duration_ms) < present(envoy.duration_ms)
+    assert len(list(recipe.records(exchange.id))) == 3  # request, response, access
 
 
 def test_three_attempts_are_all(recipe: Recipe, servers: Servers) -> None:
@@ -118,10 +120,10 @@ def test_three_attempts_are_all(recipe: Recipe, servers: Servers) -> None:
     answer = recipe.client().chat()
     assert (answer.status, answer.body, len(servers.asked)) == (503, b"no", 3)
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["attempts"]) == ("upstream_error_status", 3)
-    assert exchange["response_flags"] == ["URX"]
+    assert (exchange.outcome, exchange.attempts) == ("upstream_error_status", 3)
+    assert exchange.response_flags == ["URX"]
     assert before(exchange) == [(f"127.0.0.1:{port}", 503, []) for port, _ in servers.asked[:2]]
-    assert exchange["upstream"] == f"127.0.0.1:{servers.asked[2][0]}"
+    assert exchange.upstream == f"127.0.0.1:{servers.asked[2][0]}"
 
 
 @pytest.mark.parametrize("number", [400, 408, 429, 500, 502, 504])
@@ -131,7 +133,7 @@ def test_other_statuses_are_answers(recipe: Recipe, servers: Servers, number: in
     answer = recipe.client().chat()
     assert (answer.status, len(servers.asked)) == (number, 1)
     exchange = recipe.settled(answer)
-    assert (exchange["attempts"], exchange["failed_attempts"]) == (1, [])
+    assert (exchange.attempts, exchange.failed_attempts) == (1, [])
 
 
 @pytest.mark.parametrize("end", [Connection.close, Connection.reset])
@@ -142,9 +144,9 @@ def test_a_server_that_dies_of_a_request_kills_no_other(recipe: Recipe, servers:
     assert (answer.status, len(servers.asked)) == (503, 1)
     assert answer.json()["error"]["code"] == "upstream_reset"
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["attempts"]) == ("upstream_reset_before_headers", 1)
-    assert exchange["failed_attempts"] == []
-    assert exchange["upstream"] == f"127.0.0.1:{servers.asked[0][0]}"
+    assert (exchange.outcome, exchange.attempts) == ("upstream_reset_before_headers", 1)
+    assert exchange.failed_attempts == []
+    assert exchange.upstream == f"127.0.0.1:{servers.asked[0][0]}"
 
 
 def test_a_stream_that_breaks_off_is_not_begun_again(recipe: Recipe, servers: Servers) -> None:
@@ -167,8 +169,8 @@ def test_a_stream_that_breaks_off_is_not_begun_again(recipe: Recipe, servers: Se
             client.read_chunk()
     assert len(servers.asked) == 1
     exchange = recipe.told(head.get("x-audit-id") or "")
-    assert (exchange["outcome"], exchange["attempts"]) == ("upstream_reset_mid_stream", 1)
-    assert exchange["failed_attempts"] == []
+    assert (exchange.outcome, exchange.attempts) == ("upstream_reset_mid_stream", 1)
+    assert exchange.failed_attempts == []
 
 
 @pytest.mark.parametrize(("size", "attempts"), [(LIMIT - 1024, 2), (LIMIT + 1024 * 1024, 1)])
@@ -180,7 +182,7 @@ def test_a_request_is_kept_up_to_a_size(recipe: Recipe, servers: Servers, size: 
     assert answer.status == (200 if attempts == 2 else 503)
     assert [digest for _, digest in servers.asked] == [hashlib.sha256(body).hexdigest()] * attempts
     exchange = recipe.settled(answer)
-    assert (exchange["attempts"], exchange["request"]["bytes"]) == (attempts, len(body))
+    assert (exchange.attempts, present(exchange.request).bytes) == (attempts, len(body))
 
 
 # One of them is dead -------------------------------------------------------------------------------------------
@@ -209,9 +211,9 @@ def test_a_dead_server_costs_no_request(halved: tuple[Recipe, Servers]) -> None:
         answer = recipe.client().chat()
         assert (answer.status, answer.upstream) == (200, alive)
         exchange = recipe.settled(answer)
-        assert (exchange["outcome"], exchange["upstream"]) == ("ok", alive)
-        assert before(exchange) == [(dead, None, ["UF"])] * (exchange["attempts"] - 1)
-        attempts.add(exchange["attempts"])
+        assert (exchange.outcome, exchange.upstream) == ("ok", alive)
+        assert before(exchange) == [(dead, None, ["UF"])] * (present(exchange.attempts) - 1)
+        attempts.add(exchange.attempts)
         return attempts == {1, 2}
 
     eventually(both_ways, "a request that met the dead server first, and one that did not")
@@ -231,7 +233,7 @@ def test_a_request_too_long_for_a_retry_gets_a_clear_answer(halved: tuple[Recipe
     assert answer.json()["error"]["code"] == "upstream_connect_failure"
     assert answer.headers["retry-after"] == "1"
     exchange = recipe.settled(answer)
-    assert (exchange["outcome"], exchange["response_code_details"]) in [
+    assert (exchange.outcome, exchange.response_code_details) in [
         ("local_reply", "request_payload_exceeded_retry_buffer_limit"),
         (
             "upstream_connect_fail",
@@ -248,13 +250,14 @@ def test_no_server_left(tmp_path: Path) -> None:
         answer = recipe.client().chat()
         assert answer.json()["error"]["code"] == "upstream_connect_failure"
         exchange = recipe.settled(answer)
-        assert (exchange["outcome"], exchange["attempts"]) == ("upstream_connect_fail", 3)
-        assert exchange["response_flags"] == ["UF", "URX"]
+        assert (exchange.outcome, exchange.attempts) == ("upstream_connect_fail", 3)
+        assert exchange.response_flags == ["UF", "URX"]
         both = {f"127.0.0.1:{backend.port}" for backend in servers.backends}
-        assert exchange["upstream"] in both
-        assert {each["upstream"] for each in exchange["failed_attempts"]} <= both
-        assert [each["response_flags"] for each in exchange["failed_attempts"]] == [["UF"], ["UF"]]
-        assert all("Connection refused" in each["upstream_failure"] for each in exchange["failed_attempts"])
+        assert exchange.upstream in both
+        failed = present(exchange.failed_attempts)
+        assert {each.upstream for each in failed} <= both
+        assert [each.response_flags for each in failed] == [["UF"], ["UF"]]
+        assert all("Connection refused" in present(each.upstream_failure) for each in failed)
 
 
 def test_without_a_budget_the_first_failure_is_the_answer(tmp_path: Path) -> None:
@@ -271,7 +274,7 @@ def test_without_a_budget_the_first_failure_is_the_answer(tmp_path: Path) -> Non
         answer = recipe.client().chat()
         assert (answer.status, len(servers.asked)) == (503, 1)
         exchange = recipe.settled(answer)
-        assert (exchange["outcome"], exchange["attempts"]) == ("upstream_error_status", 1)
+        assert (exchange.outcome, exchange.attempts) == ("upstream_error_status", 1)
         assert recipe.envoy_stat("cluster.llm.upstream_rq_retry_overflow") == 1
     servers.stop()
 
@@ -333,7 +336,7 @@ def test_a_refused_stream_goes_to_another_server(tmp_path: Path) -> None:
         assert answer.status == 200
         assert len(set(asked)) == len(asked) == 2
         exchange = recipe.settled(answer)
-        assert (exchange["attempts"], exchange["upstream"]) == (2, f"127.0.0.1:{asked[1]}")
+        assert (exchange.attempts, exchange.upstream) == (2, f"127.0.0.1:{asked[1]}")
         assert before(exchange) == [(f"127.0.0.1:{asked[0]}", None, ["UR"])]
         assert recipe.stop() == 0
     for server in servers:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from support.certificates import Authority
+from support.exchanges import present
 from support.raw import Closed, Connection
 from support.recipes import CHAT, Recipe
 from support.stack import eventually
@@ -61,12 +62,12 @@ def test_a_client_gets_the_version_that_it_offers(tls: Recipe, version: str) -> 
         answer = client.post("/v1/chat/completions", json=CHAT)
     assert (answer.http_version, answer.status_code) == (version, 200)
     exchange = tls.settled(answer.headers["x-audit-id"])
-    assert (exchange["outcome"], exchange["cluster"], exchange["route"]) == ("ok", "llm", "default")
-    assert (exchange["upstream"], exchange["attempts"]) == (answer.headers["x-upstream"], 1)
-    assert (exchange["envoy"]["http_version"], exchange["scheme"]) == (version, "https")
-    agreed = exchange["envoy"]["tls"]
-    assert (agreed["version"], agreed["peer_subject"]) == ("TLSv1.3", None)
-    assert agreed["cipher"]
+    assert (exchange.outcome, exchange.cluster, exchange.route) == ("ok", "llm", "default")
+    assert (exchange.upstream, exchange.attempts) == (answer.headers["x-upstream"], 1)
+    assert (present(exchange.envoy).http_version, exchange.scheme) == (version, "https")
+    agreed = present(present(exchange.envoy).tls)
+    assert (agreed.version, agreed.peer_subject) == ("TLSv1.3", None)
+    assert agreed.cipher
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
@@ -77,9 +78,9 @@ def test_the_record_has_what_is_within(tls: Recipe, version: str) -> None:
         answer = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 200
     exchange = tls.settled(answer.headers["x-audit-id"])
-    assert exchange["request"]["sha256"] == hashlib.sha256(body).hexdigest()
+    assert present(exchange.request).sha256 == hashlib.sha256(body).hexdigest()
     assert bodies.whole(exchange, "response") == answer.content
-    assert exchange["integrity"] == []
+    assert exchange.integrity == []
 
 
 def test_plain_http_gets_no_answer(tls: Recipe) -> None:
@@ -121,10 +122,10 @@ def test_the_record_names_the_peer(mtls: Recipe, version: str) -> None:
         answer = client.post("/v1/chat/completions", json=CHAT, headers=forged)
     assert (answer.http_version, answer.status_code) == (version, 200)
     exchange = mtls.settled(answer.headers["x-audit-id"])
-    peer = exchange["envoy"]["tls"]
-    assert (peer["peer_subject"], peer["peer_sans"]) == ("CN=client", [CLIENT])
-    assert "x-forwarded-client-cert" not in dict(exchange["request"]["headers"])
-    assert (exchange["outcome"], exchange["upstream"]) == ("ok", answer.headers["x-upstream"])
+    peer = present(present(exchange.envoy).tls)
+    assert (peer.peer_subject, peer.peer_sans) == ("CN=client", [CLIENT])
+    assert "x-forwarded-client-cert" not in dict(present(present(exchange.request).headers))
+    assert (exchange.outcome, exchange.upstream) == ("ok", answer.headers["x-upstream"])
 
 
 @pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])

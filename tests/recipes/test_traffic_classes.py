@@ -85,8 +85,8 @@ def test_batch_has_its_limits(saturated: Saturated) -> None:
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["error"]["code"] == "upstream_overflow"
     exchange = saturated.recipe.told(answer.headers["x-audit-id"])
-    assert (exchange["outcome"], exchange["route"], exchange["cluster"]) == ("local_reply", "batch", "llm")
-    assert (exchange["response_flags"], exchange["upstream"]) == (["UO"], None)
+    assert (exchange.outcome, exchange.route, exchange.cluster) == ("local_reply", "batch", "llm")
+    assert (exchange.response_flags, exchange.upstream) == (["UO"], None)
 
 
 def test_interactive_requests_are_all_answered(saturated: Saturated) -> None:
@@ -133,6 +133,6 @@ def test_as_it_is(tmp_path: Path) -> None:
             answer = recipe.client().chat(**headers)
             assert answer.status == 200
             exchange = recipe.told(answer.headers["x-audit-id"])
-            assert (exchange["outcome"], exchange["route"], exchange["cluster"]) == ("ok", route, "llm")
+            assert (exchange.outcome, exchange.route, exchange.cluster) == ("ok", route, "llm")
         assert recipe.stop() == 0
         assert recipe.findings() == []

@@ -26,7 +26,7 @@ def test_round_robin(tmp_path: Path, servers: Servers) -> None:
         assert max(spread.values()) - min(spread.values()) <= 2
         answer = plain(recipe.client())
         exchange = recipe.settled(answer)
-        assert (exchange["upstream"], exchange["cluster"], exchange["outcome"]) == (answer.upstream, "llm", "ok")
+        assert (exchange.upstream, exchange.cluster, exchange.outcome) == (answer.upstream, "llm", "ok")
         assert recipe.stop() == 0
         assert recipe.findings() == []
 
@@ -71,6 +71,6 @@ def test_weights(tmp_path: Path, servers: Servers) -> None:
         assert abs(two - 200) <= 50
         servers.end_streams()
         stream.rest()
-        assert recipe.settled(stream.id)["outcome"] == "ok"
+        assert recipe.settled(stream.id).outcome == "ok"
         assert recipe.stop() == 0
         assert recipe.findings() == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PROGRAM, run
+from support.exchanges import present
 from support.parts import EnvoyPart, Part, free_port
 from support.recipes import Recipe
 from support.stack import eventually, is_running
@@ -40,12 +41,12 @@ def test_the_load_is_spread(tmp_path: Path, servers: Servers) -> None:
         assert recipe.stop() == 0
         assert recipe.findings() == []
         exchanges = recipe.exchanges()
-    workers = Counter(exchange["worker"] for exchange in exchanges)
+    workers = Counter(present(exchange.worker) for exchange in exchanges)
     assert sorted(workers) == [0, 1, 2, 3]
     total = traffic.finished
     deviation = (total * 0.25 * 0.75) ** 0.5
     assert all(abs(count - total / 4) <= 4 * deviation for count in workers.values()), workers
-    assert Counter(exchange["outcome"] for exchange in exchanges) == {"ok": total}
+    assert Counter(exchange.outcome for exchange in exchanges) == {"ok": total}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -56,8 +57,8 @@ def test_another_number_of_workers(tmp_path: Path, servers: Servers, count: int)
         assert traffic.end() == []
         assert recipe.stop() == 0
         assert recipe.findings() == []
-        assert Counter(exchange["outcome"] for exchange in recipe.exchanges()) == {"ok": traffic.finished}
-        assert {exchange["worker"] for exchange in recipe.exchanges()} == set(range(count))
+        assert Counter(exchange.outcome for exchange in recipe.exchanges()) == {"ok": traffic.finished}
+        assert {exchange.worker for exchange in recipe.exchanges()} == set(range(count))
 
 
 def test_a_worker_that_is_killed(tmp_path: Path, servers: Servers) -> None:
@@ -78,9 +79,9 @@ def test_a_worker_that_is_killed(tmp_path: Path, servers: Servers) -> None:
         exchanges = recipe.exchanges()
     # What Envoy sent it in the instant of its death has Envoy's entry alone, which another worker has got.
     unseen = [exchange for exchange in exchanges if exchange.records.keys() == {"access"}]
-    assert {exchange["outcome"] for exchange in unseen} <= {"recorder_failed"}
+    assert {exchange.outcome for exchange in unseen} <= {"recorder_failed"}
     recorded = [exchange for exchange in exchanges if exchange not in unseen]
-    outcomes = Counter((exchange["worker"] == 2, exchange["outcome"]) for exchange in recorded)
+    outcomes = Counter((exchange.worker == 2, exchange.outcome) for exchange in recorded)
     assert outcomes.keys() <= {(False, "ok"), (True, "ok"), (True, "sidecar_restart_orphan")}
     orphans = outcomes[True, "sidecar_restart_orphan"]
     assert orphans >= 5
@@ -88,7 +89,7 @@ def test_a_worker_that_is_killed(tmp_path: Path, servers: Servers) -> None:
     # Envoy any more.
     assert orphans + len(unseen) <= failures <= orphans + 3
     assert traffic.finished - 3 <= len(exchanges) <= traffic.finished
-    boots = {exchange["boot_id"] for exchange in exchanges if exchange["worker"] == 2}
+    boots = {exchange.boot_id for exchange in exchanges if exchange.worker == 2}
     assert len(boots) == 2, "the one that died, and the one that is back"
 
 
