@@ -14,7 +14,7 @@ import click
 
 from extproc import __version__, fs
 from extproc.cli import options, output
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.errors import ExtprocError
 from extproc.fleet.span import EVERYTHING, Span
 

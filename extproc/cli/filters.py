@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from extproc.cli.options import Interval, Moment, Seconds
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.errors import ConfigError
 from extproc.fleet.span import Span
 from extproc.history.extents import ALWAYS

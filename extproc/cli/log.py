@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from extproc.cli import filters as chosen_by
-from extproc.cli import listing, options, output, view
+from extproc.cli import listing, options, output
 from extproc.cli.output import Column
 from extproc.cli.tally import COLUMNS, print_csv, rows
+from extproc.core.times import moment
 from extproc.errors import JournalError
 from extproc.history import bodies, tally
 from extproc.history.answers import Answers
@@ -28,7 +29,7 @@ def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]
     now = datetime.now(UTC)
     with Answers(directories) as asked:
         for exchange in asked.ending(filters, now - _LONGEST):
-            ended_at = view.moment(exchange.ended_at)
+            ended_at = moment(exchange.ended_at)
             if filters.since or ended_at is None or ended_at >= now:
                 yield exchange
 
@@ -38,7 +39,7 @@ def _ending(directories: Sequence[Path], filters: Filters) -> Iterator[Exchange]
 
 def openresty_line(exchange: Exchange, body: bytes) -> str:
     """`[YYYY-MM-DD HH:MM:SS] | uri | raw body`, in local time; what would break the line or a terminal escaped."""
-    started = view.moment(exchange.started_at)
+    started = moment(exchange.started_at)
     at = f"{started.astimezone():%Y-%m-%d %H:%M:%S}" if started else "?"
     text = body.decode("utf-8", "backslashreplace")
     return f"[{at}] | {output.escape(exchange.path or '')} | {output.escape(text)}"

@@ -15,7 +15,7 @@ from extproc import config
 from extproc.cli import options, output
 from extproc.core.joined import NO_LLM, NO_REQUEST
 from extproc.core.outcome import Outcome
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.errors import ConfigError, ExtprocError
 from extproc.history import reader
 from extproc.history.join import Exchange

@@ -14,7 +14,7 @@ import click
 
 from extproc.cli import options, output, view
 from extproc.cli.output import Cell, Column, Row
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.history.coverage import Coverage
 from extproc.reconcile import entries as envoy
 from extproc.reconcile.entries import JSON_FORMAT, REQUIRED, Entry, Unreadable

@@ -9,6 +9,7 @@ from typing import Any, Final
 from extproc.cli.output import Cell, Column, Row
 from extproc.core.joined import NO_LLM, Exchange
 from extproc.core.outcome import Outcome
+from extproc.core.times import moment
 from extproc.history import filters
 from extproc.history.filters import IN_FLIGHT
 
@@ -68,14 +69,6 @@ def colour(exchange: Exchange) -> str:
     if state in _GREEN:
         return "green"
     return "yellow" if state in _YELLOW or exchange.class_ in _REFUSED else "red"
-
-
-def moment(timestamp: str | None) -> datetime | None:
-    """A record's timestamp as a moment, or None where there is none or it is damaged."""
-    try:
-        return datetime.fromisoformat(timestamp) if timestamp else None
-    except (ValueError, TypeError):
-        return None
 
 
 def local_time(timestamp: str | None) -> str:

@@ -29,7 +29,6 @@ from extproc.core.events import Body, CloseReason, Direction, Event, Headers, Tr
 from extproc.core.head import Head, read
 from extproc.core.media import is_stream, is_stream_type
 from extproc.core.reading import RequestReader, ResponseReader
-from extproc.core.record import timestamp
 from extproc.core.records import Body as BodyField
 from extproc.core.records import (
     Late,
@@ -45,6 +44,7 @@ from extproc.core.records import (
 )
 from extproc.core.redact import Redactor
 from extproc.core.stream import LATE, Input, State
+from extproc.core.times import timestamp
 from extproc.core.trace import TraceContext, under
 
 # Looked up once: a member of an enum costs more on its class than a call does (Python 3.11).

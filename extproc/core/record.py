@@ -15,8 +15,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import google_crc32c
@@ -108,28 +107,12 @@ def decode_any(text: bytes) -> Any:
         return _decode_slowly(text, error)
 
 
-def timestamp(ns: int) -> str:
-    """Nanoseconds since the epoch as RFC 3339 in UTC with microseconds."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{_date_and_time(seconds)}.{rest // 1000:06d}Z"
-
-
-def moment_text(moment: datetime) -> str:
-    """A moment as `timestamp` writes it, so that the two sort together."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
 def header_value(raw: bytes) -> str | dict[str, str]:
     """A header's value as it stands in a record: text where it is UTF-8, else marked base64."""
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(raw).decode("ascii")}
-
-
-@lru_cache(maxsize=8)  # thousands of records share a second; formatting it costs more than the rest of a timestamp
-def _date_and_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _decode_slowly(line: bytes, error: Exception) -> Any:

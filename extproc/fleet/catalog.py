@@ -19,11 +19,11 @@ from typing import Any, Final
 import zstandard
 
 from extproc.core.record import DamagedLine, unseal
+from extproc.core.times import later, started_by_id
 from extproc.fleet.bucket import Bucket, Found
 from extproc.fleet.names import BODIES, RAW, Place
 from extproc.fleet.span import Span
 from extproc.history.extents import ALWAYS, SLACK_SECONDS
-from extproc.history.join import later, started_by_id
 
 _HEAD_BYTES: Final = 64 * 1024
 _AT_ONCE: Final = 16

@@ -17,8 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import DamagedLine, moment_text
+from extproc.core.record import DamagedLine
 from extproc.core.records import id_of, unseal
+from extproc.core.times import moment_text
 from extproc.history import alone, reader
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from extproc.core.times import later, started_by_id
 from extproc.history.extents import ALWAYS
-from extproc.history.join import later, started_by_id
 
 _ID_SECONDS: Final = 1
 _OWN: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")

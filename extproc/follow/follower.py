@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from extproc.core.llm import without_content
-from extproc.core.record import timestamp
 from extproc.core.records import AnyRecord, Segment
+from extproc.core.times import timestamp
 from extproc.follow import checkpoint
 from extproc.follow.checkpoint import Checkpoint
 from extproc.history import feed

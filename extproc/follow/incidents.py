@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.joined import NO_LLM, NO_RESPONSE
-from extproc.core.record import timestamp
 from extproc.core.records import AnyRecord, RequestLlm
+from extproc.core.times import timestamp
 from extproc.follow.reports import Reports
 from extproc.history import now as history_now
 from extproc.history.join import Exchange, Parts

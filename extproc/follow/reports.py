@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.errors import ConfigError
 from extproc.incidents import repeats
 from extproc.incidents.evidence import Flight

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from extproc.core.outcome import Outcome
-from extproc.core.record import moment_text
+from extproc.core.times import later, moment_text
 from extproc.history import feed, lookup, reader
 from extproc.history.feed import Feed
 from extproc.history.filters import Filters
@@ -31,7 +31,7 @@ from extproc.history.index.groups import Group
 from extproc.history.index.query import Found, Index
 from extproc.history.index.store import Unusable
 from extproc.history.index.tail import Tail
-from extproc.history.join import Exchange, later
+from extproc.history.join import Exchange
 from extproc.history.live_tables import LiveTables
 from extproc.history.position import PositionedRecord, records_at
 from extproc.journal import lines

@@ -20,12 +20,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from extproc.core.record import DamagedLine, moment_text
+from extproc.core.record import DamagedLine
 from extproc.core.records import Access
+from extproc.core.times import later, moment_text
 from extproc.history import feed
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.feed import Feed
-from extproc.history.join import later
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.flight import BEGINNING, type_and_id

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.outcome import Outcome
+from extproc.core.times import moment
 from extproc.history import now
 from extproc.history.answers import Answers
 from extproc.history.filters import IN_FLIGHT, Filters
@@ -41,14 +42,14 @@ def at_crash(directories: Sequence[Path], asked: Answers) -> list[Exchange]:
 
 def _latest(orphans: list[Exchange]) -> list[Exchange]:
     """Those that were found together with the last one."""
-    found = [(_moment(exchange.ended_at), exchange) for exchange in orphans]
+    found = [(moment(exchange.ended_at), exchange) for exchange in orphans]
     last = max(at for at, _ in found if at is not None)
     return [exchange for at, exchange in found if at is not None and at >= last - TOGETHER]
 
 
 def _nothing_after(directories: Sequence[Path], orphans: Sequence[Exchange]) -> bool:
     """Whether no death was found after these orphans: one that hit nothing would have left none."""
-    last = max((at for each in orphans if (at := _moment(each.ended_at))), default=None)
+    last = max((at for each in orphans if (at := moment(each.ended_at))), default=None)
     if last is None:
         return True
     return not any(at > last + TOGETHER for at in _deaths(directories, last.timestamp()))
@@ -73,7 +74,7 @@ def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
     last = lines.last_line(directory, name)
     if last is None or last.record.get("type") != "end" or not last.record.get("recovered"):
         return None
-    return _moment(last.record.get("at"))
+    return moment(last.record.get("at"))
 
 
 def last(directories: Sequence[Path]) -> datetime | None:
@@ -98,10 +99,3 @@ def _left_open(directories: Sequence[Path]) -> set[tuple[Path, int, str]]:
         for series in lines.series(directory)
         if series.names[-1].state == segment.OPEN and (key := (directory, series.worker, series.boot_id)) not in live
     }
-
-
-def _moment(text: str | None) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None

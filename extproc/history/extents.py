@@ -18,8 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import timestamp
-from extproc.history.join import later, started_by_id
+from extproc.core.times import later, started_by_id, timestamp
 from extproc.journal import lines
 from extproc.journal.directory import SEGMENTS
 from extproc.journal.lines import Series

@@ -13,10 +13,7 @@ request, or nothing at all (see `alone.py`), the entry says that too. Where an e
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, Self
@@ -26,7 +23,6 @@ from msgspec import UNSET, UnsetType, structs
 from extproc.core import joined
 from extproc.core.llm import request_llm, response_llm, without_content
 from extproc.core.outcome import Outcome, decide, outcome_class
-from extproc.core.record import moment_text, timestamp
 from extproc.core.records import (
     Access,
     AnyRecord,
@@ -44,6 +40,7 @@ from extproc.core.records import (
     ResponseLlm,
 )
 from extproc.core.routing import credential
+from extproc.core.times import later, milliseconds, started_by_id
 from extproc.history import alone
 from extproc.history.position import RecordPosition
 from extproc.journal.live import LiveExchange
@@ -53,14 +50,6 @@ ACCESS_SECONDS: Final = 5
 
 JOINED: Final = frozenset({"request", "open", "response", "orphan", "late", "access"})
 """The types of records that belong to an exchange; an `access` record only where it names one."""
-
-_SECOND: Final = re.compile(
-    r"[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-)
-_MICROSECONDS: Final = 1_000_000
-_CHARACTERS: Final = 27
-
-_UUID7: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 class Exchange(joined.Exchange, frozen=True, dict=True, gc=True):
@@ -258,7 +247,7 @@ class Parts:
         first = begun or self.response or self.orphan or self.access
         started_at, ended_at = self.started_at, self.ended_at
         began_before = response.started_at not in (None, started_at)
-        earlier_ms = (_milliseconds(started_at, response.started_at) or 0.0) if began_before else 0.0
+        earlier_ms = (milliseconds(started_at, response.started_at) or 0.0) if began_before else 0.0
         request, answer = self._request(), self._answer(earlier_ms)
         outcome, status = self._outcome(response), self._status(known)
         made = Exchange(
@@ -312,7 +301,7 @@ class Parts:
     def _duration_ms(self, earlier_ms: float) -> float | None:
         counted = None if self.response is None else self.response.duration_ms
         if counted is None:
-            return _milliseconds(self.started_at, self.ended_at)
+            return milliseconds(self.started_at, self.ended_at)
         return _later_by(counted, earlier_ms)
 
     def _outcome(self, answered: Response) -> Outcome | None:
@@ -451,50 +440,5 @@ def _compressed_by_envoy(response: joined.ExchangeResponse | None, access: Acces
     return access.encoding is not None and ("content-encoding", access.encoding) not in headers
 
 
-# Times ---------------------------------------------------------------------------------------------------------
-
-
-def started_by_id(id: str) -> str:
-    """When an exchange began, RFC 3339, by its id: a UUIDv7 begins with its milliseconds. Empty for another id."""
-    if _UUID7.fullmatch(id) is None:
-        return ""
-    return timestamp(int(id.replace("-", "")[:12], 16) * 1_000_000)
-
-
-def later(at: str, seconds: float) -> str:
-    """A moment so much later, as text that sorts; the same text where it is no moment."""
-    if len(at) == _CHARACTERS and at[19] == "." and at[26] == "Z" and (fraction := at[20:26]).isdecimal():
-        whole, rest = divmod(int(fraction) + round(seconds * _MICROSECONDS), _MICROSECONDS)
-        second = _second_later(at[:19], whole)
-        if second:
-            return f"{second}.{rest:06d}Z"
-    try:
-        moment = datetime.fromisoformat(at) + timedelta(seconds=seconds)
-    except (ValueError, OverflowError):
-        return at
-    return moment_text(moment)
-
-
-@lru_cache(maxsize=256)  # it is asked for each record, and thousands share a second
-def _second_later(second: str, seconds: int) -> str:
-    """The same of whole seconds, in UTC without a word on that; empty where it is none."""
-    if _SECOND.fullmatch(second) is None:
-        return ""
-    try:
-        return (datetime.fromisoformat(second) + timedelta(seconds=seconds)).isoformat()
-    except (ValueError, OverflowError):
-        return ""
-
-
 def _later_by(milliseconds: float | None, more: float) -> float | None:
     return milliseconds if milliseconds is None or not more else round(milliseconds + more, 3)
-
-
-def _milliseconds(started_at: str, ended_at: str | None) -> float | None:
-    if not started_at or not ended_at:
-        return None
-    try:
-        span = datetime.fromisoformat(ended_at) - datetime.fromisoformat(started_at)
-    except (ValueError, TypeError):
-        return None
-    return max(0.0, round(span.total_seconds() * 1000, 3))

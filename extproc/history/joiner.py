@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from extproc.core.llm import without_content
-from extproc.core.record import timestamp
 from extproc.core.records import Access, AnyRecord, Gap, Open, Request, id_of
+from extproc.core.times import later, started_by_id, timestamp
 from extproc.history import alone
-from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later, started_by_id
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts
 from extproc.history.position import PositionedRecord, RecordPosition
 from extproc.journal.flight import BEGINNING
 

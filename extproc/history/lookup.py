@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import DamagedLine, timestamp
+from extproc.core.record import DamagedLine
 from extproc.core.records import Access, AnyRecord, id_of
+from extproc.core.times import later, timestamp
 from extproc.history import alone
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.identifier import Identifier
-from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts, later
+from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts
 from extproc.history.position import PositionedRecord, RecordPosition, position_of, record_at
 from extproc.journal import lines
 from extproc.journal.flight import BEGINNING, type_and_id

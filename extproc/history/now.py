@@ -14,8 +14,8 @@ from typing import Final
 
 from msgspec import structs
 
-from extproc.core.record import timestamp
 from extproc.core.records import Progress
+from extproc.core.times import timestamp
 from extproc.history import filters, reader
 from extproc.history.answers import Answers
 from extproc.history.join import Exchange, Parts

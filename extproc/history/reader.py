@@ -16,12 +16,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import moment_text, timestamp
 from extproc.core.records import AnyRecord, Request
+from extproc.core.times import later, moment_text, timestamp
 from extproc.history import feed
 from extproc.history.extents import ALWAYS, SLACK_SECONDS
 from extproc.history.feed import Feed, Start
-from extproc.history.join import Exchange, Parts, later
+from extproc.history.join import Exchange, Parts
 from extproc.history.joiner import FINITE, WATCHING, Joiner, Policy
 from extproc.history.live_tables import LiveTables
 from extproc.history.position import PositionedRecord

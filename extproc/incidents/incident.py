@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, Protocol
 
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.errors import ExtprocError
 from extproc.incidents import detect, rank
 from extproc.incidents.backends import Answer, Known, Start

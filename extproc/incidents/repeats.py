@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from extproc.core.record import timestamp
 from extproc.core.records import AnyRecord, Request
+from extproc.core.times import timestamp
 from extproc.incidents.evidence import Flight
 from extproc.incidents.incident import Incident
 

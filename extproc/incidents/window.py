@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.history.filters import Filters
 from extproc.history.index.precedents import Precedents
 from extproc.history.index.query import Found, Index

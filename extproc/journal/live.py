@@ -32,8 +32,8 @@ from typing import Any, Final, Self
 import msgspec
 
 from extproc import fs
-from extproc.core.record import timestamp
 from extproc.core.records import Progress
+from extproc.core.times import timestamp
 
 LIVE: Final = "live"
 SLOTS: Final = 4096

@@ -19,8 +19,9 @@ from typing import Final, NamedTuple
 
 from extproc.core.events import Direction
 from extproc.core.llm import at_least, without_body
-from extproc.core.record import LONGEST, timestamp
+from extproc.core.record import LONGEST
 from extproc.core.records import Gap, Response
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.journal.flight import Flight
 from extproc.journal.spool import Entry

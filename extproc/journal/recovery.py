@@ -28,8 +28,9 @@ from typing import Final
 from msgspec import structs
 
 from extproc import fs
-from extproc.core.record import seal, timestamp
+from extproc.core.record import seal
 from extproc.core.records import End, Known, Orphan, encode
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.journal import lines, live, segment
 from extproc.journal.directory import SEGMENTS, open_directory, reason

@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import LONGEST_LINE, seal, timestamp
+from extproc.core.record import LONGEST_LINE, seal
 from extproc.core.records import End, encode
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.journal import segment as segments
 from extproc.journal.directory import REMOVED, DataDirectory, FreeSpace, reason

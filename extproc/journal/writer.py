@@ -38,8 +38,8 @@ from typing import Final, Literal
 
 from extproc.core.effects import Append, Effect
 from extproc.core.events import Direction
-from extproc.core.record import timestamp
 from extproc.core.records import Open
+from extproc.core.times import timestamp
 from extproc.errors import JournalError, Postponed
 from extproc.journal.directory import DataDirectory, FreeSpace, lacks_room
 from extproc.journal.outage import Outage

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from extproc.core.record import json_line, timestamp
+from extproc.core.record import json_line
+from extproc.core.times import timestamp
 
 DIRECTORY: Final = "page"
 FILE_NAME: Final = "access.jsonl"

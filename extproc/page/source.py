@@ -23,7 +23,8 @@ from typing import Any, Final
 import msgspec
 
 from extproc.core.joined import NO_LLM, NO_REQUEST
-from extproc.core.record import json_line, timestamp
+from extproc.core.record import json_line
+from extproc.core.times import later, timestamp
 from extproc.errors import ConfigError, JournalError
 from extproc.export import bodies as exported
 from extproc.export.jsonl import complete, with_bodies
@@ -33,7 +34,7 @@ from extproc.history.filters import Filters
 from extproc.history.grep import Grep
 from extproc.history.index.query import Index
 from extproc.history.index.store import Unusable
-from extproc.history.join import Exchange, later
+from extproc.history.join import Exchange
 from extproc.incidents import atoms
 from extproc.page import shapes
 from extproc.page.types import Bin, EnvoyFile, Exchanges, Histogram, Rare, RareParameter, Row, row

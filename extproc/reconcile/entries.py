@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from extproc import shell
-from extproc.core.record import moment_text
 from extproc.core.records import Access
+from extproc.core.times import moment_text
 
 JSON_FORMAT: Final[Mapping[str, str]] = {
     "start_time": "%START_TIME%",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from extproc.core.outcome import REFUSED_DETAILS, broke_off
-from extproc.history.join import later
+from extproc.core.times import later
 from extproc.reconcile.entries import Entry
 
 BATCH: Final = 20_000

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from extproc.core.joined import NO_LLM
 from extproc.core.outcome import Outcome
-from extproc.core.record import moment_text
+from extproc.core.times import moment_text
 from extproc.errors import ExtprocError
 from extproc.history import bodies
 from extproc.history.answers import Answers

@@ -34,9 +34,9 @@ from extproc._proto.access_log_pb2 import (
 )
 from extproc.core import response_flags
 from extproc.core.effects import Append, Effect
-from extproc.core.record import timestamp
 from extproc.core.records import Access, Attempt, Tls
 from extproc.core.redact import Redactor
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.service.attempts import NOBODY, Attempts, Origin
 from extproc.service.wire import NAMESPACE

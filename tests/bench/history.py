@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import bulk
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.history.index import store
 from extproc.history.index.indexer import Indexer
 from extproc.incidents.indexed import Bodies

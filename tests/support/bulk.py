@@ -20,8 +20,9 @@ from typing import Any, Final
 
 from support.recorded import Recording
 
-from extproc.core.record import encode, seal, timestamp
+from extproc.core.record import encode, seal
 from extproc.core.records import fields_of
+from extproc.core.times import timestamp
 from extproc.journal import frames, lines, segment
 from extproc.journal.segment import COMPRESSED, OPEN, Name
 

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from support.journals import WAIT_SECONDS, abandon, access, append, id_of, request, response
 
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
+from extproc.core.times import timestamp
 from extproc.journal import recovery, retention
 from extproc.journal.writer import Journal
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from support.bulk import Series
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.incidents.evidence import End, Flight
 
 _ACCESS_SECONDS: Final = 0.25

@@ -15,8 +15,9 @@ from typing import Any, Final
 import pytest
 
 from extproc.core.effects import Append, Effect
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
 from extproc.core.records import Body, Unknown, fields_of, of_fields
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.journal import lines
 from extproc.journal.writer import Journal

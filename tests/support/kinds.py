@@ -17,8 +17,9 @@ from typing import Any, Final, NamedTuple
 
 from support.journals import START_NS
 
-from extproc.core.record import encode, seal, timestamp
+from extproc.core.record import encode, seal
 from extproc.core.records import fields_of
+from extproc.core.times import timestamp
 from extproc.journal import frames, segment
 from extproc.journal.flight import Flight
 from extproc.journal.segment import CLOSED, COMPRESSED, OPEN, Name

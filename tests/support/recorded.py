@@ -15,8 +15,9 @@ from support.journals import appended
 from extproc.core.effects import Effect
 from extproc.core.events import Body, CloseReason, Direction, Headers
 from extproc.core.exchange import ExchangeRecorder, RecorderSettings
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
 from extproc.core.redact import Redactor
+from extproc.core.times import timestamp
 from extproc.core.trace import TraceContext
 from extproc.errors import JournalError
 from extproc.journal.writer import Journal

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from support.exchanges import made
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.history.join import Exchange
 from extproc.incidents import evidence
 from extproc.incidents.evidence import Flight

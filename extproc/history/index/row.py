@@ -18,8 +18,8 @@ import msgspec
 from msgspec import structs
 
 from extproc.core.joined import NO_ERROR, NO_LLM, NO_REQUEST, NO_RESPONSE, Error, ExchangeRequest, ExchangeResponse, Llm
-from extproc.core.record import moment_text
 from extproc.core.records import Attempt, Protocol
+from extproc.core.times import moment_text
 from extproc.history import filters
 from extproc.history.index import told as told_of
 from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS

@@ -13,7 +13,7 @@ from support.commands import PROGRAM, invoke, on_terminal, run
 from support.journals import access, append, id_of, journal, request, response
 from support.recorded import ESCAPE
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.reconcile.reconcile import Reason
 
 SECOND = 1_000_000_000

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from support.exchanges import access as access_of
 from support.journals import START_NS, access, request
 
-from extproc.core.record import timestamp
 from extproc.core.records import Request, id_of, of_fields
+from extproc.core.times import started_by_id, timestamp
 from extproc.history import alone
-from extproc.history.join import started_by_id
 
 NO_ROUTE: dict[str, Any] = {"upstream": None, "status": 404, "response_code_details": "route_not_found"}
 HUNG: dict[str, Any] = {"upstream": None, "status": 504, "response_code_details": "ext_proc_error_gRPC_error_14{}"}

@@ -12,7 +12,8 @@ import pytest
 from support.journals import abandon, access, append, id_of, journal, request, response, segments
 
 from extproc.core.events import Direction
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
+from extproc.core.times import timestamp
 from extproc.history.coverage import Coverage
 from extproc.journal import recovery, retention
 from extproc.journal.writer import Journal

@@ -11,9 +11,10 @@ import pytest
 from support.exchanges import present
 from support.journals import START_NS, access, id_of, request, response
 
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
 from extproc.core.records import AnyRecord, Attempt, of_fields
-from extproc.history.join import ACCESS_SECONDS, Exchange, Parts, later, started_by_id
+from extproc.core.times import later, timestamp
+from extproc.history.join import ACCESS_SECONDS, Exchange, Parts
 
 END = timestamp(START_NS + 1_000_000_000)
 
@@ -181,33 +182,6 @@ def test_only_the_first_terminal_record_ends_it() -> None:
         False,
     ]
     assert (parts.exchange().status, parts.exchange().outcome) == (200, "ok")
-
-
-@pytest.mark.parametrize(("id", "expected"), [(id_of(1), timestamp(START_NS)), ("x", ""), ("", ""), (id_of(1)[:8], "")])
-def test_the_time_in_an_id(id: str, expected: str) -> None:
-    """A UUIDv7 tells its millisecond; anything else tells nothing."""
-    assert started_by_id(id) == expected
-
-
-@pytest.mark.parametrize("at", ["", "yesterday", "9999-12-31T23:59:59Z"])
-def test_no_moment_is_later_than_what_is_none(at: str) -> None:
-    """Damaged times stay as they are."""
-    assert later(at, 5) == at
-
-
-@pytest.mark.parametrize(
-    ("at", "seconds", "expected"),
-    [
-        ("2026-02-28T23:59:54.999999Z", 5, "2026-02-28T23:59:59.999999Z"),
-        ("2026-02-28T23:59:55.000000Z", 5, "2026-03-01T00:00:00.000000Z"),
-        ("2026-02-28T23:59:00.000001Z", 0.5, "2026-02-28T23:59:00.500001Z"),
-        ("2026-02-28T23:59:05.000000Z", -60, "2026-02-28T23:58:05.000000Z"),
-        ("2026-02-28T23:59:05.000000+01:00", 1, "2026-02-28T22:59:06.000000Z"),
-    ],
-)
-def test_a_moment_later(at: str, seconds: float, expected: str) -> None:
-    """Within a minute and across the end of one, to the microsecond."""
-    assert later(at, seconds) == expected
 
 
 def test_a_local_answer_of_which_no_request_was_seen() -> None:

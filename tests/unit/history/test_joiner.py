@@ -12,9 +12,10 @@ import pytest
 from support.exchanges import present
 from support.journals import START_NS, access, id_of, request, response
 
-from extproc.core.record import encode, timestamp
+from extproc.core.record import encode
 from extproc.core.records import Body, of_fields
 from extproc.core.records import id_of as record_id
+from extproc.core.times import timestamp
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
 from extproc.history.position import PositionedRecord, RecordPosition

@@ -29,8 +29,9 @@ from support.journals import (
 
 from extproc.core.effects import Spool, SpoolEnd
 from extproc.core.events import Direction
-from extproc.core.record import encode, timestamp, unseal
+from extproc.core.record import encode, unseal
 from extproc.core.records import Body
+from extproc.core.times import timestamp
 from extproc.errors import JournalError
 from extproc.history import bodies, lookup, reader
 from extproc.history.join import Exchange

@@ -8,7 +8,7 @@ import pytest
 from support.worlds import START, World
 
 from extproc.core.outcome import Outcome
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.incidents import evidence
 from extproc.incidents.evidence import End
 

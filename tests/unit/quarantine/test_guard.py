@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from extproc.core.head import Head, read
-from extproc.core.record import moment_text
 from extproc.core.redact import Redactor
+from extproc.core.times import moment_text
 from extproc.quarantine import entries
 from extproc.quarantine.entries import Entry, Mode, Quarantine
 from extproc.quarantine.guard import Guard

@@ -14,7 +14,7 @@ from support.thorough import THOROUGH
 
 from extproc.cli import view
 from extproc.core.joined import NO_LLM
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.history import tally
 from extproc.history.answers import Answers
 from extproc.history.filters import Bounds, Filters, Param

@@ -9,7 +9,7 @@ import pytest
 from support import bulk
 from support.journals import START_NS
 
-from extproc.core.record import timestamp
+from extproc.core.times import timestamp
 from extproc.history.filters import Filters
 from extproc.history.index.indexer import Indexer
 from extproc.history.index.query import Index
