@@ -5,9 +5,7 @@ The fields are the members of the JSON object, in its order. One that is UNSET i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
-from typing import Protocol as Shape
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -191,32 +189,6 @@ class Exchange(msgspec.Struct, frozen=True, gc=False):
     """Whose doing the end was: `ok`, `client`, `limited`, `upstream`, `local`, `sidecar` or `unknown`. Null while it is
     in flight."""
 
-    def get(self, name: str, otherwise: Any = None) -> Any:
-        """A member by its name in JSON, as plain values; `otherwise` where there is none of that name."""
-        value = getattr(self, "class_" if name == "class" else name, otherwise)
-        if not isinstance(value, list | dict | msgspec.Struct):
-            return value
-        return line_format.decode_any(line_format.encode(value))
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.__struct_encode_fields__:
-            raise KeyError(name)
-        return self.get(name)
-
-    def keys(self) -> Sequence[str]:
-        """The names of the members."""
-        return self.__struct_encode_fields__
-
     def members(self) -> dict[str, Any]:
         """All of them as plain values, as they stand in JSON."""
         return line_format.decode(line_format.encode(self))
-
-
-class Members(Shape):
-    """What is read by the names of its members: an exchange, or some of what one says."""
-
-    def get(self, name: str, /) -> Any:
-        """A member; None where there is none."""
-        ...
-
-    def __getitem__(self, name: str, /) -> Any: ...
