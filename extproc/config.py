@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import msgspec
+
 from extproc.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,6 +52,8 @@ BUCKET_SCHEMES: Final = frozenset({"s3", "gs", "az", "file"})
 SHIPPED_SEGMENT_SECONDS: Final = 300.0
 """How old a segment gets where it is shipped, and nobody has said otherwise."""
 
+SERVER: Final = r"[A-Za-z0-9._-]{1,40}=https?://[^\s,/=@]{1,250}"
+"""A name and where it leads."""
 _BLANK: Final = re.compile(r"[\s\x00-\x20]")
 
 UNIX_PATH_BYTES: Final = 107
@@ -480,6 +484,11 @@ class Config:
         _path(optional=True),
         "Lines of `NAME:TOKEN`: who may read the page. Then each reading of a prompt is noted",
     )
+    page_replay_to: tuple[str, ...] = _setting(
+        (),
+        _names("NAME=URL of test servers, such as gpu-test=http://gpu-test:8000", SERVER, lower=False),
+        "Test servers to which the page may send a recorded request again, for whoever has a token",
+    )
     log_format: Literal["auto", "json", "text"] = _setting(
         "auto",
         _choice("auto", "json", "text"),
@@ -519,20 +528,7 @@ class Config:
     @staticmethod
     def from_json(text: str | bytes) -> Config:
         """The Config that `to_json` wrote; not checked again."""
-        fields = json.loads(text)
-        for name in (
-            "data_dir",
-            "envoy_dir",
-            "tls_certificate",
-            "tls_private_key",
-            "tls_client_ca",
-            "webhook_secret_file",
-            "page_token_file",
-        ):
-            fields[name] = None if fields[name] is None else Path(fields[name])
-        for name in ("redact_headers", "redact_query", "backends", "metric_models"):
-            fields[name] = tuple(fields[name])
-        return Config(**fields)
+        return msgspec.json.decode(text, type=Config, dec_hook=lambda kind, value: kind(value))
 
 
 def _shown(name: str, default: Any) -> str:

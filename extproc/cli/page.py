@@ -28,6 +28,9 @@ NICENESS: Final = 10
 @click.option("--port", "page_port", metavar="PORT", help="Its port. 0: any free one. [default: 9465]")
 @click.option("--host", "page_host", metavar="HOST", help="Its address. [default: 127.0.0.1]")
 @click.option("--token-file", "page_token_file", metavar="FILE", help="Lines of NAME:TOKEN: who may read.")
+@click.option(
+    "--replay-to", "page_replay_to", metavar="NAME=URL,...", help="Test servers to which it may send a request again."
+)
 @click.option("--jaeger-url", hidden=True)
 @click.option("--redact", is_flag=True, help="Show shapes and sizes instead of texts.")
 @options.journal_directories
@@ -35,6 +38,7 @@ def command(
     page_port: str | None,
     page_host: str | None,
     page_token_file: str | None,
+    page_replay_to: str | None,
     jaeger_url: str | None,
     redact: bool,
     data_dirs: Sequence[Path],
@@ -42,8 +46,10 @@ def command(
 ) -> None:
     """Serve a page that shows the journal: what is in flight, exchanges, incidents, the recorder.
 
-    It only reads, and is reached from this machine alone; on another address it needs --token-file. Its JSON is under
-    /api/v1, described by /api/v1/openapi.json. With tokens, who has read which prompt is noted in the data directory.
+    It is reached from this machine alone; on another address it needs --token-file. Its JSON is under /api/v1,
+    described by /api/v1/openapi.json. With tokens, who has read which prompt is noted in the data directory, and
+    whoever has one may put requests into quarantine, and send one again to a server of --replay-to. Without, it only
+    reads.
 
     \b
     Examples:
@@ -51,9 +57,10 @@ def command(
       extproc page --port 0 --data-dir /var/lib/extproc
       extproc page --host 0.0.0.0 --token-file tokens.txt
       extproc page --redact
+      extproc page --token-file tokens.txt --replay-to gpu-test=http://gpu-test:8000
     """
     given = {"page_port": page_port, "page_host": page_host, "page_token_file": page_token_file}
-    given["jaeger_url"] = jaeger_url
+    given |= {"page_replay_to": page_replay_to, "jaeger_url": jaeger_url}
     settings = config.load(config_path, overrides=given)
     directories = options.existing(data_dirs, config_path)
     try:
@@ -68,8 +75,9 @@ def command(
     logs.setup("page", settings.log_format)
     os.nice(NICENESS)
     host, port = settings.page_host, settings.page_port
+    servers = dict(each.split("=", 1) for each in settings.page_replay_to)
     try:
-        asyncio.run(_run(Settings(directories, host, port, known, redact, settings.jaeger_url)))
+        asyncio.run(_run(Settings(directories, host, port, known, redact, settings.jaeger_url, servers=servers)))
     except OSError as error:
         raise StackError(f"page cannot listen on {in_url(host)}:{port}: {os.strerror(error.errno or 0)}") from error
 

@@ -27,6 +27,8 @@ class Operation:
     parameters: Sequence[tuple[str, str, str]] = ()
     """Name, place (`query` or `path`), meaning."""
     content_type: str = "application/json"
+    body: str | None = None
+    """The type of what is sent along."""
 
 
 def _of(name: str) -> Json:
@@ -99,23 +101,43 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         {"type": "string"},
         content_type="text/event-stream",
     ),
+    "/quarantine": Operation("What is in quarantine.", _of("Held")),
     "/openapi.json": Operation("This document.", {"type": "object"}),
 }
+
+ACTIONS: Final[Mapping[tuple[str, str], Operation]] = {
+    ("post", "/quarantine"): Operation(
+        "Put requests into quarantine, as `extproc quarantine add` does: the entry.", {"type": "object"}, body="Hold"
+    ),
+    ("delete", "/quarantine/{entry}"): Operation(
+        "Take an entry out, as `extproc quarantine remove` does.",
+        {"type": "object"},
+        (("entry", "path", "Its id."),),
+    ),
+    ("post", "/exchanges/{id}/replay"): Operation(
+        "Send its request to a test server, as `extproc replay --to` does.", _of("Sent"), (_ID,), body="SendAgain"
+    ),
+}
+"""What does something: answered only with a token."""
 
 
 def document() -> Json:
     """OpenAPI 3.1."""
+    paths: dict[str, Json] = {path: {"get": _operation("get", path, each)} for path, each in OPERATIONS.items()}
+    for (method, path), each in ACTIONS.items():
+        action = _operation(method, path, each) | {"security": [{"token": []}]}
+        paths[path] = paths.get(path, {}) | {method: action}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "extproc",
             "version": __version__,
-            "description": "What was recorded of LLM traffic. Nothing here writes.",
+            "description": "What was recorded of LLM traffic. Nothing here writes to the journal.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": BASE}],
         "security": [{}, {"token": []}],
-        "paths": {path: {"get": _operation(path, each)} for path, each in OPERATIONS.items()},
+        "paths": paths,
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -123,11 +145,13 @@ def document() -> Json:
     }
 
 
-def _operation(path: str, operation: Operation) -> Json:
+def _operation(method: str, path: str, operation: Operation) -> Json:
     problem = {"description": "What is wrong.", "content": {"application/json": {"schema": _of("Problem")}}}
     answer = {"description": operation.summary, "content": {operation.content_type: {"schema": operation.schema}}}
+    name = path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_")
+    sent = {"content": {"application/json": {"schema": _of(operation.body or "")}}, "required": True}
     return {
-        "operationId": path.strip("/").replace("/", "_").replace("{", "").replace("}", "").replace(".", "_"),
+        "operationId": name if method == "get" else f"{method}_{name}",
         "summary": operation.summary,
         "parameters": [
             {
@@ -139,6 +163,7 @@ def _operation(path: str, operation: Operation) -> Json:
             }
             for name, place, meaning in operation.parameters
         ],
+        **({} if operation.body is None else {"requestBody": sent}),
         "responses": {"200": answer, "default": problem},
     }
 
@@ -153,6 +178,10 @@ def _schemas() -> Json:
         types.EnvoyFile,
         types.Rare,
         types.About,
+        types.Held,
+        types.Hold,
+        types.SendAgain,
+        types.Sent,
         types.Problem,
     )
     _, schemas = msgspec.json.schema_components((Exchange, Status, *named), ref_template=_REF)

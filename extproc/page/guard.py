@@ -2,7 +2,7 @@
 
 A page of somebody else's whose name was made to lead here (DNS rebinding) has another Host; one that only sends
 requests here has another Origin, or says `cross-site`. There are no cookies: where a token is needed, each request
-carries it in a header that no foreign page can set.
+carries it in a header that no foreign page can set. What does something is answered only where a token is needed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
+_ACTS: Final = ("POST", "DELETE")
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(?::[0-9]{1,5})?")
 
 
@@ -49,8 +50,9 @@ class Guard:
 
     def refusal(self, request: web.Request) -> tuple[int, str] | None:
         """The status and the reason for which a request is not answered; notes who asks of one that is."""
-        if request.method not in ("GET", "HEAD"):
-            return 405, "only GET is answered"
+        acts = request.method in _ACTS and request.path.startswith(API)
+        if request.method not in ("GET", "HEAD") and not (acts and self._tokens is not None):
+            return 405, "only GET is answered" + (": what does something needs --token-file" if acts else "")
         if not self._is_ours(request.headers.get("host", "")):
             return 421, "this page is not served under that name"
         if not _is_from_here(request):

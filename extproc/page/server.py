@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,12 +25,13 @@ from extproc.core.record import json_line
 from extproc.errors import ConfigError, ExtprocError
 from extproc.page import api
 from extproc.page.access import AccessLog
+from extproc.page.actions import Actions, Refused
 from extproc.page.commands import CommandFailed, Said, printed
 from extproc.page.events import TICK_SECONDS, Feed
 from extproc.page.guard import WHO, Guard, middleware, with_headers
 from extproc.page.source import MOST, PageSource, Query, words_of
 from extproc.page.tokens import Tokens
-from extproc.page.types import About
+from extproc.page.types import About, Hold, SendAgain
 
 T = TypeVar("T")
 Ready = Callable[[str, int], None]
@@ -64,6 +65,8 @@ class Settings:
     redact: bool = False
     jaeger_url: str = ""
     tick_seconds: float = TICK_SECONDS
+    servers: Mapping[str, str] = field(default_factory=dict)
+    """Test servers by name: to these a request may be sent again."""
 
 
 class Page:
@@ -78,6 +81,7 @@ class Page:
         self._incidents = Said(("incidents", "--json", *redacted), settings.directories, _INCIDENTS_SECONDS)
         self._status = Said(("status", "--json"), settings.directories, _STATUS_SECONDS)
         self._access = AccessLog(settings.directories[0])
+        self._actions = Actions(self._source, settings.servers)
 
     def application(self) -> web.Application:
         """Everything that is answered."""
@@ -100,10 +104,18 @@ class Page:
             "/envoy": self._envoy_files,
             "/about": self._about,
             "/events": self._events,
+            "/quarantine": self._held,
             "/openapi.json": self._openapi,
+        }
+        actions: dict[tuple[str, str], Callable[[web.Request], Awaitable[web.StreamResponse]]] = {
+            ("post", "/quarantine"): self._hold,
+            ("delete", "/quarantine/{entry}"): self._let_go,
+            ("post", "/exchanges/{id}/replay"): self._replay,
         }
         for path in api.OPERATIONS:
             get(api.BASE + path, handlers[path], allow_head=path != "/events")
+        for method, path in api.ACTIONS:
+            application.router.add_route(method, api.BASE + path, actions[method, path])
         for name, (kind, content) in _files().items():
             get("/" if name == "index.html" else f"/{name}", _static(kind, content))
         return application
@@ -182,11 +194,32 @@ class Page:
         id = request.match_info["id"]
         return await _answer(self._read(lambda: self._source.rare(id)))
 
-    async def _note(self, request: web.Request) -> None:
-        """Reading prompts is noted where a token says who reads."""
+    async def _note(self, request: web.Request, what: str | None = None) -> None:
+        """Reading prompts is noted where a token says who reads; and whatever does something."""
         if who := request[WHO]:
-            what, remote = request.path_qs, request.remote
+            what, remote = what or request.path_qs, request.remote
             await self._read(lambda: self._access.add(who=who, what=what, remote=remote))
+
+    # What does something ---------------------------------------------------------------------------------------
+
+    async def _held(self, _: web.Request) -> web.StreamResponse:
+        return await _answer(self._read(self._actions.held))
+
+    async def _hold(self, request: web.Request) -> web.StreamResponse:
+        asked = await _sent(request, Hold)
+        await self._note(request, f"quarantine add {asked.id}")
+        return await _answer(self._actions.add(asked.id, expires=asked.expires, mode=asked.mode))
+
+    async def _let_go(self, request: web.Request) -> web.StreamResponse:
+        entry = request.match_info["entry"]
+        await self._note(request, f"quarantine remove {entry}")
+        await self._actions.remove(entry)
+        return _json({})
+
+    async def _replay(self, request: web.Request) -> web.StreamResponse:
+        id, asked = request.match_info["id"], await _sent(request, SendAgain)
+        await self._note(request, f"replay {id} to {asked.to}")
+        return await _answer(self._actions.replay(id, asked.to))
 
     # The rest --------------------------------------------------------------------------------------------------
 
@@ -202,7 +235,9 @@ class Page:
     async def _about(self, request: web.Request) -> web.StreamResponse:
         settings = self._settings
         directories = [str(each) for each in settings.directories]
-        return _json(About(__version__, directories, settings.redact, settings.jaeger_url, request[WHO]))
+        acts, servers = settings.tokens is not None, sorted(settings.servers)
+        about = About(__version__, directories, settings.redact, settings.jaeger_url, request[WHO], acts, servers)
+        return _json(about)
 
     async def _openapi(self, _: web.Request) -> web.StreamResponse:
         return _json(api.document())
@@ -225,7 +260,7 @@ async def _problems(
     try:
         return await handler(request)
     except ConfigError as error:
-        return web.json_response({"error": str(error)}, status=400)
+        return web.json_response({"error": str(error)}, status=409 if isinstance(error, Refused) else 400)
     except LookupError as error:
         return web.json_response({"error": str(error.args[0])}, status=404)
     except CommandFailed as error:
@@ -252,6 +287,16 @@ def _limit(text: str | None) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST:
         raise ConfigError(f"limit: expected a number from 1 to {MOST}, got {text!r}")
     return int(text)
+
+
+async def _sent(request: web.Request, kind: type[T]) -> T:
+    """What came along, as JSON of this type."""
+    if request.content_type != "application/json":
+        raise web.HTTPUnsupportedMediaType(reason="expected content-type: application/json")
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ConfigError(f"the body: {error}") from None
 
 
 async def _answer(work: Awaitable[Any]) -> web.StreamResponse:

@@ -105,6 +105,43 @@ class Incident(msgspec.Struct, frozen=True):
     backend: dict[str, str | None]
 
 
+class Held(msgspec.Struct, frozen=True):
+    """What is in quarantine."""
+
+    mode: str | None
+    """What happens to requests that no entry says otherwise of; null: what the settings say."""
+    entries: list[dict[str, Any]]
+    """As `extproc quarantine list --json` has them, without what they have met."""
+
+
+class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """To put requests into quarantine."""
+
+    id: str
+    """An exchange, or an incident, whose first suspect is meant."""
+    expires: str = "24h"
+    """An age, or `never`."""
+    mode: str | None = None
+    """`off`, `shadow`, `refuse` or `route`; null: that of all."""
+
+
+class SendAgain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """To send a request again."""
+
+    to: str
+    """The name of a server."""
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What came of it, as `extproc replay --json` prints it."""
+
+    verdict: str
+    why: str
+    exchange: str
+    recorded: str | None
+    answers: list[dict[str, Any]]
+
+
 class EnvoyFile(msgspec.Struct, frozen=True):
     """A file of the Envoy configuration that is live."""
 
@@ -141,6 +178,10 @@ class About(msgspec.Struct, frozen=True):
     jaeger_url: str
     who: str
     """Whose token was used; empty where none is needed."""
+    actions: bool
+    """Whether more than reading is answered."""
+    servers: list[str]
+    """The names of those to which a request may be sent again."""
 
 
 class Problem(msgspec.Struct, frozen=True):

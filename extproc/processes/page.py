@@ -31,6 +31,8 @@ def command(config: Config) -> list[str]:
     }
     if config.page_token_file is not None:
         given["--token-file"] = str(config.page_token_file)
+    if config.page_replay_to:
+        given["--replay-to"] = ",".join(config.page_replay_to)
     return [sys.executable, "-m", "extproc", "page", *(word for pair in given.items() for word in pair)]
 
 

@@ -43,8 +43,11 @@ class RunningPage:
         host: str = "127.0.0.1",
         port: int = 0,
         tick_seconds: float = 0.1,
+        servers: Mapping[str, str] | None = None,
     ) -> None:
-        self._settings = Settings(directories, host, port, tokens, redact, "http://jaeger.test", tick_seconds)
+        self._settings = Settings(
+            directories, host, port, tokens, redact, "http://jaeger.test", tick_seconds, servers or {}
+        )
 
     def __enter__(self) -> Self:
         self._ready = threading.Event()
@@ -74,10 +77,14 @@ class RunningPage:
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         """One request; `sec_fetch_site="none"` is the header of that name."""
+        return self.send(path, method, b"", headers)
+
+    def send(self, path: str, method: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """One with a body."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, headers=named)
+            connection.request(method, path, body or None, headers=named)
             response = connection.getresponse()
             return Answer(
                 response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()

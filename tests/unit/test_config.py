@@ -387,7 +387,7 @@ def shipped_file() -> Path:
 def test_json_carries_every_setting_to_a_worker() -> None:
     """What a worker reads from its standard input equals what the supervisor has."""
     config_ = read(
-        "backends: [http://a:1]\ndata_dir: d\nlisten: 127.0.0.1:1\ntls_certificate: c\ntls_private_key: k\ntls_client_ca: a\nredact_headers: [a]\nredact_query: [b]\nmetric_models: [m]\nfree_space_floor_bytes: 5\ndrain_seconds: 1.5\n"
+        "backends: [http://a:1]\ndata_dir: d\nlisten: 127.0.0.1:1\ntls_certificate: c\ntls_private_key: k\ntls_client_ca: a\nredact_headers: [a]\nredact_query: [b]\nmetric_models: [m]\npage_replay_to: [a=http://b:1]\npage_token_file: t\nfree_space_floor_bytes: 5\ndrain_seconds: 1.5\n"
     )
     assert "\n" not in config_.to_json()
     assert Config.from_json(config_.to_json()) == config_

@@ -35,7 +35,7 @@ export async function request(path, parameters = {}, options = {}) {
   }
   const text = query.size ? `${BASE}${path}?${query}` : `${BASE}${path}`;
   for (;;) {
-    const response = await fetch(text, { ...options, headers: headers() });
+    const response = await fetch(text, { ...options, headers: { ...options.headers, ...headers() } });
     if (response.status === 401) {
       await askForToken();
       continue;
@@ -51,6 +51,12 @@ export async function request(path, parameters = {}, options = {}) {
 /** JSON. */
 export async function get(path, parameters, options) {
   return (await request(path, parameters, options)).json();
+}
+
+/** JSON for JSON: something that is done. */
+export async function post(path, value) {
+  const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(value) };
+  return (await request(path, {}, options)).json();
 }
 
 /** Server-sent events until the signal: `on(name, data)`, and `state(true)` while there is a connection. */

@@ -1,5 +1,6 @@
 // One exchange: when what happened, what was said, what was asked for, and what to do with it.
 
+import { quarantine, replays } from "./actions.js";
 import { download, get, request } from "./api.js";
 import { answer, json, parsed, request as conversation } from "./conversation.js";
 import { button, h, long, render } from "./dom.js";
@@ -17,12 +18,14 @@ export async function show({ main, signal, rest: [id], about }) {
     h("div", { class: "title" }, h("h1", {}, `${found.method ?? "?"} ${found.path ?? "?"}`)),
     h("p", { class: "verdict" }, h("strong", {}, found.status ?? "no answer"), " ", outcome(found), ` ${duration(found.duration_ms)}`, " ", h("code", {}, found.id)),
     actions(found, about),
+    replays(found.id, about),
     section("Timeline", timeline(found)),
     h("div", { class: "two" }, section("Request", said), section("Answer", got)),
     h("div", { class: "two" },
       section("Parameters", parameters(found, about, signal)),
       section("Facts", facts(found, about))),
     h("div", { class: "two" }, section("Request headers", headers(found.request)), section("Answer's headers", headers(found.response))),
+    found.llm?.fingerprint ? section("Quarantine", quarantine(found.id, (entry) => entry.fingerprint === found.llm.fingerprint, about, signal)) : null,
     found.envoy ? section("Envoy's access log", pairs(Object.entries(found.envoy))) : null);
   await Promise.all([body(found, "request", said, signal), body(found, "response", got, signal)]);
 }

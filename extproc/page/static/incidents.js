@@ -1,5 +1,6 @@
 // What befell backends: the list, and one incident with who was in flight and who may have done it.
 
+import { quarantine } from "./actions.js";
 import { get } from "./api.js";
 import { h, render } from "./dom.js";
 import { link, outcome } from "./rows.js";
@@ -9,11 +10,11 @@ const LINES = [[0.95, "almost certain"], [0.8, "likely"], [0.6, "probable"], [0,
 const AROUND_MS = 120000;
 const LIKELY = 0.05;
 
-export async function show({ main, signal, rest: [id] }) {
+export async function show({ main, signal, rest: [id], about }) {
   const all = await get("/incidents", {}, { signal });
   const one = id && all.find((each) => each.id === id);
   if (id && !one) throw new Error(`no incident goes by ${id}`);
-  render(main, ...(one ? await page(one, signal) : list(all)));
+  render(main, ...(one ? await page(one, about, signal) : list(all)));
 }
 
 function list(all) {
@@ -38,7 +39,7 @@ function sure(confidence) {
   return `${LINES.find(([least]) => confidence >= least)[1]} (${confidence.toFixed(2)})`;
 }
 
-async function page(one, signal) {
+async function page(one, about, signal) {
   const rows = await flights(one, signal);
   const ranks = new Map(one.suspects.map((each) => [each.exchange, each.rank]));
   const first = one.suspects[0]?.exchange;
@@ -54,6 +55,7 @@ async function page(one, signal) {
       h("ol", { class: "suspects" }, one.suspects.slice(0, 5).map((each) => h("li", {}, h("strong", {}, each.score.toFixed(2)), " ", link(each.exchange, each.exchange),
         h("ul", {}, each.reasons.map((reason) => h("li", {}, reason)), each.latch ? h("li", {}, "the earlier one: ", link(each.latch, each.latch)) : null))))),
     h("section", {}, h("h2", {}, `In flight: ${one.in_flight.length}`), gantt(rows, one, ranks)),
+    first ? h("section", {}, h("h2", {}, "Quarantine"), quarantine(one.id, (entry) => entry.incident === one.id, about, signal)) : null,
     h("section", {}, h("h2", {}, "Next"), h("pre", {}, next.join("\n"))),
   ];
 }
