@@ -19,7 +19,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Self, TypeGuard
 
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,6 +33,7 @@ from extproc.core.records import AnyRecord
 from extproc.history.join import Exchange
 from extproc.telemetry import otlp, semconv
 from extproc.telemetry.export import Exporter
+from extproc.telemetry.wire import QuickExporter
 
 CAPTURE: Final = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 MAX_CONTENT: Final = 64 * 1024
@@ -72,7 +72,7 @@ class Tracing:
         if url is None:
             return None
         # Without a path, and without a word on TLS but the scheme's, as the exporter wants it.
-        made = exporter or OTLPSpanExporter(
+        made = exporter or QuickExporter(
             endpoint=url, insecure=url.startswith("http://"), timeout=otlp.timeout_seconds(environ)
         )
         return cls(Exporter(made, environ), _resource(), environ)
