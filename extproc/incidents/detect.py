@@ -3,7 +3,8 @@
 A death is: exchanges that were in flight end badly within a moment, and none of the others there goes on. Their number
 alone says nothing (requests that fail by themselves come in bursts, too). A silence is: streams that were giving
 tokens all stop at one moment. Where they go on afterwards it was a freeze, else a hang; where a break follows within
-`AT_ONCE_SECONDS` it is the break that counts. While a silence lasts, those that wait for an answer, at a backend that
+`AT_ONCE_SECONDS` it is the break that counts. Where few or none were giving tokens, those that wait for their first one
+tell of it (`unanswered`), much later. While a silence lasts, those that wait for an answer, at a backend that
 is not known yet, may be at this one.
 
 One or two exchanges that end badly are a death only where more says so: connections refused afterwards, requests that
@@ -16,13 +17,15 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
+from extproc.incidents import unanswered
 from extproc.incidents.engines import Engine, engine_of
 from extproc.incidents.evidence import End, Flight
+from extproc.incidents.unanswered import Spell
 
 TOGETHER_SECONDS: Final = 1.0
 """Ends within this time are of one cause."""
@@ -235,12 +238,30 @@ def sightings(
     until = max((each.ended or each.started for group in by_upstream.values() for each in group), default=0.0)
     until = max(until, now or 0.0)
     waiting = by_upstream.pop("", [])
+    models = {upstream: {each.model for each in group if each.served} for upstream, group in by_upstream.items()}
     found = [
         sighting
-        for name, each in by_upstream.items()
-        for sighting in _Upstream(each, until, waiting, before(name)).sightings()
+        for name, group in by_upstream.items()
+        for sighting in _Upstream(group, until, list(_may_be_at(name, waiting, models)), before(name)).sightings()
     ]
     return sorted(found, key=lambda sighting: (sighting.at, sighting.upstream))
+
+
+def _may_be_at(upstream: str, waiting: Iterable[Flight], models: Mapping[str, set[str]]) -> Iterator[Flight]:
+    """Those that wait who knows where, but for a model that only other backends have served."""
+    for each in waiting:
+        known = each.model in models[upstream] or not any(each.model in others for others in models.values())
+        if known or not each.model:
+            yield each
+
+
+class _Quiet(NamedTuple):
+    """A silence before a break."""
+
+    at: float
+    due: float
+    """When the next piece was due."""
+    evidence: tuple[str, ...]
 
 
 class _Upstream:
@@ -266,6 +287,7 @@ class _Upstream:
         served = (each for each in self.flights if each.served and each.answered >= since)
         self._served = sorted(served, key=lambda each: each.answered)
         self._served_at = [each.answered for each in self._served]
+        self._spells = list(unanswered.spells(self.flights, waiting, until))
 
     def sightings(self) -> Iterator[Sighting]:
         deaths: list[Sighting] = []
@@ -291,6 +313,10 @@ class _Upstream:
         silences = [seen for seen in self._silences(deaths) if not any(_same(seen, other) for other in deaths)]
         yield from deaths
         yield from silences
+        told = [*deaths, *silences]
+        for spell in self._spells:
+            if not any(spell.at - 1 <= other.until and other.at - 1 <= spell.until for other in told):
+                yield self._unanswered(spell)
 
     def _life_before(self) -> tuple[float, float | None]:
         """From when on it was up when the flights begin, and when it had started."""
@@ -333,18 +359,16 @@ class _Upstream:
         signs = self._signs(_Break(at, until, running, together), after, life)
         if not _enough(signs, together):
             return None
-        evidence = [sign.line for sign in signs if sign.holds]
-        if quiet is not None:
-            evidence.insert(0, f"all streams fell silent {at - quiet:.1f} s before they broke off")
+        lines = [sign.line for sign in signs if sign.holds]
         return Sighting(
             kind=Kind.DEATH if quiet is None else Kind.HANG,
             upstream=self._name,
             cluster=_cluster(together),
-            at=at if quiet is None else quiet,
+            at=at if quiet is None else quiet.at,
             until=until,
             confidence=_confidence([sign.weight for sign in signs if sign.holds]),
-            evidence=(*evidence, *_words(together)),
-            in_flight=tuple(running if quiet is None else self._there_at_silence(quiet)),
+            evidence=(*(quiet.evidence if quiet else ()), *lines, *_words(together)),
+            in_flight=tuple(running if quiet is None else self._there_at_silence(quiet.at, quiet.due)),
             life=life,
             engine=engine_of(each.error for each in together),
             broken=True,
@@ -404,10 +428,10 @@ class _Upstream:
         unending = (each for each in self.flights[:first] if each.ended is None)
         return [*unending, *(each for each in self.flights[first:last] if each.running_at(at))]
 
-    def _there_at_silence(self, at: float) -> list[Flight]:
+    def _there_at_silence(self, at: float, due: float) -> list[Flight]:
         """What was there when the last byte came, and what came before the next one was due."""
         moment = at + 0.001
-        return [*self.running(moment), *self._started_between(moment, at + _STEP_SECONDS)]
+        return [*self.running(moment), *self._started_between(moment, due)]
 
     def _together(self, running: Sequence[Flight], at: float) -> tuple[list[Flight], float]:
         """Those that ended badly from a moment on, as long as no pause comes between."""
@@ -425,8 +449,16 @@ class _Upstream:
             until = each.ended
         return found, until
 
-    def _quiet_before(self, running: Sequence[Flight], together: Sequence[Flight], at: float) -> float | None:
+    def _quiet_before(self, running: Sequence[Flight], together: Sequence[Flight], at: float) -> _Quiet | None:
         """When everything had fallen silent, long before the break; None: it had not."""
+        since = self._silent_before(running, together, at)
+        if since is not None:
+            line = f"all streams fell silent {at - since:.1f} s before they broke off"
+            return _Quiet(since, since + _STEP_SECONDS, (line,))
+        found = (each for each in self._spells if each.broken and each.at < at <= each.until + TOGETHER_SECONDS)
+        return next((_Quiet(each.at, each.due, each.evidence) for each in found), None)
+
+    def _silent_before(self, running: Sequence[Flight], together: Sequence[Flight], at: float) -> float | None:
         times = [quiet for each in running if each.token is not None and (quiet := each.quiet_from()) is not None]
         if not times or max(times) > at - AT_ONCE_SECONDS:
             return None
@@ -526,7 +558,7 @@ class _Upstream:
         self, group: Sequence[tuple[float, float, Flight]], at: float, until: float, deaths: Sequence[Sighting]
     ) -> Sighting | None:
         silent = [each for _, _, each in group]
-        running = self._there_at_silence(at)
+        running = self._there_at_silence(at, at + _STEP_SECONDS)
         streams = [each for each in running if each.streamed and each.token is not None and each.token <= at]
         resumed = [each for _, end, each in group if each.ended is None or each.ended > end + 0.001]
         last_end = max((each.ended or self._until for each in self.flights), default=at)
@@ -562,6 +594,24 @@ class _Upstream:
             ),
             in_flight=tuple(sorted([*running, *unplaced], key=lambda each: (each.started, each.id))),
             life=life,
+            lasts=lasts,
+        )
+
+    def _unanswered(self, spell: Spell) -> Sighting:
+        lasts = spell.until == float("inf")
+        cluster = _cluster(spell.waiting)
+        there = self._there_at_silence(spell.at, spell.due)
+        unplaced = self._unplaced(spell.due, cluster) if lasts else []
+        return Sighting(
+            kind=Kind.FREEZE if spell.goes_on else Kind.HANG,
+            upstream=self._name,
+            cluster=cluster,
+            at=spell.at,
+            until=min(spell.until, self._until),
+            confidence=_confidence([0.6, 0.1 * min(len(spell.waiting), 6)]),
+            evidence=(*spell.evidence, *_unplaced_line(unplaced)),
+            in_flight=tuple(sorted([*there, *unplaced], key=lambda each: (each.started, each.id))),
+            life=self._life(None, float("-inf"), spell.at),
             lasts=lasts,
         )
 

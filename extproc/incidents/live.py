@@ -14,7 +14,8 @@ bad end, and less where streams were cut in the middle. A silence comes while it
 then it is known whether it was a freeze.
 
 The search is the dearer part, so it is made only of a backend at which something was seen (a bad end, a connection that
-was refused, a silence), at most once in `PAUSE_SECONDS`, over what ended there lately.
+was refused, a silence, a long time without a byte for those who wait), at most once in `PAUSE_SECONDS`, over what ended
+there lately.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from extproc.incidents import detect
+from extproc.incidents import detect, unanswered
 from extproc.incidents.detect import Kind, Sighting
 from extproc.incidents.evidence import End, Flight
 
@@ -45,6 +46,10 @@ _LATELY_SECONDS: Final = 6.0
 """A silence of streams that go on is looked at when it is over, and for so long."""
 _SOON_SECONDS: Final = 3.0
 """After a silence of so long it is worth looking more often."""
+_UNANSWERED_PAUSE_SECONDS: Final = 5.0
+"""How often it is looked whether those who wait tell of a hang."""
+_ALL_ENDED_SECONDS: Final = 6.0
+"""So long after a byte of a backend all that had ended before it is known."""
 _MANY: Final = 3
 
 Others = Callable[[], tuple[Iterable[Flight], float]]
@@ -69,12 +74,20 @@ class Watch:
         """When to look at a backend, of those with something to see."""
         self._looked: dict[str, float] = {}
         self._told: dict[str, list[_Told]] = defaultdict(list)
+        self._signs: dict[str, float] = {}
+        """When a backend last gave anybody a byte,"""
+        self._left: Counter[str] = Counter()
+        """and how many have left it since, without one."""
 
     def add(self, flight: Flight) -> None:
         """One that has ended."""
         self._ended[flight.upstream].append(flight)
         if flight.ended is None:
             return
+        if (sign := unanswered.last_sign(flight)) is not None:
+            self._note_sign(flight.upstream, sign)
+        elif flight.end is End.LEFT:
+            self._left[flight.upstream] += 1
         silent = flight.silence is not None and flight.silence[1] - flight.silence[0] >= detect.FREEZE_SECONDS
         if silent or flight.end in (End.BAD, End.REFUSED):
             self._look_at(flight.upstream, flight.ended + SETTLE_SECONDS)
@@ -84,9 +97,12 @@ class Watch:
         are gone. Whether there may soon be more to see."""
         streams: dict[str, list[float]] = defaultdict(list)
         froze: Counter[str] = Counter()
+        waiting: Counter[str] = Counter()
         for each in running:
             if each.token is None or each.last_byte is None:
+                waiting[each.upstream] += 1
                 continue
+            self._note_sign(each.upstream, each.last_byte)
             streams[each.upstream].append(each.last_byte)
             began, over = each.silence or (0.0, 0.0)
             froze[each.upstream] += over - began >= detect.FREEZE_SECONDS and over >= now - _LATELY_SECONDS
@@ -100,10 +116,26 @@ class Watch:
             self._look_at(upstream, now)
         for upstream in (each for each, count in froze.items() if count >= _MANY):
             self._look_at(upstream, now)
-        for upstream in [each for each, kept in self._ended.items() if _last_end(kept) < now - KEPT_SECONDS]:
-            for table in (self._ended, self._due, self._looked, self._told):
+        for upstream, sign in self._signs.items():
+            if now - sign >= unanswered.SPELL_SECONDS and waiting[upstream] + self._left[upstream] >= _MANY:
+                self._look_at(upstream, self._looked.get(upstream, 0.0) + _UNANSWERED_PAUSE_SECONDS)
+        for upstream in [each for each in {*self._ended, *self._signs} if self._last_seen(each) < now - KEPT_SECONDS]:
+            for table in (self._ended, self._due, self._looked, self._told, self._signs, self._left):
                 table.pop(upstream, None)
         return bool(silent or lasting or froze.total())
+
+    def _note_sign(self, upstream: str, at: float) -> None:
+        """A backend gave somebody a byte: after a long time without one it is looked for what that was."""
+        before = self._signs.setdefault(upstream, at)
+        if at > before:
+            self._signs[upstream] = at
+            self._left[upstream] = 0
+        if at - before >= unanswered.SPELL_SECONDS:
+            self._look_at(upstream, at + _ALL_ENDED_SECONDS)
+
+    def _last_seen(self, upstream: str) -> float:
+        lately = list(self._ended.get(upstream, ()))[-_MANY:]
+        return max(self._signs.get(upstream, 0.0), *((each.ended or each.started) for each in lately), 0.0)
 
     @property
     def is_due(self) -> bool:
@@ -133,7 +165,8 @@ class Watch:
         del self._due[upstream]
         self._looked[upstream] = now
         kept = self._ended[upstream]
-        while kept and (kept[0].ended or kept[0].started) < now - KEPT_SECONDS:
+        oldest = min([now, *(each.at for each in self._told[upstream] if each.lasts)]) - KEPT_SECONDS
+        while kept and (kept[0].ended or kept[0].started) < oldest:
             kept.popleft()
         ready = []
         final = {each.id for each in kept}
@@ -184,10 +217,6 @@ def sure_at(sighting: Sighting) -> float:
             if sum(_was_cut(each, first) for each in sighting.in_flight) >= _MANY:
                 return settled
             return max(settled, first + SURE_SECONDS)
-
-
-def _last_end(kept: Sequence[Flight]) -> float:
-    return max(((each.ended or each.started) for each in list(kept)[-_MANY:]), default=0.0)
 
 
 def _was_cut(each: Flight, at: float) -> bool:

@@ -91,8 +91,9 @@ def window(incident: Incident) -> tuple[float, float] | None:
     if not incident.in_flight:
         return None
     at = incident.sighting.at
-    first = max(min(each.started for each in incident.in_flight), at - 120)
-    return first, max(at + 0.001, min(incident.sighting.until, at + max(at - first, 1)))
+    starts = [each.started for each in incident.in_flight]
+    first = max(min([*starts, at]), at - 120)
+    return first, max(at + 0.001, min(incident.sighting.until, max(at + max(at - first, 1), *starts)))
 
 
 def bars(incident: Incident) -> tuple[list[Flight], int]:

@@ -18,15 +18,17 @@ def as_seen(flights: Iterable[Flight], now: float) -> list[Flight]:
 
 def _as_seen(each: Flight, now: float) -> Flight:
     token = each.token if each.token is not None and each.token <= now else None
+    begun = each.first_byte is not None and each.first_byte <= now
     return replace(
         each,
+        upstream=each.upstream if begun else "",
         end=End.RUNNING,
         ended=None,
         outcome="",
         status=each.status if token is not None else None,
         token=token,
-        first_byte=each.first_byte if each.first_byte is not None and each.first_byte <= now else None,
-        last_byte=_last_byte(each, now) if token is not None else None,
+        first_byte=each.first_byte if begun else None,
+        last_byte=_last_byte(each, now) if token is not None else each.first_byte if begun else None,
         silence=each.silence if each.silence is not None and each.silence[1] <= now else None,
         error="",
     )
@@ -38,13 +40,16 @@ def _last_byte(each: Flight, now: float) -> float | None:
     return None if each.last_byte is None else min(each.last_byte, now)
 
 
-def played(flights: Sequence[Flight], step: float = 0.5, final_after: float = 1.0) -> Iterator[tuple[float, Sighting]]:
-    """What a watch sees, and when, of exchanges that end as they did, and are final a little later."""
+def played(
+    flights: Sequence[Flight], step: float = 0.5, final_after: float = 1.0, since: float = 0.0
+) -> Iterator[tuple[float, Sighting]]:
+    """What a watch sees, and when, of exchanges that end as they did, and are final a little later. `since`: what had
+    ended by then it is given at once."""
     watch = Watch()
     by_end = sorted((each for each in flights if each.ended is not None), key=lambda each: each.ended or 0.0)
     ends = [each.ended or 0.0 for each in by_end]
     last = max(ends, default=0.0) + 20
-    now, final = min(each.started for each in flights), 0
+    now, final = max(since, min(each.started for each in flights)), 0
     while now < last:
         until = bisect_right(ends, now - final_after)
         for each in by_end[final:until]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
-from support import families
+from support import families, quiet
 from support.families import Body, Traffic
 from support.poison import Row
 
@@ -313,6 +313,7 @@ def _all(random: Random) -> list[str]:
 
 HEALTHY: Final = (
     "bursty", "deploying", "cancelling", "autoscaling", "refusing", "failing alone", "compiling", "draining envoy",
+    *quiet.KINDS,
 )  # fmt: skip
 
 
@@ -320,6 +321,8 @@ def healthy(kind: str, seed: int, seconds: float = 3600) -> Played:
     """An hour in which nothing dies, whatever else happens."""
     random = Random(f"healthy {kind} {seed}")
     fleet = Fleet(random, engines=random.choice([1, 2, 4]), clients=random.choice([4, 8]), kinds=_all(random))
+    if kind in quiet.KINDS:
+        return Played(quiet.hour(kind, fleet, seconds))
     fleet._speed, fleet._first = 0.05, max(fleet._first, 0.2)
     _live(fleet, [], [], seconds, retries=True)
     at = 0.0
@@ -327,6 +330,13 @@ def healthy(kind: str, seed: int, seconds: float = 3600) -> Played:
         at += random.uniform(60, 400)
         _happens(fleet, kind, at)
     return Played(fleet.flights, bodies=fleet.bodies)
+
+
+def quiet_hang(seed: int) -> Played:
+    """A hang of which no streams tell that were giving tokens, since hardly any were."""
+    random = Random(f"quiet hang {seed}")
+    flights, at = quiet.hang(Fleet(random, engines=1, clients=4, kinds=_all(random)), START)
+    return Played(flights, moments=[START + at])
 
 
 def _happens(fleet: Fleet, kind: str, at: float) -> None:
