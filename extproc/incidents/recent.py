@@ -1,4 +1,5 @@
-"""The last exchanges of a journal, as the search for incidents has them, without reading all of it.
+"""The last exchanges of a journal, as the search for incidents has them, without reading all of it: for where there is
+no index (`window.py`).
 
     flights = recent.flights(directory, until)
 
