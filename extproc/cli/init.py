@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
@@ -11,17 +10,10 @@ import click
 
 from extproc.cli import output, systemd
 from extproc.config import Config
+from extproc.envoy.config.files import shipped
 from extproc.errors import ConfigError
 
 SHIPPED: Final = ("envoy", "extproc.yaml")
-
-
-def shipped(name: str) -> Traversable:
-    """A shipped file or directory: of the installed package, or of the checkout that holds this module."""
-    packaged = importlib.resources.files("extproc") / "_shipped" / name
-    if packaged.is_file() or packaged.is_dir():
-        return packaged
-    return Path(__file__).resolve().parents[2] / name
 
 
 def _write(source: Traversable, target: Path) -> list[Path]:

@@ -97,7 +97,7 @@ def opened_bucket() -> Bucket:
     return Bucket.open(str(context.meta[_BUCKET]).rstrip("/"), context.meta.get(_ENDPOINT))
 
 
-def shipped(url: str, span: Span, *, bodies: bool = True) -> list[Path]:
+def fetched(url: str, seconds_of: Span, *, bodies: bool = True) -> list[Path]:
     """What is in a bucket of this time, as data directories that go when the command has ended."""
     from extproc.fleet import view
     from extproc.fleet.bucket import Bucket
@@ -106,14 +106,14 @@ def shipped(url: str, span: Span, *, bodies: bool = True) -> list[Path]:
     bucket = Bucket.open(url.rstrip("/"), context.meta.get(_ENDPOINT))
     with output.Progress("fetching") as progress:
         progress(url)
-        directories = context.with_resource(view.opened(bucket, span, bodies=bodies))
+        directories = context.with_resource(view.opened(bucket, seconds_of, bodies=bodies))
     if not directories:
         click.echo(f"extproc: {output.escape(url)}: there is nothing of that time", err=True)
     return directories
 
 
 def existing(
-    data_dirs: Sequence[Path], config_path: Path | None, span: Span = EVERYTHING, *, bodies: bool = True
+    data_dirs: Sequence[Path], config_path: Path | None, seconds_of: Span = EVERYTHING, *, bodies: bool = True
 ) -> list[Path]:
     """The journal's directories, each of which is there. With `--data-dir` no settings are read. With `--from` they are
     made of what a bucket has of `span`; without `bodies` only of what stands in records."""
@@ -121,7 +121,7 @@ def existing(
     if url is not None:
         if data_dirs:
             raise click.UsageError("--from and --data-dir exclude each other.")
-        return shipped(url, span, bodies=bodies)
+        return fetched(url, seconds_of, bodies=bodies)
     directories = list(data_dirs)
     if not directories:
         from extproc import config
@@ -213,7 +213,7 @@ def parse_moment(text: str, now: float) -> datetime:
     text = text.strip()
     if text == "now":
         return datetime.fromtimestamp(now, UTC)
-    age = span(text)
+    age = seconds_of(text)
     if age is not None:
         return _moment(now - age)
     if _CLOCK.fullmatch(text):
@@ -229,7 +229,7 @@ def parse_interval(text: str, now: float) -> tuple[datetime, datetime]:
     moment. Raises ValueError.
     """
     first = parse_moment(text, now)
-    long = next((span for form, span in _PRECISION if form.fullmatch(text.strip())), timedelta())
+    long = next((seconds_of for form, seconds_of in _PRECISION if form.fullmatch(text.strip())), timedelta())
     return first, first + max(long - timedelta(microseconds=1), timedelta())
 
 
@@ -282,7 +282,7 @@ class Interval(click.ParamType[Any]):
         return parse_interval(value, time.time())
 
 
-def span(text: str) -> float | None:
+def seconds_of(text: str) -> float | None:
     """The seconds of a span of time with a unit, such as 24h; None for any other text."""
     if not re.fullmatch(f"(?:{_SPAN.pattern})+", text):
         return None
@@ -299,7 +299,7 @@ class Seconds(click.ParamType[Any]):
             return float(value)
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
             return float(value)
-        seconds = span(value)
+        seconds = seconds_of(value)
         if seconds is not None:
             return seconds
         return self.fail(f"expected a duration such as 30, 30s or 5m, got {value!r}", param, ctx)

@@ -214,7 +214,7 @@ def _atom(text: str) -> tuple[str, str]:
 def _end(text: str, now: datetime) -> str | None:
     if text == "never":
         return None
-    seconds = options.span(text)
+    seconds = options.seconds_of(text)
     if seconds is None:
         raise click.UsageError(f"--expires: expected 30m, 24h, 7d or never, got {text!r}")
     return moment_text(now + timedelta(seconds=seconds))

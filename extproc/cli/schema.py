@@ -18,8 +18,8 @@ def schema() -> dict[str, Any]:
     found = msgspec.json.schema(Exchange)
     for kind in described.parts_of(Exchange):
         definition = found["$defs"][kind.__name__]
-        fields = described.fields_of(kind)
-        definition["description"] = described.text_of(kind)
+        fields = described.described_fields(kind)
+        definition["description"] = described.doc_of(kind)
         definition["properties"] = {
             field.name: _described(definition["properties"][field.name], field) for field in fields
         }

@@ -33,7 +33,7 @@ def command(given: Sequence[str], data_dirs: Sequence[Path], config_path: Path |
     if url is not None:
         if data_dirs or len(given) > 1:
             raise click.UsageError("One bucket at a time, and no directory beside it.")
-        checked = options.shipped(url, EVERYTHING)
+        checked = options.fetched(url, EVERYTHING)
     else:
         checked = options.existing([*map(Path, given), *data_dirs], config_path)
     findings = 0

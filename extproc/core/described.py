@@ -40,7 +40,7 @@ class Field(NamedTuple):
     may_be_left_out: bool
 
 
-def fields_of(kind: type[msgspec.Struct]) -> list[Field]:
+def described_fields(kind: type[msgspec.Struct]) -> list[Field]:
     """The members of a type in their order. Raises ValueError for one that may be null and does not say when."""
     docs = _docs(kind)
     return [
@@ -55,7 +55,7 @@ def parts_of(kind: Any) -> list[type[msgspec.Struct]]:
     return list(found)
 
 
-def text_of(kind: type[msgspec.Struct]) -> str:
+def doc_of(kind: type[msgspec.Struct]) -> str:
     """What a type says of itself."""
     return " ".join(inspect.getdoc(kind).split()) if kind.__doc__ else ""  # type: ignore[union-attr]
 
@@ -76,7 +76,7 @@ def _described(kind: type[msgspec.Struct], field: msgspec.structs.FieldInfo, tex
     is_left_out = msgspec.UnsetType in alternatives or kind.__struct_config__.omit_defaults
     null, said = "", _NULL.search(text)
     if types.NoneType in alternatives and not kind.__struct_config__.omit_defaults:
-        of_type = _NULL_OF_TYPE.search(" ".join(text_of(each) for each in kind.__mro__[:-1]))
+        of_type = _NULL_OF_TYPE.search(" ".join(doc_of(each) for each in kind.__mro__[:-1]))
         if said is None and of_type is None:
             raise ValueError(f"{kind.__name__}.{field.name} does not say when it is null")
         null = said[1] if said is not None else of_type[1] if of_type is not None else ""

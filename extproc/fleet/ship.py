@@ -123,7 +123,7 @@ class Shipper:
         """What is closed gets its last form. Housekeeping does the same, a minute later."""
         try:
             with lock.maintenance(self._directory):
-                retention.compress(self._directory)
+                retention.compress_closed(self._directory)
         except (OSError, JournalError) as error:
             done.errors.append(str(error))
 
@@ -143,7 +143,7 @@ class Shipper:
         return sorted(found, key=lambda each: (each.changed_at, each.name))
 
     def _settled(self, waiting: Sequence[_Waiting], *, last: bool) -> list[Name]:
-        running = not last and lock.is_locked(self._directory)
+        running = not last and lock.is_in_use(self._directory)
         before = self._clock() - SETTLED_SECONDS
         return [
             each.name

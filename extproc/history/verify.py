@@ -33,8 +33,6 @@ from extproc.journal.segment import CLOSED, OPEN, Name, is_live
 
 _MISSING: Final = "the segment is missing, and later ones are there; put it back, or what it held is lost"
 
-Report = Callable[[str], None]
-
 _FINISHED_IDS: Final = 500_000
 _RENAMED: Final = (
     "a segment that another program has renamed; give it its name again (it ends in .jsonl, .jsonl.open or .jsonl.zst) "
@@ -54,7 +52,9 @@ class Defect:
         return f"{self.file}:{self.line}: {self.what}" if self.line else f"{self.file}: {self.what}"
 
 
-def verify(directory: Path, report: Report = lambda _: None, *, growing: bool = False) -> Iterator[Defect]:
+def verify(
+    directory: Path, report: Callable[[str], None] = lambda _: None, *, growing: bool = False
+) -> Iterator[Defect]:
     """Everything that is wrong with the journal in a data directory. `report` is told how far it is. `growing`: more of
     its exchanges may come, though nobody writes to this directory."""
     if not (directory / SEGMENTS).is_dir():
@@ -73,7 +73,7 @@ def verify(directory: Path, report: Report = lambda _: None, *, growing: bool = 
 class _Series:
     """One series, checked in one pass."""
 
-    def __init__(self, series: Series, files: _Bodies, report: Report, *, growing: bool) -> None:
+    def __init__(self, series: Series, files: _Bodies, report: Callable[[str], None], *, growing: bool) -> None:
         self._series = series
         self._directory = series.directory
         self._bodies = files
@@ -92,7 +92,7 @@ class _Series:
                 yield from self._segment(name, names[position + 1 :])
             except FileNotFoundError:
                 self._seq = None  # deleted by retention while this was running
-        if not self._live and not lock.is_locked(self._directory):
+        if not self._live and not lock.is_in_use(self._directory):
             for id, (name, number) in self._exchanges.unfinished.items():
                 yield self._finding(name, number, f"exchange {id} has no terminal record, and no sidecar is running")
 

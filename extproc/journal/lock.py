@@ -61,7 +61,7 @@ def _open(directory: Path, name: str) -> int:
         os.close(data)
 
 
-def is_locked(directory: Path) -> bool:
+def is_in_use(directory: Path) -> bool:
     """Whether a sidecar runs on this directory."""
     try:
         fd = os.open(directory / FILE_NAME, fs.READ)

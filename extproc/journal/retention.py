@@ -73,11 +73,11 @@ def apply_retention(
     """One round: delete what the rules say, compress the rest. Raises JournalError while another is at it."""
     with lock.maintenance(directory):
         done = apply(directory, days=days, segments=segments, bytes=bytes, now_ns=_now(), may_go=may_go)
-        done.compressed = compress(directory)
+        done.compressed = compress_closed(directory)
     return done
 
 
-def compress(directory: Path) -> list[str]:
+def compress_closed(directory: Path) -> list[str]:
     """Compress every closed segment. Returns the names of the new files."""
     fd = open_directory(directory / SEGMENTS)
     try:

@@ -172,7 +172,7 @@ class Generated:
         self._journals[worker] = journal
 
     def _compress(self) -> None:
-        retention.compress(self._random.choice(self.directories))
+        retention.compress_closed(self._random.choice(self.directories))
 
 
 def _with(record: bytes, **more: Any) -> bytes:

@@ -65,11 +65,11 @@ def _sections() -> Iterator[str]:
 
 def _section(kind: type[msgspec.Struct], title: str) -> Iterator[str]:
     yield f"### {title}\n"
-    yield f"{described.text_of(kind)}\n"
+    yield f"{described.doc_of(kind)}\n"
     yield "| field | type | unit | null | |"
     yield "|---|---|---|---|---|"
     of_the_journal = set(records.Record.__struct_encode_fields__)
-    for field in described.fields_of(kind):
+    for field in described.described_fields(kind):
         if field.name not in of_the_journal and "Never on disk" not in field.text:
             null = field.null or ("" if not field.may_be_left_out else "never; may be left out")
             yield f"| `{field.name}` | {field.type} | {field.unit} | {null or 'never'} | {field.text} |"

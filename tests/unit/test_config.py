@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from extproc import config
-from extproc.cli.init import shipped
 from extproc.config import SETTINGS, Config
+from extproc.envoy.config.files import shipped
 from extproc.errors import ConfigError
 
 # What was expected, in the words of the message.

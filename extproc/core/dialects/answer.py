@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from extproc.core.dialects.errors import MAX_TEXT, error_of, is_failure, text
+from extproc.core.dialects.errors import MAX_TEXT, error_of, is_failed_reason, text
 from extproc.core.records import LlmError
 from extproc.core.skim import SHORTENED
 
@@ -72,10 +72,10 @@ class ResponseSummary:
         if index >= self._choices:
             self._choices = index + 1
         if finish_reason is not None:
-            reason = reason_of(finish_reason)
+            reason = finish_reason_of(finish_reason)
             if reason is not None:
                 self._finish_reasons[index] = reason
-                if is_failure(reason):
+                if is_failed_reason(reason):
                     self.fail({"type": reason})
         return index
 
@@ -133,7 +133,7 @@ class Dialect(Protocol):
     def is_whole(self, answer: ResponseSummary) -> bool: ...
 
 
-def reason_of(finish_reason: object) -> str | None:
+def finish_reason_of(finish_reason: object) -> str | None:
     """A finish reason, if it is one: servers send `""` and `"null"` with every chunk but the last."""
     if not isinstance(finish_reason, str) or finish_reason.strip().lower() in _NO_REASON:
         return None

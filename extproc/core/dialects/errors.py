@@ -72,7 +72,7 @@ def is_error_text(data: bytes) -> bool:
     return _FAILED_TEXT.match(data[:64].lstrip()) is not None
 
 
-def is_failure(reason: object) -> bool:
+def is_failed_reason(reason: object) -> bool:
     """Whether a finish reason means that the answer was not finished: `error`, `network_error`, `abort`, ..."""
     return isinstance(reason, str) and _FAILED_REASON.search(reason) is not None
 

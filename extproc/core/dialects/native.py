@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from extproc.core.dialects.answer import ResponseSummary, mapping, reason_of
+from extproc.core.dialects.answer import ResponseSummary, finish_reason_of, mapping
 from extproc.core.dialects.content import message_texts, shows_something
 
 LLAMA_CPP = ("tokens_evaluated", "tokens_predicted")
@@ -52,7 +52,7 @@ def read(answer: ResponseSummary, body: Mapping[str, Any]) -> bool:
         message = ollama_message(body)
         answer.choice(0)
         if body["done"]:
-            answer.choice(0, reason_of(body.get("done_reason")) or "stop")
+            answer.choice(0, finish_reason_of(body.get("done_reason")) or "stop")
             answer.done = True
             answer.use_for_want(body, OLLAMA)
         return answer.count(*message_texts(message)) | shows_something(message)
@@ -60,7 +60,7 @@ def read(answer: ResponseSummary, body: Mapping[str, Any]) -> bool:
 
 
 def _llama_cpp_reason(body: Mapping[str, Any]) -> str:
-    reason = reason_of(body.get("stop_type"))
+    reason = finish_reason_of(body.get("stop_type"))
     if reason is not None:
         return reason
     return next((name for name in ("eos", "limit", "word") if body.get(f"stopped_{name}") is True), "stop")

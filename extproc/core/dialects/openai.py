@@ -14,9 +14,9 @@ import msgspec
 
 from extproc.core import jsondoc
 from extproc.core.dialects import native
-from extproc.core.dialects.answer import MAX_CHOICES, ResponseSummary, mapping, objects, reason_of
+from extproc.core.dialects.answer import MAX_CHOICES, ResponseSummary, finish_reason_of, mapping, objects
 from extproc.core.dialects.content import json_text, message_texts, places, shows_something, texts
-from extproc.core.dialects.errors import is_error, is_error_name, is_failure, says_something
+from extproc.core.dialects.errors import is_error, is_error_name, is_failed_reason, says_something
 
 DONE = b"[DONE]"
 
@@ -385,17 +385,17 @@ class Responses:
         """A whole response; `ended` is the status by the event that brought it, if one did."""
         answer.identify(body.get("id"), body.get("model"))
         answer.use(body.get("usage"))
-        status = reason_of(body.get("status"))
+        status = finish_reason_of(body.get("status"))
         if status in _UNFINISHED and ended is not None:
             status = None
         if says_something(body.get("error")):
             answer.fail({"error": body["error"]})
         elif is_error(body):
             answer.fail(body)
-        elif is_failure(status or ended):
+        elif is_failed_reason(status or ended):
             answer.fail({})
         if status not in _UNFINISHED and (status or ended):
-            reason = reason_of(mapping(body.get("incomplete_details")).get("reason"))
+            reason = finish_reason_of(mapping(body.get("incomplete_details")).get("reason"))
             answer.choice(0, reason or status or ended)
         output = body.get("output")
         if isinstance(output, list):

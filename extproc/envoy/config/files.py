@@ -61,10 +61,12 @@ class Documents(dict[str, Any]):
         self.places[name] = read.places
 
 
-def shipped() -> Traversable:
-    """The shipped Envoy configuration: of the installed package, or of the checkout that holds this module."""
-    packaged = importlib.resources.files("extproc") / "_shipped" / "envoy"
-    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[3] / "envoy"
+def shipped(name: str = "envoy") -> Traversable:
+    """A shipped file or directory: of the installed package, or of the checkout that holds this module."""
+    packaged = importlib.resources.files("extproc") / "_shipped" / name
+    if packaged.is_file() or packaged.is_dir():
+        return packaged
+    return Path(__file__).resolve().parents[3] / name
 
 
 def read(directory: Path | None) -> Documents:

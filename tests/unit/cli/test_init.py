@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.commands import invoke
 
-from extproc.cli.init import shipped
+from extproc.envoy.config.files import shipped
 
 
 def test_init_writes_the_shipped_files(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def data(tmp_path: Path) -> Path:
         append(writer, response(4), access(4))
         for number in range(5, 10):
             append(writer, chat(number), response(number), access(number))
-    retention.compress(directory)
+    retention.compress_closed(directory)
     return directory
 
 

@@ -210,7 +210,7 @@ def test_the_name_of_the_host_stays(data: Path, bucket: Bucket) -> None:
 def test_retention_waits_for_the_shipping_but_not_beyond_the_disk(data: Path, bucket: Bucket) -> None:
     """With `may_go` nothing goes by age or number that is not in the bucket; by size it goes all the same."""
 
-    retention.compress(data)
+    retention.compress_closed(data)
     full = data.with_name("full")
     shutil.copytree(data, full)
     limits: dict[str, Any] = {"now_ns": 2**62, "may_go": lambda name: shipped.is_shipped(data, name.stem)}

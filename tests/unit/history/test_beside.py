@@ -70,7 +70,7 @@ def test_two_readers_and_a_writer(data: Path) -> None:
                 for reading in readings:
                     reading.written.append(id_of(number))
                 if number % 20 == 0:
-                    retention.compress(data)
+                    retention.compress_closed(data)
         finally:
             for reading in readings:
                 reading.stop()

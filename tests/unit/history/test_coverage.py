@@ -86,7 +86,7 @@ def test_exchanges_are_found_in_whatever_segment(data: Path, segment_bytes: int,
     with writing(data, clock, segment_bytes=segment_bytes) as writer:
         record(writer, clock, *range(6))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
     names = [id_at(number) for number in range(9)]
     assert Coverage([data]).known(names, text(0), text(8)) == set(names[:6])
     for number in range(6):

@@ -102,7 +102,7 @@ def test_a_segment_that_was_closed_meanwhile(data: Path, compressed: bool) -> No
         begun = read(first, 2)
         append(writer, request(2), response(2))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
         assert segments(data)[0].endswith(".zst")
     assert begun == [id_of(1)]
     assert read(going_on(data, first)) == [id_of(1), id_of(2), id_of(2)]
@@ -176,7 +176,7 @@ def test_a_record_by_its_place(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1), request(2))
     places = {id: place for _, place, record in from_the_beginning(data).records(100) if (id := id_of_record(record))}
-    for step in (lambda: None, lambda: retention.compress(data)):
+    for step in (lambda: None, lambda: retention.compress_closed(data)):
         step()
         for id, place in places.items():
             record = record_at(data, place)

@@ -280,7 +280,7 @@ def test_since_and_until(data: Path, compressed: bool) -> None:
             now = at(number)
             append(writer, *timed(number))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
     since, until = START + timedelta(minutes=5), START + timedelta(minutes=8)
     assert numbers(read(data, since=since)) == list(range(5, 20))
     assert numbers(read(data, until=until)) == list(range(8))
@@ -361,7 +361,7 @@ def test_find(data: Path, compressed: bool) -> None:
         for number in range(20):
             append(writer, *timed(number))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
     wanted = id_of(7, at(7))
     assert numbers(lookup.find([data], wanted)) == [7]
     assert numbers(lookup.find([data], wanted.upper())) == [7]
@@ -382,7 +382,7 @@ def test_find_by_what_others_call_it(data: Path, compressed: bool) -> None:
             append(writer, response(number, at=at(number), llm={"response_id": f"chatcmpl-{number}"}))
         append(writer, response(99, at=at(99), llm={"response_id": "chatcmpl-3"}))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
     assert numbers(lookup.find([data], id_of(7, at(7))[-12:])) == [7]
     assert numbers(lookup.find([data], "00000007-uuid")) == [7]
     assert numbers(lookup.find([data], "0_chatcmpl-7-0123abcd")) == [7]
@@ -500,7 +500,7 @@ def test_following_a_growing_journal(data: Path) -> None:
                 append(writer, *timed(number), access(number, at=at(number)))
                 follower.wait_for(number)
                 if number == 10:
-                    retention.compress(data)
+                    retention.compress_closed(data)
             append(writer, response(50, at=at(50)))  # an answer without a request
             follower.wait_for(50)
             append(writer, response(51, at=at(51)), request(51, at=at(51)), timed(52)[0])

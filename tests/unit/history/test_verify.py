@@ -137,7 +137,7 @@ def test_a_body_that_belongs_to_nothing(data: Path) -> None:
 def test_compressed_segments_are_verified(data: Path) -> None:
     """Whole, and with a byte flipped anywhere in the frame."""
     path = whole(data)
-    retention.compress(data)
+    retention.compress_closed(data)
     compressed = path.with_suffix(".jsonl.zst")
     raw = compressed.read_bytes()
     assert findings(data) == []
@@ -198,7 +198,7 @@ def test_access_entries_are_nothing_wrong(data: Path) -> None:
     with journal(data) as writer:
         append(writer, access(None), request(1), response(1), access(1), access(7), access(1))
     assert findings(data) == []
-    retention.compress(data)
+    retention.compress_closed(data)
     assert findings(data) == []
 
 

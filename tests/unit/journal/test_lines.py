@@ -70,7 +70,7 @@ def test_a_segment_is_found_under_its_new_name(data: Path) -> None:
     with journal(data) as writer:
         append(writer, request(1), response(1))
         (name,) = lines.series(data)[0].names
-    retention.compress(data)
+    retention.compress_closed(data)
     assert segments(data) == ["w0-b1-000001.jsonl.zst"]
     assert [line.record["type"] for line in lines.read_lines(data, name)] == ["segment", "request", "response", "end"]
     (data / "segments" / segments(data)[0]).unlink()
@@ -133,7 +133,7 @@ def test_a_line_by_its_place_in_any_state(data: Path) -> None:
             found = lines.line_at(data, name, line.offset)
             assert found is not None
             assert found.record == line.record
-    retention.compress(data)
+    retention.compress_closed(data)
     (compressed,) = lines.series(data)[0].names
     for line in before:
         for listed in (name, compressed):
@@ -153,7 +153,7 @@ def test_a_line_is_read_beside_a_damaged_frame(data: Path) -> None:
     """What is damaged costs the lines of its frame to those who ask for them, and none to others."""
     with journal(data) as writer:
         append(writer, *(request(number, os.urandom(800_000)) for number in range(1, 6)), *map(response, range(1, 6)))
-    retention.compress(data)
+    retention.compress_closed(data)
     (name,) = lines.series(data)[0].names
     read = [line for line in lines.read_lines(data, name) if line.record["type"] == "request"]
     places = {line.record["id"]: line.offset for line in read}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from extproc.errors import JournalError
-from extproc.journal.lock import is_locked, lock_directory
+from extproc.journal.lock import is_in_use, lock_directory
 
 HOLD = """
 import sys
@@ -38,13 +38,13 @@ def test_a_second_sidecar_is_refused_by_name(data: Path) -> None:
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"held\n"
-        assert is_locked(data)
+        assert is_in_use(data)
         named = f"{re.escape(str(data))}: another sidecar .process {first.pid}. writes"
         with pytest.raises(JournalError, match=named), lock_directory(data):
             pass
         assert first.poll() is None
         first.kill()
-    assert not is_locked(data)
+    assert not is_in_use(data)
     with lock_directory(data):
         assert (data / "lock").read_text() == f"{os.getpid()}\n"
 
@@ -53,8 +53,8 @@ def test_a_lock_file_left_behind_stops_nobody(data: Path) -> None:
     """What a crash leaves is a file without a holder."""
     (data / "lock").write_text("4711\n")
     with lock_directory(data):
-        assert is_locked(data)
-    assert not is_locked(data)
+        assert is_in_use(data)
+    assert not is_in_use(data)
 
 
 def test_the_lock_file_is_private_and_no_link(data: Path) -> None:

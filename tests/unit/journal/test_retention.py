@@ -74,12 +74,12 @@ def test_compression_keeps_every_byte(data: Path) -> None:
     names = aged(data)
     before = records(data)
     times = [(data / "segments" / name).stat().st_mtime_ns for name in names]
-    assert retention.compress(data) == [f"{name}.zst" for name in names]
+    assert retention.compress_closed(data) == [f"{name}.zst" for name in names]
     assert segments(data) == [f"{name}.zst" for name in names]
     assert records(data) == before
     assert [(data / "segments" / name).stat().st_mtime_ns for name in segments(data)] == times
     assert {stat.S_IMODE((data / "segments" / name).stat().st_mode) for name in segments(data)} == {0o600}
-    assert retention.compress(data) == []
+    assert retention.compress_closed(data) == []
     assert findings(data) == []
 
 
@@ -87,7 +87,7 @@ def test_the_original_goes_when_its_compressed_form_is_on_disk(data: Path, monke
     """The file, then its name in the directory, and only then the segment that it stands for."""
     (name, *_) = aged(data, 1)
     trace = Trace(monkeypatch)
-    retention.compress(data)
+    retention.compress_closed(data)
     assert trace.calls[:4] == [
         f"sync {name}.zst.tmp",
         f"rename {name}.zst.tmp {name}.zst",
@@ -105,7 +105,7 @@ def test_a_segment_is_reduced_when_what_stays_is_on_disk(
         append(writer, request(1))
         append(writer, *(record for number in range(2, 9) for record in (request(number), response(number))))
     if compressed:
-        retention.compress(data)
+        retention.compress_closed(data)
     first, second = segments(data)[:2]
     trace = Trace(monkeypatch)
     retention.apply(data, days=0, segments=1, bytes=0, now_ns=NOW)
@@ -121,7 +121,7 @@ def test_an_open_segment_is_left_alone(data: Path) -> None:
     """Neither compressed nor deleted, however old and however little room there is."""
     with journal(data) as writer:
         append(writer, request(1), response(1))
-        assert retention.compress(data) == []
+        assert retention.compress_closed(data) == []
         assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2).deleted == []
         abandon(writer)
     assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW * 2).deleted == []
@@ -135,7 +135,7 @@ def test_an_open_segment_is_left_alone_beside_newer_ones(data: Path) -> None:
     os.utime(data / "segments" / "w0-b0-000001.jsonl.open", (1, 1))
     names = aged(data)
     assert retention.apply(data, days=1, segments=1, bytes=1, now_ns=NOW).deleted
-    assert retention.compress(data)
+    assert retention.compress_closed(data)
     assert names[0] in segments(data)
     assert names[0] == "w0-b0-000001.jsonl.open"
 
@@ -149,7 +149,7 @@ def test_compression_cut_short_is_done_again(data: Path, monkeypatch: pytest.Mon
     for first in range(1, 50):
         faults.fail(call, first=first)
         try:
-            retention.compress(data)
+            retention.compress_closed(data)
         except (OSError, JournalError):
             stopped = True
         else:
@@ -157,7 +157,7 @@ def test_compression_cut_short_is_done_again(data: Path, monkeypatch: pytest.Mon
         faults.heal()
         assert records(data) == before
         assert findings(data) == []
-        retention.compress(data)
+        retention.compress_closed(data)
         assert all(name.endswith(".jsonl.zst") for name in segments(data))
         assert records(data) == before
         if not stopped:
@@ -214,7 +214,7 @@ def test_both_forms_of_a_segment_go(data: Path) -> None:
     """Where a compression was cut short before the old file went, deleting one of the two would bring it back."""
     (first, *_) = aged(data)
     both = (data / "segments" / first).read_bytes()
-    retention.compress(data)
+    retention.compress_closed(data)
     (data / "segments" / first).write_bytes(both)
     os.utime(data / "segments" / first, (1, 1))
     retention.apply(data, days=0, segments=8, bytes=0, now_ns=NOW)
@@ -256,7 +256,7 @@ def test_an_exchange_that_never_ends_keeps_its_beginning_and_nothing_else(
             append(writer, request(number), response(number))
             at_rest(writer)
             if compressed:
-                retention.compress(data)
+                retention.compress_closed(data)
             if number % 7 == 0:
                 retention.apply(data, **limits, now_ns=NOW)
         retention.apply(data, **limits, now_ns=NOW)

@@ -17,7 +17,7 @@ from extproc.core.dialects.errors import (
     is_error,
     is_error_name,
     is_error_text,
-    is_failure,
+    is_failed_reason,
     message_of,
 )
 from extproc.core.records import LlmError
@@ -125,7 +125,7 @@ def test_other_names(name: str) -> None:
 )
 def test_reasons_that_mean_failure(reason: str) -> None:
     """A finish reason may say that the answer was not finished."""
-    assert is_failure(reason)
+    assert is_failed_reason(reason)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_reasons_that_mean_failure(reason: str) -> None:
 )
 def test_reasons_that_do_not(reason: Any) -> None:
     """The usual ones end an answer."""
-    assert not is_failure(reason)
+    assert not is_failed_reason(reason)
 
 
 def test_text_in_place_of_json() -> None:
