@@ -82,7 +82,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         (_ID,),
         "text/plain",
     ),
-    "/exchanges/{id}/rare": Operation("How rare each parameter is among requests for the model.", _of("Rare"), (_ID,)),
+    "/exchanges/{id}/rare": Operation(
+        "How rare each parameter is among requests for the model that were served.", _of("Rare"), (_ID,)
+    ),
     "/counts": Operation(
         "Exchanges counted, as `extproc log --by` does.",
         _list_of("Count"),

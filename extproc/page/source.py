@@ -32,6 +32,7 @@ from extproc.history import filters, now, tally
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
 from extproc.history.grep import Grep
+from extproc.history.index.precedents import Precedents
 from extproc.history.index.query import Index
 from extproc.history.index.store import Unusable
 from extproc.history.join import Exchange
@@ -182,7 +183,7 @@ class PageSource:
         return self._found(id).id
 
     def rare(self, id: str) -> Rare:
-        """How many requests for the same model have each parameter so."""
+        """How many requests for the same model that were served have each parameter so."""
         exchange = self._found(id)
         params = (exchange.llm or NO_LLM).params or {}
         part = exchange.request or NO_REQUEST
@@ -199,11 +200,12 @@ class PageSource:
         total, counts = 0, Counter[tuple[str, str]]()
         for directory in self.directories:
             try:
-                with Index.open(directory) as index:
-                    for each in index.counts():
-                        if each.model == model and each.atoms is not None:
-                            total += each.times
-                            counts.update(dict.fromkeys(own & each.atoms.items(), each.times))
+                with Index.open(directory, still=True) as index:
+                    served = Precedents(index)
+                    total += sum(times for each, _, times in served.shapes() if each == model)
+                    for each, name, kind, times in served.atoms():
+                        if each == model and (name, kind) in own:
+                            counts[name, kind] += times
             except Unusable:
                 continue
         return total, counts

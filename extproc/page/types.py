@@ -165,7 +165,7 @@ class Rare(msgspec.Struct, frozen=True):
     """What is rare in a request, the rarest first, as far as the index has counted."""
 
     of: int
-    """Requests for the same model."""
+    """Requests for the same model that were served."""
     parameters: list[RareParameter]
 
 

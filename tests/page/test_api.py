@@ -108,7 +108,7 @@ def test_the_histogram_holds_every_exchange(page: RunningPage, journal: Path) ->
 
 
 def test_what_is_rare_is_counted(page: RunningPage) -> None:
-    """Each parameter of a request with how many requests for its model have it so."""
+    """Each parameter of a request with how many requests for its model have it so, of those that were served."""
     rare = page.get(f"/exchanges/{first(page, 'model=llama-3')}/rare")
     assert rare["of"] == 28
     assert {"temperature"} <= {each["name"] for each in rare["parameters"] if each["count"] == 28}

@@ -6,7 +6,6 @@
         found.exchange                  # what lists and filters ask for
             found.told                  # what its bodies tell, as far as it was kept (`told.py`)
     index.whole(found)              # all that the journal says of it
-    index.counts()                  # what requests asked for, and how often, by model: base rates without a scan
     index.close()
 
 What is in it when it is opened is all that is given: what is added since stands after the checkpoint, where its reader
@@ -72,18 +71,6 @@ class Found(NamedTuple):
     told: Told = NOTHING
     streamed: bool = False
     """The answer came as events."""
-
-
-class Count(NamedTuple):
-    """How many exchanges asked for the same of a model and ended alike. `atoms`: None where nobody has read them."""
-
-    model: str
-    fingerprint: str
-    atoms: Atoms | None
-    outcome: str
-    status: int | None
-    had_token: bool
-    times: int
 
 
 class Index:
@@ -246,18 +233,6 @@ class Index:
         if self._atoms is None:
             self._atoms = {n: tuple(json.loads(text)) for n, text in self._database.execute("SELECT * FROM atoms")}
         return self._atoms[number]
-
-    def counts(self) -> Iterator[Count]:
-        """What every request asked for and how that ended, counted, without an order."""
-        with _reading():
-            rows = self._database.execute(
-                "SELECT model, fingerprint, asked, outcome, status, first_token IS NOT NULL, count(*) FROM exchanges"
-                " WHERE n <= ? GROUP BY 1, 2, 3, 4, 5, 6",
-                (self._last,),
-            ).fetchall()
-            for model, fingerprint, asked, outcome, status, had_token, times in rows:
-                words = (self.words.get(model, ""), self.words.get(fingerprint, ""))
-                yield Count(*words, self.atoms(asked), self.words.get(outcome, ""), status, bool(had_token), times)
 
     # Which rows ------------------------------------------------------------------------------------------------
 

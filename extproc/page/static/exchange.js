@@ -109,7 +109,7 @@ function parameters(found, about, signal) {
   if (!about.redacted) {
     get(`/exchanges/${encodeURIComponent(found.id)}/rare`, {}, { signal }).then((rare) => {
       const few = rare.parameters.filter((each) => each.share < 0.05);
-      if (few.length) place.prepend(h("p", { class: "rare" }, h("strong", {}, "Rare"), ` among ${rare.of} requests for this model: `,
+      if (few.length) place.prepend(h("p", { class: "rare" }, h("strong", {}, "Rare"), ` among ${rare.of} requests for this model that were served: `,
         few.map((each) => `${each.name} (${each.count})`).join(", ")));
     }).catch(() => {});
   }
