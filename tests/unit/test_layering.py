@@ -26,11 +26,11 @@ CHAINS = [
     "core <- journal <- history <- incidents <- telemetry <- follow <- service <- service.sidecar <- up <- cli",
     "core <- envoy.config <- envoy.process <- envoy.check <- envoy.publish <- up <- cli",
     "core <- journal <- history <- reconcile <- cli",
-    "core <- journal <- history <- incidents <- replay <- cli",
     "core <- journal <- history <- export <- fleet <- cli",
     "core <- journal <- history <- incidents <- quarantine <- follow <- service <- cli",
     "core <- journal <- history <- export <- page <- cli",
-    "core <- journal <- history <- incidents <- page <- cli",
+    "core <- journal <- history <- incidents <- quarantine <- page <- cli",
+    "core <- journal <- history <- incidents <- replay <- page <- cli",
     "core <- load <- cli",
     "mock <- cli",
 ]
