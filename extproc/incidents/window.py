@@ -44,6 +44,9 @@ class Reach:
     forward: int = 20_000
 
 
+REACH: Final = Reach()
+
+
 @dataclass(frozen=True, slots=True)
 class _Moment:
     at: float
@@ -51,7 +54,6 @@ class _Moment:
     reach: Reach
 
 
-REACH: Final = Reach()
 _EDGE_SECONDS: Final = 10.0
 """What seems to have happened so shortly after the beginning may have begun before it."""
 _SETTLED_SECONDS: Final = 60.0
