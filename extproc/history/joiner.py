@@ -118,7 +118,9 @@ class Joiner:
 
     def add(self, found: PositionedRecord) -> None:
         """Take one record in."""
-        record = alone.as_own(found.record)
+        record = found.record
+        if isinstance(record, Access):
+            record = alone.as_own(record)
         if record.type not in JOINED:
             if isinstance(record, Gap):
                 self._add_other(record)
@@ -210,7 +212,8 @@ class Joiner:
 
     def _join(self, parts: Parts, found: PositionedRecord) -> None:
         record = found.record if self._policy.keep_bodies and not parts.given else without_content(found.record)
-        parts.add(record, found.position if found.directory == parts.directory else None)
+        is_near = found.directory is parts.directory or found.directory == parts.directory
+        parts.add(record, found.position if is_near else None)
         self._set_deadline(parts)
 
     # Entries without an id of ours ---------------------------------------------------------------------------------

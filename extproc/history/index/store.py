@@ -336,7 +336,7 @@ class Store:
 
     def _number_of(self, asked: Atoms) -> int | None:
         """What stands for all that a request asks for; None where there is no room for another place."""
-        numbers = [self._atom(each) for each in asked.items()]
+        numbers = [self._atoms.get(each) or self._atom(each) for each in asked.items()]
         if None in numbers:
             return None
         packed = _pack(numbers)
