@@ -64,13 +64,14 @@ def command(
         found = [each.redacted() for each in found]
     if id is not None:
         found = [incident.named(found, id)]
+    where = () if redact else options.where(data_dirs, config_path)
     if target is not None:
-        _write(target, html.document(found, view.local_time, options.jaeger_url(config_path)))
+        _write(target, html.document(found, view.local_time, options.jaeger_url(config_path), where))
     elif as_json:
         for each in found:
             sys.stdout.write(output.json_line(each.fields()) + "\n")
     elif id is not None:
-        for line in report.page(found[0], view.local_time, options.jaeger_url(config_path)):
+        for line in report.page(found[0], view.local_time, options.jaeger_url(config_path), where):
             sys.stdout.write(output.escape(line) + "\n")
     elif not output.table(_COLUMNS, map(_row, found)):
         click.echo("no incident", err=True)

@@ -89,6 +89,14 @@ def bucket_url() -> str | None:
     return None if context is None else context.meta.get(_BUCKET)
 
 
+def where(data_dirs: Sequence[Path], config_path: Path | None) -> list[str]:
+    """The arguments by which the command that runs was told where the journal is, for another one."""
+    meta = click.get_current_context().meta
+    given = [("--config", config_path), ("--from", meta.get(_BUCKET)), ("--endpoint", meta.get(_ENDPOINT))]
+    given += [("--data-dir", each) for each in data_dirs]
+    return [word for name, value in given if value is not None for word in (name, str(value))]
+
+
 def opened_bucket() -> Bucket:
     """The bucket of `--from`, of a command that was given one."""
     from extproc.fleet.bucket import Bucket

@@ -29,6 +29,8 @@ _MOST_KEYS: Final = 40
 _LIST_SAMPLE: Final = 64
 _TINY: Final = 0.01
 _LITERAL: Final = re.compile(r"[\w./:+-]{1,32}", re.ASCII)
+_NAME: Final = re.compile(r"[\w.$-]+", re.ASCII)
+_SCHEMES: Final = frozenset({"data", "file", "http", "https"})
 _ID: Final = re.compile(r"-?[0-9]{1,40}")
 _CONTENT: Final = frozenset({"messages", "prompt", "input", "system", "instructions", "contents", "suffix", "query"})
 _SCHEMAS: Final = frozenset(
@@ -63,8 +65,14 @@ def of(path: str, body: bytes | None, params: Any, size: int) -> Atoms:
         if name in _CONTENT:
             _content(name, value, found)
         elif name != "model":
-            _value(name, name, value, found, 0)
+            _value(_shown(name), name, value, found, 0)
     return found
+
+
+def _shown(name: str) -> str:
+    """A member's name; one that is no usual name may be anything, and stands in quotes, as values do."""
+    short = name[:64]
+    return short if _NAME.fullmatch(short) else '"' + short.replace('"', "'") + '"'
 
 
 class _TooDeep:
@@ -130,7 +138,7 @@ def _object(place: str, value: Mapping[str, Any], found: Atoms, depth: int) -> N
         found[f"{place} nesting"] = "deep"
         return
     for key, inner in list(value.items())[:_MOST_KEYS]:
-        _value(f"{place}.{str(key)[:64]}", str(key), inner, found, depth + 1)
+        _value(f"{place}.{_shown(str(key))}", str(key), inner, found, depth + 1)
 
 
 def _list(place: str, name: str, value: Sequence[Any], found: Atoms, depth: int) -> None:
@@ -345,7 +353,7 @@ def _messages(name: str, value: Sequence[Any], found: Atoms) -> None:
         found[f"{name} role {_kind(message.get('role'))}"] = "there"
         for key, inner in message.items():
             if key not in ("role", "content"):
-                found[f"{name}[].{str(key)[:64]}"] = _kind(inner)
+                found[f"{name}[].{_shown(str(key))}"] = _kind(inner)
         content = message.get("content")
         parts = content if isinstance(content, list) else [content]
         if not parts:
@@ -374,7 +382,9 @@ def _part(name: str, part: Mapping[str, Any], found: Atoms) -> None:
     for _, node in _nodes(dict(part)):
         for key, inner in node.items():
             if key in ("url", "data", "image", "audio") and isinstance(inner, str):
-                found[f"{name} part {kind} {inner[:5].partition(':')[0]} bytes"] = _magnitude(len(inner))
+                scheme = inner[:5].partition(":")[0]
+                shown = scheme if scheme in _SCHEMES else "text"
+                found[f"{name} part {kind} {shown} bytes"] = _magnitude(len(inner))
 
 
 def _text(place: str, text: str, found: Atoms) -> None:

@@ -26,6 +26,7 @@ from extproc.incidents import unanswered
 from extproc.incidents.engines import Engine, engine_of
 from extproc.incidents.evidence import End, Flight
 from extproc.incidents.unanswered import Spell
+from extproc.incidents.words import counted
 
 TOGETHER_SECONDS: Final = 1.0
 """Ends within this time are of one cause."""
@@ -515,7 +516,7 @@ class _Upstream:
             until=max(ends),
             confidence=_confidence([0.5, 0.1 * min(len(again), 8), 0.3 if shapes > 1 else 0.0]),
             evidence=(
-                f"{len(again)} requests of {shapes} shapes failed, and none was served meanwhile",
+                f"{counted(len(again), 'request')} of {counted(shapes, 'shape')} failed, and none was served meanwhile",
                 *_words(again),
             ),
             in_flight=tuple(self.running(min(ends))),
@@ -703,7 +704,8 @@ def _confidence(weights: Iterable[float]) -> float:
 
 def _unplaced_line(unplaced: Sequence[Flight]) -> Iterator[str]:
     if unplaced:
-        yield f"{len(unplaced)} that still wait for an answer may be at it: where they are is known when that begins"
+        those = "1 that still waits" if len(unplaced) == 1 else f"{len(unplaced)} that still wait"
+        yield f"{those} for an answer may be at it: where that is, is known when the answer begins"
 
 
 def _refused_line(refused: Sequence[Flight], at: float) -> str:

@@ -41,10 +41,16 @@ _HEAD: Final = (
 )
 
 
-def document(incidents: Sequence[Incident], local_time: Callable[[str], str], trace_url: str | None = None) -> str:
-    """The document, whole. `local_time` writes a moment as its reader has it."""
+def document(
+    incidents: Sequence[Incident],
+    local_time: Callable[[str], str],
+    trace_url: str | None = None,
+    where: Sequence[str] = (),
+) -> str:
+    """The document, whole. `local_time` writes a moment as its reader has it; `where`: the arguments that name the
+    journal, for the commands to run next."""
     title = incidents[0].id if len(incidents) == 1 else f"{len(incidents)} incidents"
-    sections = "\n".join("\n".join(_section(each, local_time, trace_url)) for each in incidents)
+    sections = "\n".join("\n".join(_section(each, local_time, trace_url, where)) for each in incidents)
     return f"{_HEAD}<title>{escape(title)}</title>\n<style>{_STYLE}</style></head><body>\n{sections}\n</body></html>\n"
 
 
@@ -54,7 +60,9 @@ def escape(text: str) -> str:
     return html.escape(shown.encode("utf-8", "backslashreplace").decode())
 
 
-def _section(incident: Incident, local_time: Callable[[str], str], trace_url: str | None) -> Iterator[str]:
+def _section(
+    incident: Incident, local_time: Callable[[str], str], trace_url: str | None, where: Sequence[str]
+) -> Iterator[str]:
     sighting = incident.sighting
     yield f"<section><h1>{escape(report.headline(incident, local_time))}</h1>"
     sure = f"{report.sure(sighting.confidence)} ({sighting.confidence:.2f})"
@@ -65,7 +73,7 @@ def _section(incident: Incident, local_time: Callable[[str], str], trace_url: st
     yield f"<h2>In flight: {len(incident.in_flight)}</h2>"
     yield from chart(incident)
     yield "<h2>Next</h2><pre>"
-    yield "\n".join(_linked(line.strip(), trace_url) for line in report.next_steps(incident, trace_url))
+    yield "\n".join(_linked(line.strip(), trace_url) for line in report.next_steps(incident, trace_url, where))
     yield "</pre></section>"
 
 
@@ -91,7 +99,7 @@ def _linked(line: str, trace_url: str | None) -> str:
 
 
 def chart(incident: Incident) -> Iterator[str]:
-    """Who ran when: a bar for each, light while it waited, with the moment across them."""
+    """Who ran when: a bar for each, light while it waited or was silent, with the moment across them."""
     window = report.window(incident)
     if window is None:
         return
@@ -112,18 +120,18 @@ def chart(incident: Incident) -> Iterator[str]:
     yield f"<text x={moment} y={height + 30} text-anchor={anchor}>{escape(incident.at)}</text>"
     yield f"<text x={_WIDTH} y={height + 16} text-anchor=end>{last - at:+.1f} s</text></svg>"
     more = f" And {hidden} more." if hidden else ""
-    yield f"<p class=soft>Grey: no token yet. Blue: giving tokens. Red: suspects, and the moment.{more}</p>"
+    yield f"<p class=soft>Grey: waiting or silent. Blue: giving tokens. Red: suspects, and the moment.{more}</p>"
 
 
 def _bar(each: Flight, y: int, window: tuple[float, float], rank: int | None) -> Iterator[str]:
     first, last = window
     ended = last if each.ended is None else each.ended
-    token = ended if each.token is None else min(each.token, ended)
     kind = " class=suspect" if rank else ""
     label = f"{rank}. " if rank else ""
     yield f"<g><title>{escape(f'{each.id} {each.outcome} {each.status or str()}')}</title>"
     yield f"<text x=0 y={y + 12}{kind}>{label}{escape(each.id[-12:])}</text>"
-    for began, over, name in ((each.started, token, "wait"), (token, ended, "token")):
+    flows = ((began, over, "token") for began, over in report.flowing(each))
+    for began, over, name in ((each.started, ended, "wait"), *flows):
         left, right = _x(max(began, first), window), _x(min(max(over, first), last), window)
         if right > left:
             colour = f"{name} suspect" if rank else name

@@ -23,6 +23,7 @@ from extproc.incidents.backends import Answer, Known, Start
 from extproc.incidents.detect import Before, Kind, Sighting
 from extproc.incidents.evidence import Flight
 from extproc.incidents.rank import Past, Ranking, Surroundings, Suspect
+from extproc.incidents.words import counted
 
 LOOP_SECONDS: Final = 600.0
 """So many deaths of one backend within this time are a loop."""
@@ -30,7 +31,8 @@ LOOP_DEATHS: Final = 3
 ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}(-[0-9a-f]{0,6})?")
 """An incident's id, or its beginning; no exchange is called so."""
 _NOTHING: Final = Known()
-_QUOTED: Final = re.compile(r'"[^"]*"')
+_QUOTED: Final = re.compile(r'".*"', re.DOTALL)
+"""From the first to the last: whatever stands between them."""
 
 
 class Class(Enum):
@@ -246,7 +248,7 @@ def _life(sighting: Sighting) -> Iterable[str]:
     """What is known of the backend since its start."""
     life = sighting.life
     since = "since the journal began" if life.started is None else f"since it was back at {_text(life.started)}"
-    yield f"it had served {life.count} requests {since}"
+    yield f"it had served {counted(life.count, 'request')} {since}"
     if (first := life.first_constrained) is not None:
         yield f"the first with a constraint among them, {sighting.at - first.started:.1f} s before: {first.id}"
 

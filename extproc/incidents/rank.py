@@ -25,6 +25,7 @@ from extproc.history.index.schema import OTHERS
 from extproc.history.index.told import CONSTRAINT
 from extproc.incidents.detect import Sighting
 from extproc.incidents.evidence import End, Flight
+from extproc.incidents.words import counted
 
 NOBODY: Final = 0.35
 """How likely it is beforehand that no request is to blame: processes are stopped, killed and moved."""
@@ -121,6 +122,11 @@ _OF_ITS_OWN: Final = re.compile(r".*( digest|\.name|\.description|\.title|\.id)"
 _ABSENT: Final = "absent"
 _COMBINATION: Final = "combination of parameters"
 _MODEL: Final = "model"
+_ENDPOINT: Final = re.compile(
+    r"(/v\d)?/(chat/completions|completions|embeddings|responses|messages|rerank|score|classify|pooling|infill|generate"
+    r"|tokenize|detokenize|audio/(speech|transcriptions|translations)|images/(generations|edits))"
+)
+"""Of engines; any other path may have anything in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +417,7 @@ class _Judge:
         if not odd and base.fingerprints[each.fingerprint] and not _had_token(each, self._at):
             weight += TWIN
             stage_reasons.append(
-                f"requests of the same shape were served ({base.fingerprints[each.fingerprint]} times)"
+                f"requests of the same shape were served ({counted(base.fingerprints[each.fingerprint], 'time')})"
             )
         if base.bodies[each.body] - (1 if each.id in base.ids else 0) > 0:
             weight += SAME_BODY_SERVED
@@ -457,7 +463,7 @@ class _Judge:
             often = f"rare on this model ({times} of {base.total:,})"
         if prepared:
             often += f", and only here, {self._at - recent[-1].started:.1f} s before"
-        said = place if place == _COMBINATION else f"{place} {value}"
+        said = place if place == _COMBINATION else f"{place} {_shown(place, value)}"
         return weight, f"{said}: {often}", recent[-1] if prepared else None
 
     def _expected(self, each: Flight) -> float:
@@ -505,7 +511,7 @@ class _Judge:
                 if any(each.body == one.body for one in waiting)
             }
             on = "on " + ", ".join(sorted(where)) if where != {each.upstream} else "here"
-            reasons.append(f"the very same request was waiting at {_deaths(bodies)}, {on}")
+            reasons.append(f"the very same request was waiting at {counted(bodies, 'other death')}, {on}")
             weight += SAME_BODY_DIED * (1 + 0.3 * min(bodies - 1, 3))
         elif (
             each.fingerprint
@@ -514,7 +520,7 @@ class _Judge:
         ):
             surprise = min(-math.log(self._expected(each)) - ONE_OF_MANY, OTHER_DEATH)
             if surprise >= _WORTH_SAYING:
-                reasons.append(f"one of the same rare shape was there at {_deaths(shapes)}")
+                reasons.append(f"one of the same rare shape was there at {counted(shapes, 'other death')}")
             weight += max(surprise, 0.0) * min(shapes, 4)
         return weight, reasons
 
@@ -550,6 +556,13 @@ def _beside(model: str, fingerprint: str) -> Mapping[str, str]:
     }
 
 
+def _shown(place: str, value: str) -> str:
+    """The value of an atom; of what may be anything, in quotes that stand nowhere else in it."""
+    if place == _MODEL or (place == "path" and not _ENDPOINT.fullmatch(value)):
+        return '"' + value.strip('"').replace('"', "'") + '"'
+    return value
+
+
 def tables() -> tuple[list[str], list[str]]:
     """`FEATURES` and `WEIGHTS` as docs/forensics.md has them."""
     features = [f"| {what} | {weight} | {why} |" for what, weight, why in FEATURES]
@@ -570,7 +583,3 @@ def _waits(each: Flight, at: float) -> bool:
 
 def _waiting(sighting: Sighting) -> list[Flight]:
     return [each for each in sighting.in_flight if not _had_token(each, sighting.at) and each.atoms is not None]
-
-
-def _deaths(count: int) -> str:
-    return f"{count} other death" if count == 1 else f"{count} other deaths"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,18 @@ def test_what_a_client_sent_cannot_reach_the_terminal(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "owned" in result.stdout
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("name", ["k_regex_bad_stream", "h_freeze_then_kill", "l_sigkill_engine"])
+def test_what_to_run_next_runs_as_it_is_printed(name: str, tmp_path: Path) -> None:
+    """In another directory than the journal's, and with its suspect among those that it lists."""
+    shutil.copytree(JOURNALS / name, tmp_path / "a journal")
+    (tmp_path / "a journal").chmod(0o700)
+    page = invoke("incidents", "last", "--data-dir", tmp_path / "a journal").stdout
+    commands = [shlex.split(line)[1:] for line in page.splitlines() if line.startswith("  extproc ")]
+    assert commands[-1][0] == "inflight"
+    for each in commands:
+        if each[0] != "replay":  # which needs a server
+            result = invoke(*each)
+            assert (result.exit_code, bool(result.stdout)) == (0, True)
+            assert each[0] == "quarantine" or commands[0][0] != "show" or commands[0][1] in result.stdout
