@@ -178,7 +178,11 @@ _CACHE_READ: Final = ("cache_read_input_tokens", "prompt_cache_hit_tokens", "cac
 
 
 def _first(counted: Mapping[str, object], names: Sequence[str], otherwise: object = None) -> object:
-    return next((counted[name] for name in names if counted.get(name) is not None), otherwise)
+    for name in names:
+        value = counted.get(name)
+        if value is not None:
+            return value
+    return otherwise
 
 
 def _leaves_the_cached_out(counted: Mapping[str, object]) -> bool:

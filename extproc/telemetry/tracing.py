@@ -149,7 +149,7 @@ def span_of(exchange: Exchange, resource: Resource, *, latest: bool = False, con
     parent = None if ids.parent is None else SpanContext(ids.trace_id, ids.parent, is_remote=True, trace_flags=flags)
     began = _nanoseconds(exchange.started_at) or 0
     ended = max(began, _nanoseconds(exchange.ended_at) or began)
-    attributes = dict(_attributes(exchange, latest=latest))
+    attributes = _attributes(exchange, latest=latest)
     if content:
         attributes |= _content(exchange)
     return ReadableSpan(
@@ -217,9 +217,13 @@ def name(exchange: Exchange) -> str:
     return f"{operation} {model}" if model else operation
 
 
-def _attributes(exchange: Exchange, *, latest: bool) -> Iterator[tuple[str, Any]]:
-    pairs = (*_about(exchange), *_asked(exchange), *_answered(exchange, latest=latest))
-    yield from ((key, value) for key, value in pairs if value is not None and value != "")
+def _attributes(exchange: Exchange, *, latest: bool) -> Attributes:
+    found: Attributes = {}
+    for pairs in (_about(exchange), _asked(exchange), _answered(exchange, latest=latest)):
+        for key, value in pairs:
+            if value is not None and value != "":
+                found[key] = value
+    return found
 
 
 def _about(exchange: Exchange) -> Iterator[tuple[str, Any]]:
@@ -398,7 +402,9 @@ def _nanoseconds(at: Any) -> int | None:
 
 def _text(value: Any) -> str | None:
     """A client's or a server's word, short enough for a span."""
-    return value[:MAX_TEXT].encode("utf-8", "replace").decode() if isinstance(value, str) else None
+    if not isinstance(value, str):
+        return None
+    return value[:MAX_TEXT] if value.isascii() else value[:MAX_TEXT].encode("utf-8", "replace").decode()
 
 
 def _typed(value: Any, type: type) -> Any:
