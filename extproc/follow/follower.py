@@ -7,8 +7,10 @@
     follower.close()
 
 Each exchange is given to every consumer once. A checkpoint is kept about once a second, but only for what all
-consumers are done with: killed at any moment, a follower repeats what came since, and loses nothing. The index has a
-checkpoint of its own, and reads by itself what it lacks before it is given what is read here.
+consumers are done with: killed at any moment, a follower repeats what came since, and loses nothing.
+
+The index has a checkpoint of its own, and reads by itself what it lacks, as far as we have read. From then on it is
+given what is read and joined here: consumers have an exchange by the time of day, the index by that of the records.
 """
 
 from __future__ import annotations
