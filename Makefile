@@ -35,7 +35,7 @@ PROTOS := $(patsubst protos/%,extproc/_proto/%,$(wildcard protos/*.proto))
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-growth bench-peers bench-history bench-page bench-fleet kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
+.PHONY: another-python help up test page-pictures test-compose test-kubernetes install lint bench bench-growth bench-peers bench-history bench-page bench-fleet test-shipping kill-cycles power-cuts thorough forensics fleet vllm soak fuzz fuzz-http2 \
 	docs proto lock clean
 
 help:
@@ -59,6 +59,7 @@ help:
 	@echo 'make vllm      the story of a killed server on a real vLLM, which it installs: 10 minutes, 8 GB'
 	@echo 'make test-compose   docker-compose.yml for real, where a Docker engine can run'
 	@echo 'make test-kubernetes   the Helm chart, by Helm and the schemas of what it makes: builds Helm, 6 minutes at first'
+	@echo 'make test-shipping   the journal read by an OpenTelemetry Collector, which it builds: 3 minutes at first'
 	@echo 'make docs      generate docs/records.md from the types of the records, and docs/man from the commands'
 	@echo 'make proto     generate extproc/_proto from protos/'
 	@echo 'make lock      resolve requirements.lock again (needs uv); ARGS=--upgrade takes newer versions'
@@ -162,6 +163,9 @@ fuzz: $(DEVELOPMENT) $(PACKAGE)
 
 fuzz-http2: $(DEVELOPMENT) $(PACKAGE)
 	PYTHONSAFEPATH=1 EXTPROC_TEST_FRAMES=5000000 $(TEST_LONG) tests/unit/service/http2/test_fuzz.py
+
+test-shipping: $(DEVELOPMENT) $(PACKAGE)
+	PYTHONSAFEPATH=1 EXTPROC_TEST_SHIPPING=1 $(TEST_LONG) tests/shipping
 
 docs: $(DEVELOPMENT)
 	PYTHONPATH=tests $(BIN)/python -m support.record_docs > docs/records.md
