@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ def once(path: Path, make: Callable[[], bytes]) -> bytes:
 
 
 def _make(parent: int, name: str, data: bytes) -> None:
-    draft = f".{name}.{secrets.token_hex(4)}"
+    draft = f".{name}.{os.urandom(4).hex()}"
     put(parent, draft, data, sync_name=False)
     try:
         with contextlib.suppress(FileExistsError):

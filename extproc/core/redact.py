@@ -18,9 +18,8 @@ from typing import Final
 from urllib.parse import unquote_plus
 
 from extproc.core import secret_names, secret_values
+from extproc.core.marks import MARK
 from extproc.core.record import header_value
-
-MARK: Final = secret_values.MARK
 
 _CACHED: Final = 2048
 _CACHED_BYTES: Final = 512

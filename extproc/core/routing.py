@@ -17,14 +17,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from extproc.core import encoding
 from extproc.core.head import Head
-from extproc.core.redact import MARK
+from extproc.core.marks import MARK, credential
 
 METADATA: Final = "extproc-headers"
 """The key of the gRPC metadata."""
@@ -33,7 +33,6 @@ MODEL: Final = "x-model"
 PREFIX: Final = "x-prompt-prefix"
 CLIENT: Final = "x-client-key"
 
-_CREDENTIALS: Final = ("authorization", "x-api-key", "api-key")
 _PREFIX_BYTES: Final = 1024
 _PREFIX_BYTES_AT_MOST: Final = 1024 * 1024
 _MODEL_BYTES: Final = 256
@@ -73,14 +72,6 @@ def client_key(head: Head) -> str | None:
     """The mark of the credential that a request carries, if it does, without `redacted:`."""
     mark = credential(head.fields)
     return None if mark is None else mark.removeprefix(MARK)
-
-
-def credential(headers: Iterable[Sequence[Any]]) -> str | None:
-    """The mark that stands for the caller's credential in a record's headers: of the first that has one."""
-    for field in headers:
-        if field[0] in _CREDENTIALS and isinstance(field[1], str) and field[1].startswith(MARK):
-            return field[1]
-    return None
 
 
 def of_body(asked: RoutingHeaders, body: bytes, content_encoding: str | None) -> tuple[dict[str, str], str | None]:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-MARK: Final = "redacted:"
-"""What the mark in the place of a credential begins with."""
+from extproc.core.marks import MARK
 
 _KEYS: Final = {
     "A": r"(?:K|S)IA[A-Z0-9]{12,}|(?:RO|ID|GP|NP|NV)A[A-Z0-9]{14,}|BSK[\w+/]{20,}={0,2}|Iza[\w-]{20,}|TATT3[\w=-]{16,}"

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from extproc.core.joined import NO_LLM, Exchange, Llm
+from extproc.core.marks import MARK
 from extproc.core.outcome import CLASSES, Outcome
-from extproc.core.redact import MARK
 from extproc.history.identifier import Identifier
 
 IN_FLIGHT: Final = "in_flight"

@@ -22,6 +22,7 @@ from msgspec import UNSET, UnsetType, structs
 
 from extproc.core import joined
 from extproc.core.llm import request_llm, response_llm, without_content
+from extproc.core.marks import credential
 from extproc.core.outcome import Outcome, decide, outcome_class
 from extproc.core.records import (
     Access,
@@ -39,7 +40,6 @@ from extproc.core.records import (
     Response,
     ResponseLlm,
 )
-from extproc.core.routing import credential
 from extproc.core.times import later, milliseconds, started_by_id
 from extproc.history import alone
 from extproc.history.position import RecordPosition

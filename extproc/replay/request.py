@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import quote
 
-from extproc.core.redact import MARK, parameter_name
+from extproc.core.marks import MARK
+from extproc.core.redact import parameter_name
 from extproc.errors import ConfigError
 from extproc.history.headers import header_bytes
 from extproc.history.join import Exchange

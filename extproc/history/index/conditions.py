@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from extproc.core.marks import MARK
 from extproc.core.outcome import Outcome, outcome_class
-from extproc.core.redact import MARK
 from extproc.history import filters
 from extproc.history.filters import CLASS, NONE, Filters
 from extproc.history.index.row import micros

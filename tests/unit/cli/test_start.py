@@ -22,6 +22,8 @@ print(*sorted(sys.modules), file=sys.stderr)
 """
 NEVER = {"grpc", "asyncio", "opentelemetry", "prometheus_client", "re2", "rich", "yaml", "uvloop", "watchfiles"}
 """What no reading command needs, with its output in a pipe."""
+WRITING = {"subprocess", "secrets", "extproc.core.redact", "extproc.core.exchange"}
+"""What only those need that record or start something."""
 STORAGE = {"msgspec", "sqlite3", "zstandard", "google_crc32c"}
 
 
@@ -41,10 +43,10 @@ def data(tmp_path: Path) -> Path:
     [
         (["--version"], NEVER | STORAGE),
         (["--help"], NEVER | STORAGE),
-        (["log", "--limit", "20"], NEVER | {"subprocess"}),
-        (["log", "--by", "upstream"], NEVER | {"subprocess"}),
-        (["inflight"], NEVER | {"subprocess"}),
-        (["inflight", "--at-crash"], NEVER | {"subprocess"}),
+        (["log", "--limit", "20"], NEVER | WRITING),
+        (["log", "--by", "upstream"], NEVER | WRITING),
+        (["inflight"], NEVER | WRITING),
+        (["inflight", "--at-crash"], NEVER | WRITING),
     ],
 )
 def test_a_command_loads_what_it_uses(data: Path, arguments: list[str], unwanted: set[str]) -> None:

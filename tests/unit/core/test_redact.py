@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.core.redact import MARK, Redactor, parameter_name
+from extproc.core.marks import MARK
+from extproc.core.redact import Redactor, parameter_name
 
 REDACTOR = Redactor(b"k" * 32, headers=["X-Tenant-Room"], query=["door"])
 KEY = "sk-canary0123"
