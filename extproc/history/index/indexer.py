@@ -210,6 +210,7 @@ class _Work:
     def share(self, joiner: Joiner) -> None:
         joiner.adopt(self._joiner)
         self._joiner = joiner
+        self._feed = Feed([], from_checkpoint({}))  # a segment that is deleted must not stay open here
         self.shares = True
 
     def _join(self, records: Sequence[PositionedRecord]) -> list[Exchange]:
