@@ -170,7 +170,7 @@ def body_test(grep: str | None) -> Callable[[Exchange], bool] | None:
     return Grep(grep).finds
 
 
-def moment(text: str | None) -> datetime | None:
+def time_of(text: str | None) -> datetime | None:
     """A time of the filters."""
     return None if text is None else datetime.fromisoformat(text)
 
@@ -204,8 +204,8 @@ def _between(at: tuple[datetime, datetime] | None, window: float) -> tuple[str, 
     return moment_text(at[0] - around), moment_text(at[1] + around)
 
 
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment_text(moment)
+def _text(at: datetime | None) -> str | None:
+    return None if at is None else moment_text(at)
 
 
 def _milliseconds(seconds: float | None) -> float | None:

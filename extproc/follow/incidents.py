@@ -111,7 +111,7 @@ class Incidents:
             for id, each in rows.items()
             if id not in over and each.started_ns < now * 1e9
         ]
-        unknown = [evidence.moment(each.started_at) or _NEVER for id, each in running.items() if id not in rows]
+        unknown = [evidence.seconds(each.started_at) or _NEVER for id, each in running.items() if id not in rows]
         return found, min(unknown, default=_NEVER)
 
 

@@ -170,7 +170,7 @@ def flights(exchange: Exchange, body: Body, known: Known | None = None) -> list[
     found: list[Flight] = []
     reached = last.started
     for attempt in exchange.failed_attempts or ():
-        started = moment(attempt.started_at) or reached
+        started = seconds(attempt.started_at) or reached
         ended = started + (attempt.duration_ms or 0) / 1000
         reached = max(reached, ended)
         outcome = _outcome_of(attempt)
@@ -209,7 +209,7 @@ def _outcome_of(attempt: Attempt) -> Outcome | None:
 
 def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
     upstream = exchange.upstream
-    started = moment(exchange.started_at)
+    started = seconds(exchange.started_at)
     if (not upstream and exchange.outcome is not None) or started is None:
         return None
     answer, request, llm = exchange.response or NO_RESPONSE, exchange.request or NO_REQUEST, exchange.llm or NO_LLM
@@ -236,7 +236,7 @@ def _last(exchange: Exchange, body: Body, known: Known | None) -> Flight | None:
         cluster=exchange.cluster,
         model=llm.model or "",
         started=started,
-        ended=moment(exchange.ended_at),
+        ended=seconds(exchange.ended_at),
         end=end,
         outcome=exchange.outcome or "",
         status=exchange.status,
@@ -272,12 +272,12 @@ def _says_nothing(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: 
     """Whether the whole answer of an LLM's API is `null`, as when its server fails under it and returns nothing."""
     if not llm.api or not 0 < (answer.bytes or 0) <= _NULL_BYTES:
         return False
-    return (known.message if known is not None else message_of(body(exchange, "response") or b"")) == NULL
+    return (known.message if known is not None else last_message(body(exchange, "response") or b"")) == NULL
 
 
 def _last_piece(started: float, progress: Progress) -> float | None:
     """When the last piece of an unfinished answer came, its headers included."""
-    return moment(progress.last_chunk_at) if progress.response_chunks else _after(started, progress.first_byte_ms)
+    return seconds(progress.last_chunk_at) if progress.response_chunks else _after(started, progress.first_byte_ms)
 
 
 def _silence(started: float, said: ExchangeResponse | Progress) -> tuple[float, float] | None:
@@ -290,10 +290,10 @@ def _error(exchange: Exchange, answer: ExchangeResponse, llm: Llm, body: Body) -
     message = (llm.error or NO_ERROR).message
     if message or not answer.bytes:
         return str(message or "")
-    return message_of(body(exchange, "response") or b"")
+    return last_message(body(exchange, "response") or b"")
 
 
-def message_of(body: bytes) -> str:
+def last_message(body: bytes) -> str:
     """The last message of an error in an answer of which nobody knows the form; `NULL` for one that is only that."""
     if len(body) <= _NULL_BYTES and body.strip() == b"null":
         return NULL
@@ -310,7 +310,7 @@ def _after(started: float, milliseconds: float | None) -> float | None:
     return started + milliseconds / 1000 if milliseconds is not None else None
 
 
-def moment(text: Any) -> float | None:
+def seconds(text: Any) -> float | None:
     """RFC 3339 as seconds since 1970; None for anything else."""
     try:
         return datetime.fromisoformat(text).timestamp() if text else None

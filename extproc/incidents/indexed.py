@@ -39,7 +39,7 @@ class Bodies:
 
     def failed(self, response: Response, directory: Path) -> str:
         """The message at the end of an answer."""
-        return evidence.message_of(_body(response.response, directory) or b"")
+        return evidence.last_message(_body(response.response, directory) or b"")
 
 
 def _body(passed: RequestDirection | ResponseDirection | None, directory: Path) -> bytes | None:

@@ -156,7 +156,7 @@ def test_who_waits_for_a_hang_is_in_flight_when_that_is_asked() -> None:
     later = replace(found.in_flight[0], started=found.sighting.at + 9)
     found = replace(found, sighting=replace(found.sighting, in_flight=(later,)))
     command = shlex.split(list(report.next_steps(found, None))[-1])
-    assert evidence.moment(command[command.index("--at") + 1]) == pytest.approx(later.started + 0.001, abs=0.0005)
+    assert evidence.seconds(command[command.index("--at") + 1]) == pytest.approx(later.started + 0.001, abs=0.0005)
     assert max(map(len, report.chart(found))) <= 80
 
 
