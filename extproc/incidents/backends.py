@@ -45,6 +45,10 @@ class Answer(msgspec.Struct, frozen=True):
     """When its process began, seconds since 1970, by its own clock."""
     models: list[str] = []
     arguments: dict[str, Argument] = {}
+    mark: str | None = None
+    """Another one after each start, where that is said in no other way."""
+    done: float | None = None
+    """How much work it has done since its start, by a counter of its own."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -139,13 +143,16 @@ def load(directories: Sequence[Path]) -> Known:
 
 
 def _is_another(before: Start, answer: Answer) -> bool:
-    """By the time of its start, where both are known: a server that was frozen is the same. Else by its silence."""
+    """By the time of its start or its mark, where both are known: a server that was frozen is the same. Else by a
+    counter that has fallen, or by its silence."""
     known = before.answer
     if known.version and answer.version and known.version != answer.version:
         return True
     if known.started_at is not None and answer.started_at is not None:
         return abs(known.started_at - answer.started_at) > _SAME_SECONDS
-    return before.silent
+    if known.mark is not None and answer.mark is not None:
+        return known.mark != answer.mark
+    return before.silent or (known.done is not None and answer.done is not None and answer.done < known.done)
 
 
 def _together(before: Answer, now: Answer) -> Answer:
@@ -155,6 +162,8 @@ def _together(before: Answer, now: Answer) -> Answer:
         before.started_at if before.started_at is not None else now.started_at,
         now.models or before.models,
         now.arguments or before.arguments,
+        now.mark or before.mark,
+        before.done if now.done is None else now.done,
     )
 
 

@@ -6,8 +6,9 @@
     prober.close(timeout)
 
 Each backend that was named in the last `NAMED_SECONDS` is asked every so many seconds, one after the other, each over
-plain HTTP and without credentials. `/health`, `/metrics` and `/version` each time, and what says more
-(`/v1/models`, `/get_server_info` of SGLang, `/props` of llama.cpp) only after a start. All of that together may take
+plain HTTP and without credentials. `/health`, `/metrics` and `/version` each time (`/slots` of a llama.cpp without
+metrics), and what says more (`/v1/models`, `/get_server_info` of SGLang, `/props` of llama.cpp) only after a start. All
+of that together may take
 `ROUND_SECONDS`; whatever is no such answer, or longer than `MOST_BYTES`, says nothing. Redirects are not followed.
 """
 
@@ -18,12 +19,13 @@ import io
 import ipaddress
 import json
 import logging
+import math
 import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from extproc import __version__
 from extproc.core.secret_names import is_secret
@@ -40,6 +42,11 @@ _LAST_MOMENT: Final = 253_402_300_799.0
 """The last one that RFC 3339 can write."""
 _LARGEST: Final = 1 << 63
 _START: Final = re.compile(rb"^process_start_time_seconds(?:\{[^\n}]*\})?[ \t]+([0-9.eE+]{1,32})", re.MULTILINE)
+_DONE: Final = re.compile(
+    rb"^(?:vllm|sglang|llamacpp):prompt_tokens_total(?:\{[^\n}]*\})?[ \t]+([0-9.eE+]{1,32})", re.MULTILINE
+)
+_MARK: Final = "process-start-time-unix"
+"""llama.cpp's, with `/metrics`: microseconds of a clock that is not the time of day."""
 _METRIC: Final = re.compile(rb"^(vllm|sglang|llamacpp):", re.MULTILINE)
 _ENGINES: Final[Mapping[str, str]] = {
     "vllm": "vLLM",
@@ -102,12 +109,20 @@ class Prober:
         if backend.get("/health") is None:
             self._kept.silent(upstream)
             return
-        answer = _briefly(backend)
         before = self._kept.running(upstream)
+        answer = _briefly(backend, None if before is None else before.answer.engine)
         if before is None or self._kept.is_new(upstream, answer) or not before.answer.models:
             answer = _wholly(backend, answer)
-        if answer != Answer():
+        if before is not None or answer != Answer():
             self._kept.answered(upstream, answer, self._clock())
+
+
+class _Page(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    mark: str | None
 
 
 class _Backend:
@@ -117,8 +132,8 @@ class _Backend:
         self._address = address
         self._until = until
 
-    def get(self, path: str) -> tuple[int, bytes] | None:
-        """Status and body; None: there was no whole answer."""
+    def get(self, path: str) -> _Page | None:
+        """None: there was no whole answer."""
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
         head = (
             f"GET {path} HTTP/1.1\r\nhost: {host}:{self._address[1]}\r\nuser-agent: extproc/{__version__}\r\n"
@@ -130,20 +145,22 @@ class _Backend:
                 reader = _Bounded(connection, self._left, MOST_BYTES)
                 with http.client.HTTPResponse(cast("socket.socket", reader), method="GET") as response:
                     response.begin()
-                    return response.status, response.read()
+                    return _Page(response.status, response.read(), response.headers.get(_MARK))
         except (OSError, http.client.HTTPException, ValueError):
             return None
 
     def json(self, path: str) -> Mapping[str, Any]:
         """The object that it answers with 200; empty where it does not."""
-        found = self.get(path)
-        if found is None or found[0] != http.client.OK:
-            return {}
-        try:
-            document = json.loads(found[1])
-        except (ValueError, RecursionError):
-            return {}
+        document = self.document(path)
         return document if isinstance(document, dict) else {}
+
+    def document(self, path: str) -> Any:
+        """What it answers with 200; None where it does not."""
+        found = self.get(path)
+        try:
+            return None if found is None or found.status != http.client.OK else json.loads(found.body)
+        except (ValueError, RecursionError):
+            return None
 
     def _left(self) -> float:
         left = self._until - time.monotonic()
@@ -187,16 +204,28 @@ def _address(upstream: str) -> tuple[str, int] | None:
     return (address, number) if 0 < number < 65536 and number != _TLS_PORT else None
 
 
-def _briefly(backend: _Backend) -> Answer:
-    """What tells whether it has been started anew."""
+def _briefly(backend: _Backend, engine: str | None) -> Answer:
+    """What tells whether it has been started anew. `engine`: what it was before."""
     found = backend.get("/metrics")
-    text = b"" if found is None or found[0] != http.client.OK else found[1]
-    metric = _METRIC.search(text)
+    page = found if found is not None and found.status == http.client.OK else _Page(0, b"", None)
+    metric = _METRIC.search(page.body)
+    done = [number for each in _DONE.findall(page.body) if (number := _number(each)) is not None]
     return Answer(
         None if metric is None else _ENGINES[metric[1].decode()],
         _text(backend.json("/version").get("version")),
-        _start(text),
+        _start(page.body),
+        mark=_text(page.mark),
+        done=sum(done) if done else _tasks(backend) if engine == "llama.cpp" else None,
     )
+
+
+def _tasks(backend: _Backend) -> float | None:
+    """How many tasks llama.cpp has begun, at least: its slots have the numbers of the last ones, from 0 on."""
+    slots = backend.document("/slots")
+    if not isinstance(slots, list):
+        return None
+    those = (each.get("id_task") for each in slots if isinstance(each, dict))
+    return max((each + 1 for each in those if type(each) is int), default=0)
 
 
 def _wholly(backend: _Backend, brief: Answer) -> Answer:
@@ -211,7 +240,7 @@ def _wholly(backend: _Backend, brief: Answer) -> Answer:
         engine, version, arguments = "SGLang", version or _text(told.get("version")), _arguments(told)
     elif engine in (None, "llama.cpp") and (build := _text(backend.json("/props").get("build_info"))):
         engine, version = "llama.cpp", version or build
-    return Answer(_ENGINES.get(owner, engine), version, brief.started_at, names, arguments)
+    return Answer(_ENGINES.get(owner, engine), version, brief.started_at, names, arguments, brief.mark, brief.done)
 
 
 def _arguments(told: Mapping[str, Any]) -> dict[str, Argument]:
@@ -229,13 +258,16 @@ def _arguments(told: Mapping[str, Any]) -> dict[str, Argument]:
 
 def _start(text: bytes) -> float | None:
     found = _START.search(text)
-    if found is None:
-        return None
+    at = None if found is None else _number(found[1])
+    return at if at is not None and 0 < at < _LAST_MOMENT else None
+
+
+def _number(text: bytes) -> float | None:
     try:
-        at = float(found[1])
+        found = float(text)
     except ValueError:
         return None
-    return at if 0 < at < _LAST_MOMENT else None
+    return found if found < math.inf else None
 
 
 def _text(value: object) -> str | None:

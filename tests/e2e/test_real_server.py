@@ -7,7 +7,9 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -17,13 +19,15 @@ import pytest
 from support.clients import AsyncWatching, Seen, Watching
 from support.commands import invoke
 from support.exchanges import present
-from support.llama import LlamaServer
-from support.stack import RunningStack
+from support.llama import MODEL, LlamaServer
+from support.stack import RunningStack, eventually
 
 from extproc.core.joined import Error
 from extproc.export.jsonl import with_bodies
 from extproc.history import bodies
 from extproc.history.join import Exchange
+from extproc.incidents import backends, evidence
+from extproc.incidents.prober import Prober
 
 HELLO: Any = [{"role": "user", "content": "Tell me of the wind, and spell naïve \N{CRAB}"}]
 SCHEMA: Any = {
@@ -47,7 +51,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     directory = tmp_path_factory.mktemp("real")
     with (
         LlamaServer(directory) as server,
-        RunningStack(directory, "--backend", server.url, "--envoy-concurrency", "2") as stack,
+        RunningStack(directory, "--backend", server.url, "--envoy-concurrency", "2", probe_seconds=1) as stack,
     ):
         yield stack
         assert stack.stop() == 0
@@ -480,3 +484,41 @@ def test_many_at_once(stack: RunningStack) -> None:
     assert len({seen.id for seen in transport.seen}) == 24
     for seen in transport.seen:
         said(recorded(stack, seen))
+
+
+# What it is ----------------------------------------------------------------------------------------------------
+
+
+def test_the_follower_knows_what_runs(stack: RunningStack, client: openai.OpenAI, watching: Watching) -> None:
+    """The engine, its build and its model, by its own word."""
+    client.chat.completions.create(model="m", messages=HELLO, max_tokens=5)
+    exchange = stack.told(watching.seen[0].id)
+    at, upstream = present(evidence.seconds(exchange.ended_at)), present(exchange.upstream)
+
+    def running() -> backends.Start | None:
+        starts = backends.load([stack.data_dir])
+        return next((each for now in (at, time.time()) if (each := starts.running(upstream, now, None))), None)
+
+    said = eventually(running, "what it said of itself").answer
+    assert (said.engine, bool(said.version)) == ("llama.cpp", True)
+    assert [Path(each).stem for each in said.models] == [MODEL]
+
+
+@pytest.mark.parametrize("metrics", [False, True])
+def test_a_restart_of_a_real_server_is_a_new_start(tmp_path: Path, metrics: bool) -> None:
+    """Though it was back before anybody had missed it; without one it is the same."""
+    path = tmp_path / "backends.json"
+    prober = Prober(backends.Kept(path, 1.0), 1.0, round_seconds=60.0)
+    starts: list[int] = []
+    port = 0
+    for _ in range(2):
+        with LlamaServer(tmp_path, port, metrics=metrics) as server:
+            upstream = server.url.removeprefix("http://")
+            port = int(upstream.rpartition(":")[2])
+            prober.named(upstream)
+            prober.round()
+            with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+                client.chat.completions.create(model="m", messages=HELLO, max_tokens=5)
+            prober.round()
+            starts.append(len(json.loads(path.read_bytes())["backends"][upstream]))
+    assert starts == [1, 2]

@@ -67,16 +67,18 @@ _TEMPLATE = """{%- if tools %}<|im_start|>system
 
 
 class LlamaServer:
-    """The server from entering to leaving, on a port of its own choice; it ends by its process id."""
+    """The server from entering to leaving, on a port of its own choice or on this one; it ends by its process id.
+    `metrics`: whether it has any."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, port: int = 0, *, metrics: bool = False) -> None:
+        self._arguments = [str(port), *(["metrics"] if metrics else [])]
         self._model = directory / f"{MODEL}.gguf"
         self._log = directory / "llama.log"
 
     def __enter__(self) -> Self:
         write_model(self._model)
         program = Path(__file__).with_name("llama_process.py")
-        command = [sys.executable, str(program), str(self._model), str(CONTEXT_TOKENS)]
+        command = [sys.executable, str(program), str(self._model), str(CONTEXT_TOKENS), *self._arguments]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert self.process.stdout is not None

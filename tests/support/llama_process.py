@@ -10,11 +10,12 @@ import xllamacpp
 _PARALLEL = 4
 
 
-def main(model: str, context_tokens: int) -> None:
-    """Serve the model on a free port."""
+def main(model: str, context_tokens: int, port: int, *, metrics: bool) -> None:
+    """Serve the model on a port; 0: on a free one."""
     params = xllamacpp.CommonParams()
     params.model.path = model
-    params.port = 0
+    params.port = port
+    params.endpoint_metrics = metrics
     params.n_parallel = _PARALLEL
     params.n_ctx = _PARALLEL * context_tokens
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
@@ -26,4 +27,4 @@ def main(model: str, context_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), metrics="metrics" in sys.argv[4:])

@@ -193,6 +193,46 @@ def test_what_says_more_is_asked_for_at_a_start_only(tmp_path: Path, backend: Ba
     assert (start.first_seen, start.last_seen) == (START + 10, START + 20)
 
 
+@pytest.mark.parametrize("pages", [SGLANG, LLAMA, vllm()])
+def test_what_answers_is_known_to_run(tmp_path: Path, pages: Pages) -> None:
+    """Whatever little it says each time."""
+    with Backend(pages) as backend:
+        asked = Asked(tmp_path, backend.upstream)
+        asked.round()
+        (start,) = asked.round()
+        assert (start.first_seen, start.last_seen) == (START + 10, START + 20)
+
+
+def slots(*tasks: int) -> bytes:
+    """llama.cpp's."""
+    return json.dumps([{"id": 0, "is_processing": False}, *({"id": 1, "id_task": task} for task in tasks)]).encode()
+
+
+TOKENS = b'%s:prompt_tokens_total{model_name="m"} %d\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "starts"),
+    [
+        ({**LLAMA, "/slots": slots(7, 9)}, {**LLAMA, "/slots": slots(11, 9)}, 1),
+        ({**LLAMA, "/slots": slots(7, 9)}, {**LLAMA, "/slots": slots()}, 2),
+        ({**LLAMA, "/slots": slots(7, 9)}, LLAMA, 1),
+        ({**LLAMA, "/metrics": TOKENS % (b"llamacpp", 30)}, {**LLAMA, "/metrics": TOKENS % (b"llamacpp", 4)}, 2),
+        ({**SGLANG, "/metrics": TOKENS % (b"sglang", 30)}, {**SGLANG, "/metrics": TOKENS % (b"sglang", 4)}, 2),
+        ({**SGLANG, "/metrics": TOKENS % (b"sglang", 30)}, {**SGLANG, "/metrics": TOKENS % (b"sglang", 30)}, 1),
+        ({**SGLANG, "/metrics": TOKENS % (b"sglang", 30)}, SGLANG, 1),
+    ],
+)
+def test_a_counter_that_has_fallen_is_a_new_start(tmp_path: Path, before: Pages, after: Pages, starts: int) -> None:
+    """Where the time of the start is not told; one that is not there says nothing."""
+    with Backend(before) as backend:
+        asked = Asked(tmp_path, backend.upstream)
+        asked.round()
+        asked.round()
+        backend.pages = after
+        assert len(asked.round()) == starts
+
+
 @pytest.mark.parametrize(
     "pages", [vllm(started=b"1763694735.5"), vllm(version="0.12.0"), vllm(started=b"1763694735.5", version="0.12.0")]
 )
