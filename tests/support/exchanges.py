@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import msgspec
 from msgspec import UNSET, UnsetType, structs
 
-from extproc.core.joined import Difference
+from extproc.core.joined import Difference, ExchangeRequest, ExchangeResponse
 from extproc.core.llm import response_llm
 from extproc.core.outcome import Outcome, decide, outcome_class
 from extproc.core.records import Access, Known, Orphan, Response, Unknown, of_fields
@@ -108,3 +108,8 @@ def present(value: _T | UnsetType | None) -> _T:
     assert value is not None
     assert not isinstance(value, UnsetType)
     return value
+
+
+def headers_of(direction: ExchangeRequest | ExchangeResponse | None) -> dict[str, str]:
+    """The header fields of a direction that must be there; of those that came twice the last."""
+    return {name: str(value) for name, value in present(present(direction).headers)}
