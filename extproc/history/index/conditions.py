@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from extproc.core.marks import MARK
@@ -43,6 +43,8 @@ class Conditions:
     between: tuple[int, int] | None = None
     """It was in flight at some moment from the first to the second."""
     by: list[tuple[str, list[Any]]] = field(default_factory=list)
+    of_ends: bool = False
+    """Nothing but the time and how it ended is asked for."""
 
     @property
     def sql(self) -> str:
@@ -54,6 +56,9 @@ class Conditions:
 
     def words(self, columns: Sequence[str], numbers: Sequence[int]) -> None:
         """One of the columns has one of these words."""
+        if not numbers:
+            self.nothing()
+            return
         if len(numbers) * len(columns) > _MOST - len(self.parameters):
             self.exact = False
             return
@@ -61,6 +66,11 @@ class Conditions:
         self.add(f"({' OR '.join(terms)})", *list(numbers) * len(columns))
         if columns[0] in INDEXED:
             self.by += [(term, list(numbers)) for term in terms] if len(columns) == 1 else []
+
+    def nothing(self) -> None:
+        """No row is meant."""
+        self.add("0")
+        self.by.append(("0", []))
 
     @property
     def span(self) -> tuple[str, list[Any]]:
@@ -80,7 +90,7 @@ INDEXED: Final = ("upstream", "outcome", "model", "fingerprint", "key")
 
 def of(wanted: Filters, words: Words) -> Conditions:
     """What can be said of these filters. `ids` are no matter of conditions, and left out."""
-    found = Conditions()
+    found = Conditions(of_ends=replace(wanted, since=None, until=None, outcomes=(), failed=False) == Filters())
     _times(wanted, found)
     for columns, name, means in _WORDS:
         patterns = getattr(wanted, name)
@@ -135,6 +145,9 @@ def _outcomes(patterns: Sequence[str], words: Words, found: Conditions) -> None:
     whose = [number for number, text in words.items() if _any(text, classes)]
     if not classes:
         found.words(("outcome",), outcomes)
+        return
+    if not outcomes and not whose:
+        found.nothing()
         return
     found.add(
         f"(outcome IN ({','.join('?' * len(outcomes))}) OR class IN ({','.join('?' * len(whose))}))", *outcomes, *whose

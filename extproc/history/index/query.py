@@ -57,6 +57,12 @@ _LAST_TIME: Final = 2**62
 _DIGITS: Final = 32
 _MIRRORED: Final = 12
 _NOT_WHOLE: Final = "whole = 0"
+_NEXT_END: Final = (
+    "SELECT outcome, class, started FROM exchanges INDEXED BY by_outcome"
+    " WHERE (outcome, class, started) >= (?, ?, ?) AND n <= ? ORDER BY outcome, class, started LIMIT 1"
+)
+_OF_SPAN: Final = "outcome = ? AND class = ? AND started >= ? AND started < ?"
+_CALLED: Final = f"({schema.NAME} = substr(?1, -5) AND request_id = ?1 OR response_id = ?2) AND n <= ?3"
 _OF_ID: Final = "SELECT id, positions FROM exchanges"
 
 Row = tuple[Any, ...]
@@ -158,6 +164,8 @@ class Index:
         with _reading():
             if not asked.exact or self._deleted or self._rows(f"SELECT 1 FROM exchanges WHERE {_NOT_WHOLE} LIMIT 1"):
                 return None
+            if asked.of_ends:
+                return [(start, self.words[kind], count) for start, kind, count in self._ends(asked, width)]
             terms, parameters = asked.span
             rows = self._rows(
                 f"SELECT started / ? * ?, class, count(*) FROM exchanges WHERE {terms} AND {asked.sql} AND n <= ?"
@@ -165,6 +173,25 @@ class Index:
                 *(width, width, *parameters, *asked.parameters, self._last),
             )
             return [(start, self.words[kind], count) for start, kind, count in rows]
+
+    def _ends(self, asked: Conditions, width: int) -> Iterator[tuple[int, int, int]]:
+        """How many, by span, outcome and class. Where there is nothing, nothing is looked at: from each span that has
+        some it goes to the next that has."""
+        since = -_LAST_TIME if asked.since is None else asked.since
+        until = _LAST_TIME if asked.until is None else asked.until
+        count = f"SELECT count(*) FROM exchanges INDEXED BY by_outcome WHERE {_OF_SPAN} AND {asked.sql} AND n <= ?"
+        at = 0, 0, since
+        while found := self._rows(_NEXT_END, *at, self._last):
+            outcome, kind, started = found[0]
+            start = started // width * width
+            first, last = max(start, since), min(start + width, until)
+            at = (outcome, kind, last) if started < last else (outcome, kind + 1, since)
+            if since <= started < last:
+                number = self._one(count, outcome, kind, first, last, *asked.parameters, self._last)
+                if number:
+                    yield start, kind, number
+            elif started < since:
+                at = outcome, kind, since
 
     def last_ended(self, number: int) -> list[Exchange]:
         """What became final last, the last one first: rows come in that order."""
@@ -350,7 +377,7 @@ class Index:
                 rows += self._rows(f"{_OF_ID} WHERE mirror BETWEEN ? AND ? AND n <= ?", *bounds, self._last)
             for other in sorted(identifier.others):
                 rows += self._rows(
-                    f"{_OF_ID} WHERE (request_id = ? OR response_id = ?) AND n <= ?",
+                    f"{_OF_ID} WHERE {_CALLED}",
                     row.packed_id(other),
                     row.hashed(other),
                     self._last,

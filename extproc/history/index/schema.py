@@ -113,6 +113,8 @@ ANSWERED: Final = (
 """When a backend first showed that it serves a request."""
 BODY: Final = "substr(request_sha256, 1, 5)"
 """As much of a request's digest as tells bodies apart."""
+NAME: Final = "substr(request_id, -5)"
+"""As much of another's id for a request as few share."""
 
 TABLES: Final = f"""
 CREATE TABLE meta (position BLOB NOT NULL);
@@ -133,10 +135,10 @@ INDEXES: Final = {
     for name, columns in (
         ("by_mirror", "(mirror) WHERE mirror IS NOT NULL"),
         ("by_time", "(started)"),
-        ("by_request_id", "(request_id) WHERE request_id IS NOT NULL"),
+        ("by_request_id", f"({NAME}) WHERE request_id IS NOT NULL"),
         ("by_response_id", "(response_id) WHERE response_id IS NOT NULL"),
         ("by_upstream", f"(upstream, {ANSWERED}, served)"),
-        ("by_outcome", "(outcome)"),
+        ("by_outcome", "(outcome, class, started)"),
         ("by_model", "(model)"),
         ("by_fingerprint", f"(fingerprint, {BODY}, upstream)"),
         ("by_key", "(key)"),

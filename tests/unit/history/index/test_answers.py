@@ -26,6 +26,8 @@ SECOND = 1_000_000_000
 FILTERS = [
     Filters(),
     Filters(failed=True),
+    Filters(models=("none of them",)),
+    Filters(outcomes=("class:nothing",)),
     Filters(outcomes=("ok", "class:client")),
     Filters(outcomes=("upstream_*", "sidecar_restart_orphan")),
     Filters(upstreams=("10.0.0.7",)),
@@ -51,6 +53,7 @@ FILTERS = [
     Filters(params=(Param("temperature", "0.5"), Param("nothing"))),
     Filters(since=timestamp(START_NS + 30 * SECOND)),
     Filters(until=timestamp(START_NS + 30 * SECOND), failed=True),
+    Filters(since=timestamp(START_NS + 25 * SECOND), until=timestamp(START_NS + 33 * SECOND)),
     Filters(since=timestamp(START_NS + 30 * SECOND), upstreams=("10.0.0.7",)),
     Filters(between=(timestamp(START_NS + 40 * SECOND), timestamp(START_NS + 41 * SECOND))),
     Filters(between=(timestamp(START_NS + 100 * SECOND), timestamp(START_NS + 101 * SECOND)), models=("*",)),
@@ -85,6 +88,7 @@ def answers(directory: Path, ids: list[str]) -> dict[str, Any]:
                 found[f"{number} {running} shown"] = sorted(
                     map(str, map(shown, asked.exchanges(wanted, running=running)))
                 )
+            found[f"{number} histogram"] = asked.histogram(wanted, 10_000_000)
             last = [each.started_at for each in asked.exchanges(wanted, limit=3)]
             found[f"{number} last"] = last
             tested = asked.exchanges(wanted, test=lambda each: "POST" in str(each.method))
