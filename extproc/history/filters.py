@@ -155,7 +155,8 @@ def without_port(address: str) -> str:
 
 
 def _whole(number: Any) -> int | None:
-    return int(number) if isinstance(number, int | float) and not isinstance(number, bool) else None
+    kind = type(number)
+    return int(number) if kind is int or kind is float else None
 
 
 def _llm(exchange: Exchange) -> Llm:

@@ -398,7 +398,8 @@ def _seconds(name: str) -> str:
 
 def _positive(value: Any) -> float | None:
     """A number that can be counted or observed."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    kind = type(value)
+    return value if (kind is float or kind is int) and value >= 0 else None
 
 
 def _observe(histogram: Histograms, label: str, milliseconds: float | None, shown: Exemplar = None) -> None:
