@@ -52,6 +52,11 @@ _BURST_SECONDS: Final = 1.0
 _STEP_SECONDS: Final = 0.1
 """Between an engine's tokens: what froze it came after the last of them, by so much at most."""
 _MANY: Final = 3
+_PAUSE_TOGETHER: Final = 6
+"""So many streams do not pause at the same time by chance."""
+_LONGER: Final = 2
+"""Fewer that are silent together tell of something after so many times as long as any paused by itself lately."""
+_LATELY_SECONDS: Final = 600.0
 _NEVER: Final = float("inf")
 
 
@@ -576,7 +581,9 @@ class _Upstream:
             return None
         cut = [each.ended for each in silent if each.end is End.BAD and each.ended is not None]
         ended = len(cut) >= _MANY and max(cut) - min(cut) <= TOGETHER_SECONDS
-        if lasted < (FREEZE_SECONDS if goes_on or ended else HANG_SECONDS):
+        few = len(silent) < _PAUSE_TOGETHER and not ended
+        least = _LONGER * self._longest_pause(at) if few else 0.0
+        if lasted < max(least, FREEZE_SECONDS if goes_on or ended else HANG_SECONDS):
             return None
         lasts = until == float("inf") and not cut
         over = f"and went on after {lasted:.1f} s" if goes_on else f"and gave nothing more for {lasted:.1f} s"
@@ -597,6 +604,19 @@ class _Upstream:
             life=life,
             lasts=lasts,
         )
+
+    def _longest_pause(self, at: float) -> float:
+        """For how long streams were silent by themselves in the minutes before, while others there went on: of agents
+        that call tools some are silent at the same time by chance."""
+        longest = 0.0
+        for each in self._started_between(at - _LATELY_SECONDS - self._longest, at):
+            began, over = each.silence or (at, at)
+            if over - began < max(FREEZE_SECONDS, longest) or not at - _LATELY_SECONDS <= over <= at:
+                continue
+            middle = (began + over) / 2
+            if any(_flows_at(other, middle) for other in self.running(middle) if other is not each):
+                longest = over - began
+        return longest
 
     def _unanswered(self, spell: Spell) -> Sighting:
         lasts = spell.until == float("inf")

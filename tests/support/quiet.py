@@ -244,6 +244,19 @@ def _tools(hour: Hour, at: float) -> float:
     return now - at + 60
 
 
+def _agents(hour: Hour, at: float) -> float:
+    """Some streams, each of which pauses for its own tools: now and then all at the same time."""
+    asks = []
+    for _ in range(hour.random.randint(3, 5)):
+        now = at + hour.random.uniform(0, 30)
+        while now < at + 900:
+            pause = (hour.random.uniform(1, 5), hour.random.uniform(5, 40))
+            asks.append(Ask(now, hour.wait, pause[0] + hour.random.uniform(4, 15), pause=pause))
+            now += pause[1] + hour.random.uniform(25, 35)
+    hour.flights += hour.engine(32).serve(hour.fleet, asks)
+    return 960.0
+
+
 def _swapping(hour: Hour, at: float) -> float:
     """One model at a time: who asks for another one waits until it is loaded, and so do all after that."""
     load = hour.load * hour.random.uniform(0.8, 1.2)
@@ -267,6 +280,7 @@ KINDS: Final[dict[str, Callable[[Hour, float], float]]] = {
     "left": _left,
     "queueing": _queueing,
     "pausing": _tools,
+    "agents": _agents,
     "swapping": _swapping,
 }  # fmt: skip
 

@@ -248,6 +248,15 @@ def test_a_freeze_of_a_slow_engine_is_one_though_its_streams_had_their_turns() -
     assert (found.sighting.kind, moments([found])) == (Kind.FREEZE, [42.8])
 
 
+def test_a_long_silence_of_streams_that_pause_is_a_freeze() -> None:
+    """Twice as long as any paused by itself."""
+    world = agents()
+    for number in range(3):
+        world.add(140 + number, 190, first=141 + number, silence=(150, 181), seed=number)
+    (found,) = world.incidents()
+    assert (found.sighting.kind, moments([found])) == (Kind.FREEZE, [150])
+
+
 def test_of_two_backends_the_one_that_died_is_named() -> None:
     """The other one goes on."""
     world = busy()
@@ -428,6 +437,15 @@ def a_server_that_says_it_is_loading() -> World:
     return world
 
 
+def agents() -> World:
+    """Three streams that pause for tools of their own: by chance all at the same time in the end."""
+    world = busy(60)
+    world.add(60, 95, first=61, silence=(70, 70.5), seed=10)
+    for number, pause in enumerate([(65, 80), (105, 118.5), (106, 118), (107, 119)]):
+        world.add(pause[0] - 4, pause[1] + 6, first=pause[0] - 3, silence=pause, seed=number)
+    return world
+
+
 def timeouts_of_single_requests() -> World:
     """A route's limit ends a few long ones; others go on."""
     world = busy(90)
@@ -455,6 +473,7 @@ def timeouts_of_single_requests() -> World:
         a_queue,
         slow_answers_in_one_piece,
         a_server_that_says_it_is_loading,
+        agents,
         timeouts_of_single_requests,
     ],
 )
