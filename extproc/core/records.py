@@ -266,6 +266,8 @@ class Segment(Record, frozen=True, gc=False, tag="segment"):
     clock_offset_ms: float | None = None
     in_flight: dict[str, str] = {}
     """What had no terminal record then, by id: `open`, `request` or `response`."""
+    latest: str | UnsetType = UNSET
+    """Up to when records were written before; where the clock has been set back."""
     kept: list[tuple[str, int]] | UnsetType = UNSET
     """What retention has left: for each line the exchange and where the line stood."""
 

@@ -7,12 +7,15 @@ A listing gives names, and a name gives a day. Near the ends of the time asked f
 kilobytes each, as `history/extents.py` reads them on a disk: a segment was written between its head and that of the
 next one in its series, and its head says what was in flight. So what began in the time comes with all of its records,
 however long after it ended; and with `running` also what began before and had not ended.
+
+A clock may have been set back: then the next head says from when (`latest`), or began before this one, which then is
+of any time. So each segment is judged for itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -27,8 +30,6 @@ from extproc.history.extents import ALWAYS, SLACK_SECONDS
 
 _HEAD_BYTES: Final = 64 * 1024
 _AT_ONCE: Final = 16
-_DAY_SECONDS: Final = 86_400
-_ID_SECONDS: Final = 1
 
 Head = Mapping[str, Any]
 
@@ -40,6 +41,17 @@ class Segment:
     place: Place
     raw: Found
     packs: tuple[Found, ...]
+    set_back_from: str = ""
+    """Where a clock was set back while it was written: nothing in it is of a later time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Written:
+    """Between which times."""
+
+    first: str
+    last: str
+    set_back_from: str = ""
 
 
 class Catalog:
@@ -56,12 +68,12 @@ class Catalog:
             place = Place.of_raw(found.path)
             if place is not None:
                 series.setdefault((place.host, place.name.series), []).append((place, found))
-        picked: list[tuple[Place, Found]] = []
+        picked: list[Segment] = []
         for each in series.values():
             each.sort(key=lambda segment: segment[0].name.number)
-            picked += [each[position] for position in self._within([place for place, _ in each], span)]
-        packs = self._packs({place.dt for place, _ in picked}) if bodies else {}
-        return [Segment(place, raw, tuple(packs.get(place, ()))) for place, raw in picked]
+            picked += self._within(each, span)
+        packs = self._packs({each.place.dt for each in picked}) if bodies else {}
+        return [dataclasses.replace(each, packs=tuple(packs.get(each.place, ()))) for each in picked]
 
     def _packs(self, days: set[str]) -> dict[Place, list[Found]]:
         packs: dict[Place, list[Found]] = {}
@@ -72,48 +84,61 @@ class Catalog:
                     packs.setdefault(place, []).append(found)
         return packs
 
-    def _within(self, places: Sequence[Place], span: Span) -> Iterable[int]:
-        """The positions of those that are needed, of one series in its order."""
-        first, last = 0, len(places) - 1
-        if span.since:
-            self._read_heads(self._near(places, later(span.since, -SLACK_SECONDS)))
-            first = self._first(places, later(span.since, -SLACK_SECONDS))
-            if span.running and first <= last:
-                first = self._first_with_all_of(places, first)
+    def _within(self, series: Sequence[tuple[Place, Found]], span: Span) -> Iterator[Segment]:
+        """Those that are needed, of one series in its order."""
+        places = [place for place, _ in series]
+        since = later(span.since, -SLACK_SECONDS) if span.since else ""
+        until = span.until if span.until == ALWAYS else later(span.until, SLACK_SECONDS)
+        written = self._written(places, {since[:10], until[:10]})
+        found = {position for position, each in enumerate(written) if each.first <= until and each.last >= since}
         if span.until != ALWAYS:
-            last = self._last(places, first, later(span.until, SLACK_SECONDS))
-        return range(first, last + 1)
+            found |= self._following(places, found, until)
+        if span.running:
+            found |= self._leading(places, found)
+        for position in sorted(found):
+            place, raw = series[position]
+            yield Segment(place, raw, (), written[position].set_back_from)
 
-    def _near(self, places: Sequence[Place], at: str) -> Iterator[Place]:
-        """Those whose heads decide: of the day and the ones around it."""
-        days = {later(at, seconds)[:10] for seconds in (-_DAY_SECONDS, 0, _DAY_SECONDS)}
-        return (place for place in places if place.dt in days)
+    def _written(self, places: Sequence[Place], days: Collection[str]) -> list[_Written]:
+        """When each was written: by its head and the next one's on days on which that decides, else by its day."""
+        self._read_heads(place for place in places if place.dt in days)
+        begins = [self._begins(place) if place.dt in days else place.dt for place in places]
+        written = []
+        for position, (place, own) in enumerate(zip(places, begins, strict=True)):
+            following, latest = ALWAYS, ""
+            if position + 1 < len(places):
+                following = begins[position + 1]
+                latest = str(self._heads.get(places[position + 1], {}).get("latest", ""))
+            if latest:
+                written.append(_Written(min(own, following), latest, latest))
+            elif following < own:
+                written.append(_Written("", ALWAYS, f"{place.dt}T23:59:59.999999Z"))
+            else:
+                written.append(_Written(own, following))
+        return written
 
-    def _first(self, places: Sequence[Place], at: str) -> int:
-        """The first one that was written at this time or later: the next one had not begun before."""
-        for position in range(len(places) - 1):
-            following = places[position + 1]
-            if following.dt > at[:10] or (following.dt == at[:10] and self._begins(following) >= at):
-                return position
-        return max(len(places) - 1, 0)
+    def _following(self, places: Sequence[Place], found: Collection[int], until: str) -> set[int]:
+        """Those that have more of what began by then, behind those that were found."""
+        more: set[int] = set()
+        for last in sorted(found):
+            for position in range(last + 1, len(places)):
+                if position in found or not any(started_by_id(id) <= until for id in self._in_flight(places[position])):
+                    break
+                more.add(position)
+        return more
 
-    def _first_with_all_of(self, places: Sequence[Place], first: int) -> int:
-        started = [began for began in map(started_by_id, self._in_flight(places[first])) if began]
-        oldest = later(min(started), -_ID_SECONDS) if started else ALWAYS
-        while first > 0 and self._begins(places[first]) > oldest:
-            first -= 1
-        return first
-
-    def _last(self, places: Sequence[Place], first: int, at: str) -> int:
-        """The last one that began by then, or has more of what began by then."""
-        last = first - 1
-        for position in range(first, len(places)):
-            place = places[position]
-            begun = place.dt < at[:10] or self._begins(place) <= at
-            if not begun and not any(started_by_id(id) <= at for id in self._in_flight(place)):
-                break
-            last = position
-        return last
+    def _leading(self, places: Sequence[Place], found: Collection[int]) -> set[int]:
+        """Those in which stands the beginning of what was in flight as one that was found began."""
+        more: set[int] = set()
+        for first in sorted(found):
+            if first - 1 in found:
+                continue
+            wanted = set(self._in_flight(places[first]))
+            for position in range(first, 0, -1):
+                if wanted.isdisjoint(self._in_flight(places[position])):
+                    break
+                more.add(position - 1)
+        return more
 
     def _begins(self, place: Place) -> str:
         return str(self._head(place).get("at", ""))

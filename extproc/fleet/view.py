@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -63,7 +63,9 @@ def opened(
                 pass
         hosts = sorted({each.place.host for each in chosen})
         for host in hosts:
-            _set_times(Path(made) / host)
+            _set_times(
+                Path(made) / host, {each.place.stem: each.set_back_from for each in chosen if each.place.host == host}
+            )
         yield [Path(made) / host for host in hosts]
     _shrink(kept, most_bytes)
 
@@ -106,12 +108,13 @@ def _put(directory: int, name: str, data: bytes) -> None:
     os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
-def _set_times(directory: Path) -> None:
-    """A segment's file says when it was written last: readers pass over by it what is too old."""
+def _set_times(directory: Path, set_back_from: Mapping[str, str]) -> None:
+    """A segment's file says when it was written last, whatever the clock did: readers pass over what is too old."""
     for name in filter(None, map(Name.parse, (path.name for path in (directory / SEGMENTS).iterdir()))):
         last = lines.last_line(directory, name)
         with contextlib.suppress(ValueError, OverflowError):
-            at = datetime.fromisoformat(str((last.record if last else {}).get("at"))).timestamp()
+            latest = max(str((last.record if last else {}).get("at")), set_back_from.get(name.stem, ""))
+            at = datetime.fromisoformat(latest).timestamp()
             os.utime(directory / SEGMENTS / str(name), (time.time(), at))
 
 

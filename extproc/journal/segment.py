@@ -23,6 +23,7 @@ segment that is `kept` all lines but those that it names.
               "response" for one whose terminal record came before its request record, which may still follow.
               `kept`, in a segment of which retention has left only the records of exchanges that are in flight: for
               each of its lines the exchange and the offset at which the line stood before, [[id, offset], ...]
+              `latest`, where the clock had been set back: the time up to which the segments before were written
     request   the request direction of an exchange has ended; at most one for each exchange
     open      a request that is long in coming, as far as it is known
     response  the exchange is over: the terminal record
@@ -61,6 +62,8 @@ import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
+
+from msgspec import UNSET
 
 from extproc import __version__, fs
 from extproc.core import records
@@ -118,8 +121,8 @@ class Name:
         return self.stem + self.state + self.moved
 
 
-def header(at: str, in_flight: dict[str, str]) -> records.Segment:
-    """The record that opens a segment."""
+def header(at: str, in_flight: dict[str, str], *, latest: str | None = None) -> records.Segment:
+    """The record that opens a segment. `latest`: where that is after `at`, up to when was written before."""
     return records.Segment(
         version=VERSION,
         at=at,
@@ -127,6 +130,7 @@ def header(at: str, in_flight: dict[str, str]) -> records.Segment:
         pid=os.getpid(),
         extproc=__version__,
         in_flight=in_flight,
+        latest=UNSET if latest is None else latest,
     )
 
 

@@ -31,6 +31,8 @@ from extproc.journal.timing import Times
 _log = logging.getLogger(__name__)
 
 _DAY: Final = 86_400_000_000_000
+_SET_BACK: Final = 30_000_000_000
+"""A clock that is set back by less, readers of a time allow for."""
 
 
 class SeriesWriter:
@@ -100,7 +102,7 @@ class SeriesWriter:
         return why
 
     def rotate_if_due(self) -> None:
-        """Begin the next segment where the open one is full, old, of another day, or no longer in its place."""
+        """Begin the next segment where the open one is full, old, of another day or time, or no longer in its place."""
         if self._segment is not None and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + self._look_seconds
             self._look_after(self._segment)
@@ -110,7 +112,8 @@ class SeriesWriter:
         now = self._clock()
         self._latest = max(self._latest, now)
         too_old = 0 < self._segment_ns <= now - self._begun_at
-        if segment.size >= self._segment_bytes or too_old or now // _DAY != self._day:
+        set_back = now < self._latest - _SET_BACK
+        if segment.size >= self._segment_bytes or too_old or set_back or now // _DAY != self._day:
             self._rotate(segment)
 
     def finish(self) -> None:
@@ -157,7 +160,8 @@ class SeriesWriter:
     def _open_segment(self) -> Segment:
         """The next segment of the series; one number before its own is left for the footer of the last."""
         now, first = self._clock(), self._seq + 2 if self._seq else 1
-        header = segments.header(timestamp(now), self.flight.snapshot())
+        latest = timestamp(self._latest) if now < self._latest - _SET_BACK else None
+        header = segments.header(timestamp(now), self.flight.snapshot(), latest=latest)
         line = seal(encode(header), self._worker, self._boot_id, first)
         name = Name(self._worker, self._boot_id, self._number + 1, segments.OPEN)
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.journals import START_NS, Faults, appended, id_of, records, request, response, segments
 
+from extproc.core.times import timestamp
 from extproc.journal.directory import DataDirectory, FreeSpace
 from extproc.journal.series import SeriesWriter
 from extproc.journal.spool import Entry
@@ -144,3 +145,17 @@ def test_a_boot_id_has_a_form(boot_id: str) -> None:
             Path(), 0, boot_id, sync=True, segment_bytes=1, segment_seconds=0.0, clock=Clock(), recover=lambda: None,
             retry_seconds=0.0, look_seconds=0.0,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("jump_ns", "says"), [(-HOUR, True), (-HOUR // 60, True), (-HOUR // 3600, False), (HOUR, False)]
+)
+def test_a_clock_that_is_set_back_ends_a_segment(tmp_path: Path, clock: Clock, jump_ns: int, says: bool) -> None:
+    """The head of the next one tells up to when those before it were written; a second is none of that."""
+    with series(tmp_path, clock) as writer:
+        for each in (request(1), response(1)):
+            assert writer.write(entries(each)) is None
+            writer.rotate_if_due()
+            clock.now += jump_ns
+    heads = records(tmp_path, type="segment")
+    assert [head.get("latest") for head in heads] == [None, *([timestamp(START_NS)] if says else [])]
