@@ -42,6 +42,7 @@ function told() {
 
 /** What is in quarantine for an incident or an exchange, and how to change that. `its`: which entries those are. */
 export function quarantine(id, its, about, signal) {
+  if (about.directories.length > 1) return [h("p", { class: "note" }, "Each data directory has a quarantine of its own: serve a page for one.")];
   const place = h("div", {});
   const [status, say] = told();
   const draw = async () => {
