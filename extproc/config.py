@@ -319,6 +319,12 @@ class Config:
         "`extproc incidents`. Over plain HTTP only: backends behind TLS are not asked. docs/forensics.md has what it "
         "asks. 0: never",
     )
+    set_audit_id: bool = _setting(
+        False,
+        _boolean(),
+        "The recorder itself sets `x-audit-id` on answers, for an Envoy whose configuration does not; see "
+        "docs/kubernetes.md",
+    )
     hold_request_bytes: int = _setting(
         512 * KIB,
         _size(0, 64 * MIB),

@@ -64,6 +64,7 @@ class Recorder:
         self.live = live
         self.guard = Guard(config.data_dir, Mode(config.quarantine_mode))
         self.deny = config.on_audit_failure == "deny"
+        self.names_answers = config.set_audit_id
         self.in_flight = 0
         """Exchanges that have begun and not ended."""
         self.unaudited = 0
@@ -301,8 +302,11 @@ class Processor:
         assert modes is not None
         if kind in _HEADERS and not modes.observability:
             if kind is _RESPONSE_HEADERS:
-                if not exchange.request_began:
-                    return wire.answered(exchange.id)  # so that Envoy's entry, which knows the request, is joined to it
+                name = wire.named(exchange.id) if self._recorder.names_answers and not received.late else b""
+                if not exchange.request_began:  # so that Envoy's entry, which knows the request, is joined to it
+                    return name + wire.answered(exchange.id)
+                if name:
+                    return name
             elif not received.late:
                 return self._accept(exchange, modes, over=received.over)
         return wire.neutral(message, modes, late=received.late)
@@ -365,7 +369,7 @@ class Processor:
         if found.mode is Mode.ROUTE:
             return wire.routed({**(headers or {}), wire.QUARANTINE: found.entry.id})
         exchange.reject(recorded=True)
-        return wire.quarantined(found.entry.incident or found.entry.id)
+        return self._named(wire.quarantined(found.entry.incident or found.entry.id), exchange)
 
     def _came(self, exchange: ExchangeRecorder, *, over: bool) -> None:
         """The body of a held request. If this was not all of it, our override had no effect."""
@@ -401,7 +405,13 @@ class Processor:
         self._recorder.refused += 1
         if exchange is None or not exchange.reject(recorded=gate.late):
             self._recorder.left_no_record(error)
-        return wire.REFUSED
+        return self._named(wire.REFUSED, exchange)
+
+    def _named(self, immediate: bytes, exchange: ExchangeRecorder | None) -> bytes:
+        """Our own answer, which Envoy does not show us."""
+        return (
+            wire.with_id(immediate, exchange.id) if exchange is not None and self._recorder.names_answers else immediate
+        )
 
     def _refuses(self, gate: Gate) -> bool:
         assert self._modes is not None

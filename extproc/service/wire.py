@@ -39,6 +39,10 @@ NAMESPACE = "extproc"
 """The namespace of the dynamic metadata that carries the exchange's id to Envoy's access log."""
 
 
+AUDIT_ID = "x-audit-id"
+"""The header by which a client hears the exchange's id. Envoy sets it, or we do (`set_audit_id`)."""
+
+
 class Kind(enum.IntEnum):
     """What a message is, by the field number of its reply in ProcessingResponse."""
 
@@ -315,16 +319,18 @@ def _response_headers_reply() -> tuple[bytes, bytes]:
     return _around_the_id(response)
 
 
+def _naming_reply() -> tuple[bytes, bytes]:
+    response = ProcessingResponse()
+    _set_header(response.response_headers.response.header_mutation, AUDIT_ID, _PLACEHOLDER)
+    before, _, after = response.SerializeToString(deterministic=True).partition(_PLACEHOLDER.encode())
+    return before, after
+
+
 def _around_the_id(response: ProcessingResponse) -> tuple[bytes, bytes]:
     """What stands before and after the id in a reply that gives it to Envoy."""
     response.dynamic_metadata.update({NAMESPACE: {"id": _PLACEHOLDER}})
     before, _, after = response.SerializeToString(deterministic=True).partition(_PLACEHOLDER.encode())
     return before, after
-
-
-_ANSWERED = _response_headers_reply()
-_GO_ON = _request_headers_reply(hold=False)
-_HOLD = _request_headers_reply(hold=True)
 
 
 def accepted(exchange_id: str, *, hold: bool) -> bytes:
@@ -339,6 +345,20 @@ def answered(exchange_id: str) -> bytes:
     """The reply to response headers of which no request was seen: a filter before us has answered."""
     before, after = _ANSWERED
     return before + exchange_id.encode() + after
+
+
+def named(exchange_id: str) -> bytes:
+    """The reply to response headers that has Envoy tell the client the exchange's id. With `answered` behind it, it is
+    a reply that does both, as all messages of protobuf can be joined."""
+    before, after = _NAMED
+    return before + exchange_id.encode() + after
+
+
+def with_id(immediate: bytes, exchange_id: str) -> bytes:
+    """An answer of our own that tells the client the exchange's id."""
+    response = ProcessingResponse.FromString(immediate)
+    _set_header(response.immediate_response.headers, AUDIT_ID, exchange_id)
+    return response.SerializeToString()
 
 
 def with_client_key(reply: bytes, key: str | None) -> bytes:
@@ -368,6 +388,11 @@ def _set_header(mutation: HeaderMutation, name: str, value: str) -> None:
     option.header.raw_value = value.encode()
     option.append_action = option.OVERWRITE_IF_EXISTS_OR_ADD
 
+
+_ANSWERED = _response_headers_reply()
+_NAMED = _naming_reply()
+_GO_ON = _request_headers_reply(hold=False)
+_HOLD = _request_headers_reply(hold=True)
 
 QUARANTINE = "x-quarantine"
 """The header of a request that a route may send to a cluster of its own; its value is the entry's id."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 from support.commands import PROGRAM
 from support.envoys import admin_of
 from support.exchanges import present
-from support.raw import Closed, Connection, Head, Message, RawBackend
+from support.raw import Closed, Connection, Head, Message, RawBackend, Script
 from support.stack import end, eventually
 
 from extproc.history import reader
@@ -56,13 +57,7 @@ static_resources:
                     "@type": type.googleapis.com/envoy.config.route.v3.FilterConfig
                     config: {{}}
           http_filters:
-          - name: late-headers
-            typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
-              mutations:
-                response_mutations:
-                - append: {{header: {{key: x-audit-id, value: "%DYNAMIC_METADATA(extproc:id)%"}}}}
-                - append: {{header: {{key: x-upstream, value: "%UPSTREAM_REMOTE_ADDRESS%"}}}}
+          {late_headers}
           - name: gateway/extproc
             disabled: true
             typed_config:
@@ -98,6 +93,15 @@ static_resources:
         - endpoint: {{address: {{pipe: {{path: {socket}}}}}}}
 """
 
+LATE_HEADERS = """- name: late-headers
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+              mutations:
+                response_mutations:
+                - append: {header: {key: x-audit-id, value: "%DYNAMIC_METADATA(extproc:id)%"}}
+                - append: {header: {key: x-upstream, value: "%UPSTREAM_REMOTE_ADDRESS%"}}"""
+"""What a ClientTrafficPolicy has added."""
+
 BODY = b'{"model":"demo","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 100_000)
 
 
@@ -127,20 +131,28 @@ def try_once(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def gateway(directory: Path) -> Iterator[int]:
+def gateway(
+    directory: Path, *, answer: Script = echo, set_audit_id: bool = False, late_headers: str = LATE_HEADERS
+) -> Iterator[int]:
     """The port of such an Envoy, with a sidecar beside it that has ended, and written all, afterwards."""
     path = directory / "extproc.sock"
     with RawBackend() as backend, (directory / "stderr").open("wb") as stderr:
-        backend.otherwise = echo
+        backend.otherwise = answer
         arguments = ("--listen", f"unix:{path}", "--admin-port", "0", "--data-dir", str(directory / "data"))
         sidecar = subprocess.Popen(
-            [*PROGRAM, "serve", *arguments], cwd=directory, stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*PROGRAM, "serve", *arguments],
+            cwd=directory,
+            env=os.environ | {"EXTPROC_SET_AUDIT_ID": str(set_audit_id).lower()},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
         )
         try:
             assert sidecar.stdout is not None
             assert sidecar.stdout.readline().startswith("ready ")
             port = free_port()
-            with admin_of(BOOTSTRAP.format(port=port, backend=backend.port, socket=path), directory / "envoy"):
+            bootstrap = BOOTSTRAP.format(port=port, backend=backend.port, socket=path, late_headers=late_headers)
+            with admin_of(bootstrap, directory / "envoy"):
                 yield port
         finally:
             code = end(sidecar, signal.SIGTERM)
@@ -161,17 +173,19 @@ def test_a_size_that_does_not_fit_is_held_no_longer(tmp_path: Path) -> None:
     assert (last.held, present(last.request).sha256) == (False, hashlib.sha256(BODY).hexdigest())
 
 
+def ask(port: int) -> Message | None:
+    """The answer to a short request; None where there is none yet."""
+    with contextlib.suppress(OSError, Closed), Connection.to(port) as client:
+        client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
+        return client.read_message()
+    return None
+
+
 def test_a_request_is_recorded_and_named(tmp_path: Path) -> None:
     """Held, joined with Envoy's entry of it; the client hears its id, and where it went."""
 
-    def ask() -> Message | None:
-        with contextlib.suppress(OSError, Closed), Connection.to(port) as client:
-            client.send(b"POST /v1/chat/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}")
-            return client.read_message()
-        return None
-
     with gateway(tmp_path) as port:
-        answer = eventually(ask, "an answer")
+        answer = eventually(lambda: ask(port), "an answer")
 
         def joined() -> bool:
             found = reader.exchanges([tmp_path / "data"])
@@ -182,3 +196,25 @@ def test_a_request_is_recorded_and_named(tmp_path: Path) -> None:
     assert (exchange.outcome, exchange.held, exchange.route) == ("ok", True, None)
     assert answer.head.get("x-audit-id") == exchange.id
     assert answer.head.get("x-upstream") == exchange.upstream
+
+
+def forge(connection: Connection, head: Head) -> None:
+    """Answer with an id that is none of ours."""
+    connection.finish(head)
+    connection.send(b"HTTP/1.1 200 OK\r\nx-audit-id: forged\r\nx-audit-id: twice\r\ncontent-length: 2\r\n\r\nok")
+
+
+def vanish(connection: Connection, head: Head) -> None:
+    """No answer: Envoy gives one itself."""
+    connection.finish(head)
+    connection.close()
+
+
+@pytest.mark.parametrize(("answer", "status"), [(forge, 200), (vanish, 503)])
+def test_the_recorder_itself_names_the_exchange(tmp_path: Path, answer: Script, status: int) -> None:
+    """Where no filter does: once, and true, whatever the backend sends, and on Envoy's own answer, too."""
+    with gateway(tmp_path, answer=answer, set_audit_id=True, late_headers="") as port:
+        got = eventually(lambda: ask(port), "an answer")
+    [exchange] = reader.exchanges([tmp_path / "data"])
+    assert got.head.status == exchange.status == status
+    assert [value for name, value in got.head.headers if name == "x-audit-id"] == [exchange.id]

@@ -512,3 +512,28 @@ def test_what_no_route_can_ask_for_is_said_once(caplog: pytest.LogCaptureFixture
         )
     ]
     assert [record["routing"] for record in journal.records()] == [None] * 3
+
+
+def _audit_id(reply: bytes) -> str | None:
+    """The x-audit-id that a reply sets, on an answer or in one of ours."""
+    response = ProcessingResponse.FromString(reply)
+    mutations = (response.response_headers.response.header_mutation, response.immediate_response.headers)
+    found = {each.header.key: each.header.raw_value.decode() for mutation in mutations for each in mutation.set_headers}
+    return found.get("x-audit-id")
+
+
+@pytest.mark.parametrize("names", [True, False])
+def test_answers_are_named_where_envoy_does_not(names: bool) -> None:
+    """Once for each exchange: the backend's answer, and our own refusal; by default Envoy does it."""
+    stream = Stream(FakeJournal(), set_audit_id=names)
+    stream.ask(head("request", end=True, first=STREAMED))
+    named = _audit_id(stream.ask(head("response")))
+    assert _audit_id(stream.ask(body("response", b"ok", end=True))) is None
+    stream.close()
+    [id] = {record["id"] for record in stream.journal.records()}
+    assert named == (id if names else None)
+    full = FakeJournal()
+    full.failure = FULL_DISK
+    refused = Stream(full, set_audit_id=names).ask(head("request", end=True, first=STREAMED))
+    assert kind(refused) == "immediate_response"
+    assert (_audit_id(refused) is not None) == names

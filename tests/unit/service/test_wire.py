@@ -145,6 +145,17 @@ def test_the_reply_to_an_answer_without_a_request_carries_the_id() -> None:
     assert reply.WhichOneof("response") == "response_headers"
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_the_reply_to_an_answers_headers_names_the_exchange(answered: bool) -> None:
+    """In place of what the backend has set; with Envoy's own part behind it where it has not heard the id."""
+    id = "01a1fbca-058c-746d-8c4e-43adff5f8908"
+    reply = ProcessingResponse.FromString(wire.named(id) + (wire.answered(id) if answered else b""))
+    [option] = reply.response_headers.response.header_mutation.set_headers
+    assert (option.header.key, option.header.raw_value) == ("x-audit-id", id.encode())
+    assert option.append_action == option.OVERWRITE_IF_EXISTS_OR_ADD
+    assert json_format.MessageToDict(reply.dynamic_metadata) == ({"extproc": {"id": id}} if answered else {})
+
+
 def test_a_refusal_is_a_503_in_openais_shape() -> None:
     """Clients of the API read it as they read any error of the model server."""
     immediate = ProcessingResponse.FromString(wire.REFUSED).immediate_response
