@@ -48,6 +48,8 @@ _SOON_SECONDS: Final = 3.0
 """After a silence of so long it is worth looking more often."""
 _UNANSWERED_PAUSE_SECONDS: Final = 5.0
 """How often it is looked whether those who wait tell of a hang."""
+_LATE_SECONDS: Final = 120.0
+"""What was over so long ago was looked at when more was known of what came before it."""
 _ALL_ENDED_SECONDS: Final = 6.0
 """So long after a byte of a backend all that had ended before it is known."""
 _MANY: Final = 3
@@ -171,7 +173,7 @@ class Watch:
         ready = []
         final = {each.id for each in kept}
         for sighting in detect.sightings([*kept, *(each for each in others if each.id not in final)], now):
-            if self._was_told(sighting):
+            if self._was_told(sighting) or max(sighting.at, sighting.until) < now - _LATE_SECONDS:
                 continue
             at = sure_at(sighting)
             if at <= now and (sighting.at < unknown_from or at + PATIENCE_SECONDS <= now):

@@ -86,8 +86,9 @@ def _who(incident: Incident) -> Iterator[str]:
         yield f"  {why_nobody(incident)}"
         return
     yield f"Suspects (that none of them did it: {incident.ranking.nobody:.2f})"
-    count = len(incident.in_flight)
-    for rank, suspect in enumerate(incident.suspects[:MOST_SUSPECTS], 1):
+    named = incident.suspects[:MOST_SUSPECTS]
+    count = max(len(incident.in_flight), len(named))  # some may have ended before
+    for rank, suspect in enumerate(named, 1):
         yield f"  {rank} of {count}  {suspect.score:.2f}  {suspect.flight.id}"
         yield from (f"      {reason}" for reason in suspect.reasons)
         if suspect.latch is not None:
@@ -138,7 +139,7 @@ def chart(incident: Incident) -> Iterator[str]:
         yield f"  {mark} {each.id[-12:]} {_bar(each, found, at, width)} {_end(each)}"
     if hidden:
         yield f"     and {hidden} more"
-    yield f"     {'':12} {-(at - first):+.1f} s before to {last - at:+.1f} s after"
+    yield f"     {'':12} {at - first:.1f} s before to {last - at:.1f} s after"
     yield f"     {'':12} . waiting or silent   = giving tokens   | the moment"
 
 

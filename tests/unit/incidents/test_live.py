@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.played import played
-from support.worlds import World
+from support.worlds import START, World
 
 Told = list[tuple[str, bool, float]]
 
@@ -61,3 +61,17 @@ def test_a_short_silence_is_nothing() -> None:
     world = silent(None)
     world.add(27, 100, first=27.2, last=99, silence=(40, 40.1))
     assert told(world) == []
+
+
+def test_what_is_forgotten_makes_no_incident_of_what_was_none() -> None:
+    """Three streams that were silent by chance, of which the pauses before are out of sight a quarter of an hour later,
+    when something else is to be looked at."""
+    world = World()
+    world.traffic(0, 60)
+    world.add(60, 95, first=61, silence=(70, 70.5), seed=1)
+    for number, pause in enumerate([(65, 80), (105, 118.5), (106, 118), (107, 119)]):
+        world.add(pause[0] - 4, pause[1] + 6, first=pause[0] - 3, silence=pause, seed=number)
+    for number in range(3):
+        world.add(101 + number / 10, 103.5, first=102, seed=number)
+    world.add(1000, 1000.1, "upstream_error_status", status=500)
+    assert list(played(world.flights(), step=2.0, since=START + 95)) == []

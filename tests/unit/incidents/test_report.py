@@ -42,6 +42,20 @@ def test_the_page_names_the_first_suspect_and_what_to_run_next() -> None:
     assert "http://jaeger/trace/" in page
 
 
+def test_those_that_had_ended_before_are_counted_too() -> None:
+    """No suspect is the third of two."""
+    world = World()
+    world.traffic(0, 30)
+    world.streams(26, 30, "upstream_reset_mid_stream", spread=0.05, count=3)
+    world.add(29.5, 29.8, "upstream_error_status", status=400, guided_choice=[])
+    world.refused(31, 35)
+    (found,) = world.incidents()
+    places = re.findall(r"^  (\d+) of (\d+)  0", text(found), re.MULTILINE)
+    assert places
+    assert all(int(place) <= int(count) for place, count in places)
+    assert len(found.in_flight) < len(places) + 1
+
+
 def test_the_page_says_when_no_request_is_to_blame() -> None:
     """And why, and where else to look."""
     world = World()
