@@ -34,7 +34,7 @@ MISSING: Final = (
     "or pip install obstore pyarrow"
 )
 _CONNECT_SECONDS: Final = 5
-_REQUEST_SECONDS: Final = 300
+_REQUEST_SECONDS: Final = 300.0
 _RETRY_SECONDS: Final = 30
 _RETRIES: Final = 4
 _LONGEST: Final = 300
@@ -63,8 +63,18 @@ class Bucket:
         self._store = store
 
     @classmethod
-    def open(cls, url: str, endpoint: str | None = None, *, retries: int = _RETRIES) -> Self:
-        """The bucket of a URL. Nothing is asked of it yet. Raises ConfigError, and BucketError without the library."""
+    def open(
+        cls,
+        url: str,
+        endpoint: str | None = None,
+        *,
+        retries: int = _RETRIES,
+        request_seconds: float = _REQUEST_SECONDS,
+    ) -> Self:
+        """The bucket of a URL. Nothing is asked of it yet. Raises ConfigError, and BucketError without the library.
+
+        `request_seconds`: how long one request may take, from its beginning to the last byte of its answer.
+        """
         parts = urlsplit(url)
         if parts.scheme not in BUCKET_SCHEMES:
             raise ConfigError(f"{url}: expected s3://BUCKET/PREFIX, gs://, az:// or file:///DIRECTORY")
@@ -73,7 +83,7 @@ class Bucket:
         except ImportError:
             raise BucketError(MISSING) from None
         try:
-            return cls(from_url(url, **_options(parts.scheme, endpoint, retries)), url)
+            return cls(from_url(url, **_options(parts.scheme, endpoint, retries, request_seconds)), url)
         except Exception as error:  # noqa: BLE001 - whatever the library finds wrong with it
             raise ConfigError(f"{url}: {_line(error)}") from None
 
@@ -160,7 +170,7 @@ class Bucket:
             obstore.delete(self._store, path)
 
 
-def _options(scheme: str, endpoint: str | None, retries: int) -> dict[str, Any]:
+def _options(scheme: str, endpoint: str | None, retries: int, request_seconds: float) -> dict[str, Any]:
     if scheme == "file":
         return {"mkdir": True}
     named = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -168,7 +178,7 @@ def _options(scheme: str, endpoint: str | None, retries: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "client_options": {
             "connect_timeout": _CONNECT_SECONDS * seconds,
-            "timeout": _REQUEST_SECONDS * seconds,
+            "timeout": request_seconds * seconds,
             "allow_http": bool(named and named.startswith("http://")),
         },
         "retry_config": {"max_retries": retries, "retry_timeout": _RETRY_SECONDS * seconds},

@@ -29,3 +29,26 @@ def serving(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = 
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def trickling(after: bytes = b"") -> Iterator[int]:
+    """The port of a server that answers everything a byte at a time, for ever, after these bytes."""
+    over = threading.Event()
+
+    class Trickling(Quiet, BaseHTTPRequestHandler):
+        def _answer(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            with contextlib.suppress(OSError):
+                self.wfile.write(after or b"HTTP/1.1 200 OK\r\nx-long: ")
+                while not over.wait(0.02):
+                    self.wfile.write(b"<")
+            self.close_connection = True
+
+        do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _answer  # noqa: N815
+
+    with serving(Trickling) as port:
+        try:
+            yield port
+        finally:
+            over.set()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from support import buckets
-from support.http_servers import Quiet, serving
+from support.http_servers import Quiet, serving, trickling
 
 from extproc.errors import BucketError, ConfigError, Conflict
 from extproc.fleet.bucket import Bucket, directory_url
@@ -115,6 +116,34 @@ def test_a_store_that_is_away_is_the_same_line_each_time() -> None:
         lines = {_refused(away) for _ in range(2)}
     assert len(lines) == 1
     assert lines.pop().endswith("HTTP error: error sending request")
+
+
+LONG = b"HTTP/1.1 200 OK\r\netag: a\r\nlast-modified: Fri, 20 Nov 2026 03:00:00 GMT\r\ncontent-length: 100000\r\n\r\n"
+PART = LONG.replace(b"200 OK", b"206 Part\r\ncontent-range: bytes 0-99999/100000")
+
+
+Ask = Callable[[Bucket], object]
+ASKED: dict[str, tuple[Ask, bytes]] = {
+    "create": (lambda bucket: bucket.create("a", b"data"), b""),
+    "replace": (lambda bucket: bucket.replace("a", b"data", "version"), b""),
+    "read": (lambda bucket: bucket.read("a"), b""),
+    "read, the content": (lambda bucket: bucket.read("a"), LONG),
+    "start_of, the content": (lambda bucket: bucket.start_of("a", 100_000), PART),
+    "has": (lambda bucket: bucket.has("a"), b""),
+    "objects, the content": (lambda bucket: list(bucket.objects("v1")), LONG),
+    "folders, the content": (lambda bucket: bucket.folders("v1"), LONG),
+    "delete": (lambda bucket: bucket.delete("a"), b""),
+}
+
+
+@pytest.mark.parametrize(("ask", "after"), ASKED.values(), ids=ASKED)
+@pytest.mark.usefixtures("credentials")
+def test_a_store_that_answers_a_byte_at_a_time_is_given_up(ask: Ask, after: bytes) -> None:
+    """In its headers or in its body: what is asked has its time as a whole, not from byte to byte."""
+    with trickling(after) as port:
+        bucket = Bucket.open("s3://tests/part", f"http://127.0.0.1:{port}", retries=0, request_seconds=0.2)
+        with pytest.raises(BucketError, match="HTTP error"):
+            ask(bucket)
 
 
 def _refused(bucket: Bucket) -> str:

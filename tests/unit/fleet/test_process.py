@@ -9,13 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support import buckets
+from support.http_servers import trickling
 from support.journals import START_NS, append, journal, request, response
 
 from extproc.config import Config
 from extproc.errors import BucketError
+from extproc.fleet import view
 from extproc.fleet.bucket import Bucket, directory_url
 from extproc.fleet.process import Shipping
 from extproc.fleet.ship import Shipper
+from extproc.fleet.span import EVERYTHING
 from extproc.journal.lock import lock_directory
 from extproc.service.sidecar.follower import SHIPPER
 
@@ -89,3 +93,32 @@ def test_a_bucket_that_is_away_for_long_is_one_line(tmp_path: Path, caplog: pyte
     assert lags == [60.0 * number for number in range(1, 101)]
     state = json.loads(shipping.state())
     assert (state["lag_seconds"], state["behind_bytes"], state["failures"], state["objects"]) == (0, 0, 100, 2)
+
+
+def test_a_bucket_that_never_ends_an_answer_costs_lag_and_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round ends when the time for one request is over; the next ones are no further line, and a question that is
+    asked of the bucket ends with an error."""
+    for name, value in buckets.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    with journal(data, clock=lambda: START_NS) as writer:
+        append(writer, request(1), response(1))
+    now = next(iter((data / "segments").iterdir())).stat().st_mtime + 60
+    with trickling() as port:
+        bucket = Bucket.open("s3://tests/part", f"http://127.0.0.1:{port}", retries=0, request_seconds=0.2)
+        shipping = Shipping(Shipper(data, bucket, clock=lambda: now))
+        with caplog.at_level(logging.INFO):
+            shipping.round()
+            shipping.round(last=True)
+        with (
+            pytest.raises(BucketError),
+            view.opened(bucket, EVERYTHING, bodies=False, cache=tmp_path / "cache"),
+        ):
+            pass
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    state = json.loads(shipping.state())
+    assert (state["lag_seconds"], state["failures"], state["objects"]) == (60, 2, 0)
+    assert not list((tmp_path / "cache").glob("view-*"))
