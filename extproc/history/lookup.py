@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.record import DamagedLine
-from extproc.core.records import Access, AnyRecord, id_of
+from extproc.core.records import Access, id_of
 from extproc.core.times import later, timestamp
 from extproc.history import alone
 from extproc.history.extents import ALWAYS, SLACK_SECONDS, Extents
 from extproc.history.identifier import Identifier
 from extproc.history.join import ACCESS_SECONDS, JOINED, Exchange, Parts
-from extproc.history.position import PositionedRecord, RecordPosition, position_of, record_at
+from extproc.history.position import PositionedRecord, RecordPosition, RecordReader, position_of
 from extproc.journal import lines
 from extproc.journal.flight import BEGINNING, type_and_id
 from extproc.journal.lines import Series, Wanted
@@ -48,16 +48,15 @@ def find(directories: Sequence[Path], text: str, report: Report = lambda _: None
 
 
 def at_positions(
-    directory: Path,
-    positions: Iterable[RecordPosition],
-    read: Callable[[Path, RecordPosition], AnyRecord | None] = record_at,
+    directory: Path, positions: Iterable[RecordPosition], reader: RecordReader | None = None
 ) -> Exchange | None:
-    """The exchange whose records stand there; None when what is left of them is none. `read` has a record's."""
+    """The exchange whose records stand there; None when what is left of them is none."""
+    reader = reader or RecordReader(directory)
     parts: Parts | None = None
     for position in positions:
-        record = read(directory, position)
-        if record is not None:
-            record = alone.as_own(record)
+        found = reader.record(position)
+        if found is not None:
+            record = alone.as_own(found)
             parts = parts or Parts("", directory)
             parts.id = str(id_of(record)) if not alone.stands_alone(record) or not parts.id else parts.id
             parts.add(record, position)

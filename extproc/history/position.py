@@ -1,18 +1,30 @@
 """Where a record stands, and the record that stands there.
 
+    reader = RecordReader(directory)
+    reader.record(position)     # None when it is gone
+
 A position holds for good: through closing and compression, and where retention has left only some lines of a segment.
 """
 
 from __future__ import annotations
 
+import io
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
+import zstandard
+
+from extproc.core.record import DamagedLine
 from extproc.core.records import AnyRecord
 from extproc.journal import lines
+from extproc.journal.frames import FRAME_BYTES
 from extproc.journal.lines import Line, Series
 from extproc.journal.segment import Name
+
+_KEPT: Final = 16
+"""Pieces of a megabyte at most."""
 
 
 class RecordPosition(NamedTuple):
@@ -50,20 +62,94 @@ def position_of(line: Line) -> RecordPosition:
 
 def record_at(directory: Path, position: RecordPosition) -> AnyRecord | None:
     """The record that stands at a position, whatever has become of its segment; None when it is gone."""
+    return RecordReader(directory).record(position)
+
+
+def records_at(directory: Path, positions: Iterable[RecordPosition]) -> Iterator[PositionedRecord]:
+    """The records that stand at these positions, in this order, without those that are gone."""
+    reader = RecordReader(directory)
+    for position in positions:
+        record = reader.record(position)
+        if record is not None:
+            yield PositionedRecord(directory, position, record)
+
+
+class RecordReader:
+    """Of one data directory. What stands behind a record is kept for a while: the records of an exchange are written
+    together, and so are exchanges, and a compressed segment gives a line for the price of a megabyte."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pieces: OrderedDict[RecordPosition, bytes] = OrderedDict()
+        """What stands from these positions on."""
+        self._names: dict[tuple[str, int], Name | None] = {}
+        """Segments whose lines stand in their file where they are said to; None for others."""
+
+    def record(self, position: RecordPosition) -> AnyRecord | None:
+        """The record that stands at a position; None when it is gone."""
+        name = self._name(position)
+        try:
+            raw = None if name is None else self._kept(position) or self._read(name, position)
+        except (DamagedLine, FileNotFoundError):
+            raw = None
+        if raw is None or name is None:
+            return _alone(self._directory, position)
+        line = lines.parse(name, 0, position.offset, raw)[0]
+        return line.typed if line.damage is None else None
+
+    def _name(self, position: RecordPosition) -> Name | None:
+        key = position[:2]
+        if key not in self._names:
+            name = _name(position)
+            head = None if name is None else lines.typed_header(self._directory, name)
+            self._names[key] = None if head is None or head.kept else name
+        return self._names[key]
+
+    def _kept(self, position: RecordPosition) -> bytes | None:
+        series, number, offset = position
+        for begins, piece in self._pieces.items():
+            start = offset - begins.offset
+            if begins.series == series and begins.segment == number and 0 <= start < len(piece):
+                end = piece.find(b"\n", start)
+                if end >= 0:
+                    self._pieces.move_to_end(begins)
+                    return piece[start : end + 1]
+        return None
+
+    def _read(self, name: Name, position: RecordPosition) -> bytes | None:
+        with lines.open_segment(self._directory, name, position.offset) as file:
+            line = next(lines.raw_lines(file), b"")
+            piece = line + _what_follows(file)
+        if not line.endswith(b"\n"):
+            return None
+        self._pieces[position] = piece
+        if len(self._pieces) > _KEPT:
+            self._pieces.popitem(last=False)
+        return line
+
+
+def _what_follows(file: BinaryIO) -> bytes:
+    """What has been read of a segment beyond a line, or a little more; nothing where that is damaged."""
+    assert isinstance(file, io.BufferedReader)
+    try:
+        return file.read1(FRAME_BYTES)
+    except zstandard.ZstdError:
+        return b""
+
+
+def _alone(directory: Path, position: RecordPosition) -> AnyRecord | None:
+    """The record of a segment that was reduced, or that another program has renamed."""
     series, number, offset = position
-    name = Name.parse(f"{series}-{number:06d}.jsonl")
+    name = _name(position)
     line = None if name is None else lines.line_at(directory, name, offset)
     if line is None and (renamed := _renamed(directory, series, number)) is not None:
         line = lines.line_at(directory, renamed, offset)
     return None if line is None else line.typed
 
 
-def records_at(directory: Path, positions: Iterable[RecordPosition]) -> Iterator[PositionedRecord]:
-    """The records that stand at these positions, without those that are gone."""
-    for position in positions:
-        record = record_at(directory, position)
-        if record is not None:
-            yield PositionedRecord(directory, position, record)
+def _name(position: RecordPosition) -> Name | None:
+    """A segment, whatever has become of it."""
+    return Name.parse(f"{position.series}-{position.segment:06d}.jsonl")
 
 
 def _renamed(directory: Path, key: str, number: int) -> Name | None:

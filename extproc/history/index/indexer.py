@@ -28,14 +28,14 @@ import zstandard
 from extproc.core.llm import without_content
 from extproc.core.records import AnyRecord, Request, Response
 from extproc.errors import JournalError
+from extproc.history import lookup
 from extproc.history.feed import Feed, SegmentOffset, from_checkpoint, together
 from extproc.history.index import store, told
-from extproc.history.index.fetch import Fetch
 from extproc.history.index.store import Checkpoint, Positions, Store
 from extproc.history.index.told import Told
 from extproc.history.join import Exchange
 from extproc.history.joiner import FOLLOWING, Joiner
-from extproc.history.position import PositionedRecord, records_at, series_key
+from extproc.history.position import PositionedRecord, RecordReader, records_at, series_key
 from extproc.journal import lines
 from extproc.journal.segment import Name
 
@@ -179,7 +179,7 @@ class _Work:
             raise store.Unusable("the journal ends before the place up to which it was read")
         self._listed: object = None
         self._listing = lines.Listing(directory)
-        self._fetch = Fetch(directory)
+        self._records = RecordReader(directory)
         self._joiner = Joiner(POLICY)
         self.positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
         self._feed = Feed([directory], from_checkpoint(self.positions), follow=True)
@@ -241,7 +241,7 @@ class _Work:
             del self._told[next(iter(self._told))]
 
     def _again(self, positions: Positions) -> tuple[Exchange, Told] | None:
-        exchange = self._fetch.exchange(positions)
+        exchange = lookup.at_positions(self._directory, positions, self._records)
         return None if exchange is None else (exchange, told.of(exchange, self._reader))
 
     def commit(self, now: float, *, at_once: bool) -> None:

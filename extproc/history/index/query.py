@@ -27,15 +27,16 @@ from urllib.parse import quote
 
 import msgspec
 
+from extproc.history import lookup
 from extproc.history.filters import Filters
 from extproc.history.identifier import SHORTEST, Identifier
 from extproc.history.index import conditions, groups, row, schema, served, store
 from extproc.history.index.conditions import Conditions
-from extproc.history.index.fetch import Fetch
 from extproc.history.index.groups import Group
 from extproc.history.index.store import Checkpoint, Positions, Segment, Unusable
 from extproc.history.index.told import NOTHING, Atoms, Told
 from extproc.history.join import Exchange
+from extproc.history.position import RecordReader
 from extproc.journal import lines
 from extproc.journal.directory import reason
 
@@ -85,7 +86,7 @@ class Index:
     def __init__(self, directory: Path, database: sqlite3.Connection, *, still: bool = False) -> None:
         self.directory = directory
         self._database = database
-        self._fetch = Fetch(directory)
+        self._records = RecordReader(directory)
         self._asked: dict[int, bytes | Atoms] = {}
         self._asked_pages: set[int] = set()
         self._atoms: dict[int, tuple[str, str]] | None = None
@@ -215,7 +216,7 @@ class Index:
         """All that the journal says of it; None when it is gone."""
         if found.is_complete:
             return found.exchange
-        return self._fetch.exchange(found.positions)
+        return self._exchange(found.positions)
 
     def _found(self, values: Row) -> Found | None:
         positions = store.unpacked(values[_POSITIONS], self._segments)
@@ -224,14 +225,17 @@ class Index:
             exchange = row.exchange(values[1:], self.words.__getitem__, series, self.directory)
             told = Told(self.atoms(values[_ASKED]), values[_MESSAGE])
             return Found(exchange, positions, False, told, bool(values[_STREAMED]))
-        found = self._fetch.exchange(positions)
+        found = self._exchange(positions)
         return None if found is None else Found(found, positions, True)
+
+    def _exchange(self, positions: Positions) -> Exchange | None:
+        return lookup.at_positions(self.directory, positions, self._records)
 
     def whole_by_id(self, id: str) -> Exchange | None:
         """All that the journal says of the exchange with this id; None where it has no row."""
         with _reading():
             rows = self._rows(f"{_OF_ID} WHERE id = ? AND n <= ?", row.packed_id(id), self._last)
-            return self._fetch.exchange(store.unpacked(rows[0][1], self._segments)) if rows else None
+            return self._exchange(store.unpacked(rows[0][1], self._segments)) if rows else None
 
     # What requests ask for -----------------------------------------------------------------------------------------
 
@@ -432,7 +436,7 @@ class Index:
 
     def _named(self, rows: Iterable[Row], test: Callable[[Exchange], bool]) -> Iterator[Exchange]:
         for _, positions in sorted(set(rows), key=str):
-            exchange = self._fetch.exchange(store.unpacked(positions, self._segments))
+            exchange = self._exchange(store.unpacked(positions, self._segments))
             if exchange is not None and test(exchange):
                 yield exchange
 

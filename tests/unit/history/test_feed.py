@@ -12,8 +12,8 @@ from support.journals import START_NS, Faults, abandon, append, id_of, journal, 
 from extproc.core.records import id_of as id_of_record
 from extproc.history import feed
 from extproc.history.feed import Feed
-from extproc.history.position import RecordPosition, record_at
-from extproc.journal import recovery, retention
+from extproc.history.position import RecordPosition, RecordReader, record_at, records_at
+from extproc.journal import recovery, retention, segment
 
 MINUTE = 60_000_000_000
 
@@ -186,6 +186,40 @@ def test_a_record_by_its_place(data: Path) -> None:
     assert record_at(data, RecordPosition(series, number, offset + 1)) is None
     assert record_at(data, RecordPosition(series, number + 1, offset)) is None
     assert record_at(data, RecordPosition("w9-none", number, offset)) is None
+
+
+@pytest.mark.parametrize("order", [1, -1, 7])
+def test_many_records_by_their_places(data: Path, order: int) -> None:
+    """In the order in which they are asked for, of several series, in segments that are compressed, closed and open,
+    as they are alone; what is gone is left out, and what was cut off."""
+    with journal(data, segment_bytes=20_000) as first, journal(data, worker=1, boot_id="other") as second:
+        for number in range(1, 30):
+            append(first, request(number), response(number))
+            append(second, request(number + 100), response(number + 100))
+        assert retention.compress_closed(data)
+        for number in range(30, 50):
+            append(first, request(number), response(number))
+        states = {name.state for name in segment.names(data / "segments")}
+        assert states == {segment.COMPRESSED, segment.CLOSED, segment.OPEN}
+        found = list(from_the_beginning(data).records(1000))
+        inside = found[3].position._replace(offset=found[3].position.offset + 1)
+        asked = sorted(found, key=lambda each: each.position.offset * order % 1009)
+        places = [inside, *(each.position for each in asked), inside._replace(segment=99)]
+        assert [record_at(data, each.position) for each in asked] == [each.record for each in asked]
+        assert list(records_at(data, places)) == asked
+
+
+def test_many_records_of_a_segment_take_one_reading(data: Path) -> None:
+    """What stands together in a compressed segment is decompressed once for all of them."""
+    with journal(data) as writer:
+        append(writer, *(record for number in range(1, 30) for record in (request(number), response(number))))
+    assert retention.compress_closed(data)
+    found = list(from_the_beginning(data).records(1000))
+    reader = RecordReader(data)
+    assert reader.record(found[0].position) == found[0].record
+    for path in (data / "segments").iterdir():
+        path.unlink()
+    assert [reader.record(each.position) for each in found] == [each.record for each in found]
 
 
 def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
