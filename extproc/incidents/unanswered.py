@@ -100,6 +100,8 @@ class _Usual(NamedTuple):
 def spells(flights: Sequence[Flight], elsewhere: Sequence[Flight], until: float) -> Iterator[Spell]:
     """Those of one backend. `flights`: all of it, by their beginning; `elsewhere`: what waits and may be there, too;
     `until`: up to when is known what happened."""
+    if sum(each.streamed and _waited_until(each) - each.started >= _WAIT_SECONDS for each in flights) < _MANY:
+        return
     found = None
     for since, sign in _gaps(flights, until):
         found = found or _Backend(flights, elsewhere, until)
@@ -143,6 +145,10 @@ def _signs(each: Flight) -> Iterator[_Sign]:
         yield _Sign(each.first_byte, last, True)
     if each.end in (End.BAD, End.REFUSED, End.OTHER) and each.ended is not None:
         yield _Sign(each.ended, each.ended, False)
+
+
+def _waited_until(each: Flight) -> float:
+    return each.token or each.ended or _NEVER
 
 
 def _waits(each: Flight, until: float) -> bool:
