@@ -51,13 +51,17 @@ _decode = msgspec.json.Decoder().decode
 
 def of(path: str, body: bytes | None, params: Any, size: int) -> Atoms:
     """The atoms of a request: of its body, or, where that is not there or no JSON, of what the record has of it."""
+    return of_document(path, document_of(body), params, size)
+
+
+def of_document(path: str, document: Any, params: Any, size: int) -> Atoms:
+    """The same of a body that was read by `document_of`."""
     found: Atoms = {"path": path.partition("?")[0], "size": _magnitude(size)}
-    document = _document(body)
     if isinstance(document, _TooDeep):
         found["nesting"] = "too deep"
         document = None
     if not isinstance(document, dict):
-        if body is not None and document is not None:
+        if document is not None:
             found["body"] = _kind(document)
         document = params if isinstance(params, dict) else {}
     for key, value in list(document.items())[: _MOST_KEYS * 2]:
@@ -79,7 +83,8 @@ class _TooDeep:
     """A document that is nested too deeply to be read."""
 
 
-def _document(body: bytes | None) -> Any:
+def document_of(body: bytes | None) -> Any:
+    """What a body says, as far as it can be read."""
     if not body:
         return None
     try:
@@ -122,7 +127,7 @@ def _value(place: str, name: str, value: Any, found: Atoms, depth: int) -> None:
 def _constraint(value: Any) -> Any:
     """The schema that a member with a schema's name holds; None for anything else, a wrapper around one included."""
     if isinstance(value, str):
-        value = _document(value.encode("utf-8", "surrogatepass"))
+        value = document_of(value.encode("utf-8", "surrogatepass"))
     wrapped = isinstance(value, dict) and isinstance(value.get("schema"), dict | bool | None) and "schema" in value
     lost = isinstance(value, dict) and set(value) == set(_LOST)
     return value if isinstance(value, dict | bool) and not wrapped and not lost else None

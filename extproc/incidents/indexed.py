@@ -18,9 +18,10 @@ from extproc.core.joined import Llm
 from extproc.core.outcome import Outcome
 from extproc.core.records import Request, RequestDirection, RequestLlm, Response, ResponseDirection
 from extproc.errors import JournalError
-from extproc.history import bodies
+from extproc.history import bodies, conversation
 from extproc.history.answers import Answers
 from extproc.history.index.query import Found
+from extproc.history.index.told import Asked
 from extproc.history.join import Exchange
 from extproc.incidents import atoms, evidence
 from extproc.incidents.evidence import Flight, Known
@@ -31,11 +32,13 @@ _ORPHAN: Final = Outcome.SIDECAR_RESTART_ORPHAN.value
 class Bodies:
     """Reads what the index keeps of bodies (`history/index/told.py`), as `evidence.flights` reads it from exchanges."""
 
-    def asked(self, request: Request, llm: RequestLlm | Llm | None, directory: Path) -> atoms.Atoms:
-        """The atoms of a request."""
+    def asked(self, request: Request, llm: RequestLlm | Llm | None, directory: Path) -> Asked:
+        """The atoms of a request, and the beginning of its conversation."""
         size = (request.request and request.request.bytes) or 0
         content = _body(request.request, directory) if size <= atoms.MOST_BYTES else None
-        return atoms.of(request.path or "", content, llm and llm.params, size)
+        document = atoms.document_of(content)
+        found = atoms.of_document(request.path or "", document, llm and llm.params, size)
+        return Asked(found, conversation.beginning(conversation.messages(document)))
 
     def failed(self, response: Response, directory: Path) -> str:
         """The message at the end of an answer."""

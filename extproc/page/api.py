@@ -85,6 +85,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "/exchanges/{id}/rare": Operation(
         "How rare each parameter is among requests for the model that were served.", _of("Rare"), (_ID,)
     ),
+    "/exchanges/{id}/conversation": Operation(
+        "Exchanges that go on with the same messages, the oldest first: the 50 nearest.", _of("Conversation"), (_ID,)
+    ),
     "/counts": Operation(
         "Exchanges counted, as `extproc log --by` does.",
         _list_of("Count"),
@@ -179,6 +182,7 @@ def _schemas() -> Json:
         types.Incident,
         types.EnvoyFile,
         types.Rare,
+        types.Conversation,
         types.About,
         types.Held,
         types.Hold,

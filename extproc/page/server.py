@@ -96,6 +96,7 @@ class Page:
             "/exchanges/{id}/body/{direction}": self._body,
             "/exchanges/{id}/curl": self._curl,
             "/exchanges/{id}/rare": self._rare,
+            "/exchanges/{id}/conversation": self._conversation,
             "/counts": self._counts,
             "/histogram": self._histogram,
             "/inflight": self._in_flight,
@@ -193,6 +194,10 @@ class Page:
     async def _rare(self, request: web.Request) -> web.StreamResponse:
         id = request.match_info["id"]
         return await _answer(self._read(lambda: self._source.rare(id)))
+
+    async def _conversation(self, request: web.Request) -> web.StreamResponse:
+        id = request.match_info["id"]
+        return await _answer(self._read(lambda: self._source.conversation(id)))
 
     async def _note(self, request: web.Request, what: str | None = None) -> None:
         """Reading prompts is noted where a token says who reads; and whatever does something."""

@@ -10,6 +10,7 @@ options into filters. With `redact` no text that a client or a model has sent is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -28,7 +29,7 @@ from extproc.core.times import later, timestamp
 from extproc.errors import ConfigError, JournalError
 from extproc.export import bodies as exported
 from extproc.export.jsonl import complete, with_bodies
-from extproc.history import filters, now, tally
+from extproc.history import conversation, filters, now, tally
 from extproc.history.answers import Answers
 from extproc.history.filters import Filters
 from extproc.history.grep import Grep
@@ -38,7 +39,7 @@ from extproc.history.index.store import Unusable
 from extproc.history.join import Exchange
 from extproc.incidents import atoms
 from extproc.page import shapes
-from extproc.page.types import Bin, EnvoyFile, Exchanges, Histogram, Rare, RareParameter, Row, row
+from extproc.page.types import Bin, Conversation, EnvoyFile, Exchanges, Histogram, Rare, RareParameter, Row, Said, row
 
 Words = Sequence[str]
 Query = Callable[[Words], tuple[Filters, str | None]]
@@ -47,6 +48,8 @@ Query = Callable[[Words], tuple[Filters, str | None]]
 MOST: Final = 1000
 """Exchanges in one answer."""
 _SAME_MOMENT: Final = 64
+_ALIKE: Final = 50
+"""Of a conversation: each is read."""
 _BINS: Final = 96
 _WIDTHS: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200, 86_400)
 """Seconds."""
@@ -210,6 +213,27 @@ class PageSource:
                 continue
         return total, counts
 
+    def conversation(self, id: str) -> Conversation:
+        """Which others go on with it, or it with them."""
+        exchange = self._found(id)
+        own = _messages(exchange)
+        beginning = conversation.beginning(own)
+        if beginning is None:
+            return Conversation(0, [], more=False)
+        others: list[Said] = []
+        for directory in self.directories:
+            with contextlib.suppress(Unusable), Index.open(directory) as index:
+                for found in index.alike(beginning, exchange.started_at, _ALIKE + 2):
+                    other = index.whole(found)
+                    said = () if other is None or other.id == exchange.id else _messages(other)
+                    if other is not None and said:
+                        others.append(Said(self._row(other), conversation.relation(own, said), len(said)))
+        others.sort(
+            key=lambda each: abs((_seconds(each.exchange.started_at) or 0) - (_seconds(exchange.started_at) or 0))
+        )
+        kept = sorted(others[:_ALIKE], key=lambda each: each.exchange.started_at)
+        return Conversation(len(own), kept, more=len(others) > _ALIKE)
+
     def _found(self, id: str) -> Exchange:
         with Answers(self.directories) as asked:
             found = {each.id: each for each in asked.find(id)}
@@ -238,6 +262,13 @@ class PageSource:
         if grep is not None and self.redact:
             raise ConfigError("--grep reads texts, which this page does not show")
         return wanted, None if grep is None else Grep(grep).finds
+
+
+def _messages(exchange: Exchange) -> conversation.Messages:
+    """What its request says; nothing of one that is larger than the index reads."""
+    if ((exchange.request or NO_REQUEST).bytes or 0) > atoms.MOST_BYTES:
+        return ()
+    return conversation.messages(atoms.document_of(exported.raw(exchange, "request", lambda _: None)))
 
 
 def words_of(line: str) -> list[str]:

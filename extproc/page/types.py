@@ -169,6 +169,28 @@ class Rare(msgspec.Struct, frozen=True):
     parameters: list[RareParameter]
 
 
+class Said(msgspec.Struct, frozen=True):
+    """Another exchange of a conversation."""
+
+    exchange: Row
+    relation: str
+    """`earlier`: this one goes on with all of it; `later`: it goes on with all of this one; `same`: both say the same;
+    `branch`: they begin alike and part ways."""
+    messages: int
+    """How many its request has."""
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """Exchanges that begin with the same messages up to the user's first one, the oldest first: of those in the index
+    that ended near it."""
+
+    messages: int
+    """How many the request of this one has; 0: it is none of a conversation."""
+    others: list[Said]
+    more: bool
+    """Whether there are others, farther away."""
+
+
 class About(msgspec.Struct, frozen=True):
     """This page."""
 

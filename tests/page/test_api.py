@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 from support.commands import invoke
 from support.pages import RunningPage
+from support.recorded import Recording
 
 SECRET = "the prompt of somebody"
 
@@ -112,6 +113,52 @@ def test_what_is_rare_is_counted(page: RunningPage) -> None:
     rare = page.get(f"/exchanges/{first(page, 'model=llama-3')}/rare")
     assert rare["of"] == 28
     assert {"temperature"} <= {each["name"] for each in rare["parameters"] if each["count"] == 28}
+
+
+def turns(*said: str) -> bytes:
+    """A request with these messages, the user's and the model's in turn."""
+    messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(said)]
+    return json.dumps({"model": "llama-3", "messages": messages}).encode()
+
+
+def test_a_conversation(tmp_path: Path) -> None:
+    """What goes on with an exchange, what it goes on with, and what parted from it, the oldest first, wherever else it
+    went; never what only begins with some of the same words. Redacted, there is no text in it."""
+    with Recording(tmp_path) as recording:
+        first = recording.add(turns("Hello"))
+        other = recording.add(turns("Hello there"))
+        own = recording.add(turns("Hello", SECRET, "Go on"), upstream="10.0.0.8:8000")
+        parted = recording.add(turns("Hello", "Hi!", "Stop"), path="/v1/chat/completions?user=jo")
+        again = recording.add(turns("Hello", SECRET, "Go on"))
+        later = recording.add(turns("Hello", SECRET, "Go on", "Well", "Then?"))
+        embedding = recording.add(b'{"model":"llama-3","input":"Hello"}', path="/v1/embeddings")
+    assert invoke("index", "--data-dir", tmp_path).exit_code == 0
+    for redact in (False, True):
+        with RunningPage(tmp_path, redact=redact) as page:
+            found = page.get(f"/exchanges/{own}/conversation")
+            assert [(each["exchange"]["id"], each["relation"], each["messages"]) for each in found["others"]] == [
+                (first, "earlier", 1),
+                (parted, "branch", 3),
+                (again, "same", 3),
+                (later, "later", 5),
+            ]
+            assert (found["messages"], found["more"]) == (3, False)
+            assert SECRET not in json.dumps(found)
+            assert ("user=jo" in json.dumps(found)) is not redact
+            assert page.get(f"/exchanges/{other}/conversation") == {"messages": 1, "others": [], "more": False}
+            assert page.get(f"/exchanges/{embedding}/conversation") == {"messages": 0, "others": [], "more": False}
+    assert invoke("index", "--check", "--data-dir", tmp_path).exit_code == 0
+
+
+def test_of_a_long_conversation_the_nearest(tmp_path: Path) -> None:
+    """Fifty exchanges at most, those that came nearest to it."""
+    with Recording(tmp_path) as recording:
+        ids = [recording.add(turns("Hello", *("again",) * (2 * number))) for number in range(60)]
+    assert invoke("index", "--data-dir", tmp_path).exit_code == 0
+    with RunningPage(tmp_path) as page:
+        found = page.get(f"/exchanges/{ids[0]}/conversation")
+        assert [each["exchange"]["id"] for each in found["others"]] == ids[1:51]
+        assert found["more"] is True
 
 
 def test_without_an_index_the_answers_are_the_same(page: RunningPage, journal: Path, tmp_path: Path) -> None:

@@ -154,6 +154,26 @@ def test_what_is_copied(tab: Page, page: RunningPage, journal: Path) -> None:
     well(tab, page)
 
 
+def test_a_conversation_leads_on(tab: Page, tmp_path: Path) -> None:
+    """The page of an exchange leads to what goes on with it, and that back to it."""
+    said = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]
+    said += [{"role": "user", "content": "More"}]
+    with Recording(tmp_path) as recording:
+        first, then = (
+            recording.add(json.dumps({"model": "m", "messages": each}).encode()) for each in (said[:1], said)
+        )
+        recording.add(b"", None, method="GET", path="/v1/models")  # the last one is not in the index at once
+    assert invoke("index", "--data-dir", tmp_path).exit_code == 0
+    with RunningPage(tmp_path) as page:
+        tab.open(f"{page.url}#/exchanges/{first}")
+        tab.until("document.querySelector('section[aria-label=Conversation] a')")
+        assert "it goes on with this one" in tab.evaluate("document.body.innerText")
+        tab.evaluate("document.querySelector('section[aria-label=Conversation] a').click()")
+        tab.until(f"location.hash.includes('{then}') && document.querySelector('section[aria-label=Conversation] a')")
+        assert "this one goes on with it" in tab.evaluate("document.body.innerText")
+        well(tab, page)
+
+
 def test_a_hundred_thousand_rows(tab: Page, page: RunningPage) -> None:
     """Only those that can be seen are in the document, wherever one scrolls to."""
     tab.open(f"{page.url}#/live")

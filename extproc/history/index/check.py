@@ -44,13 +44,13 @@ def _difference(exchange: Exchange, stored: Any, index: Index, reader: told.Read
     heard = told.of(exchange, reader)
     kept = index.atoms(stored["asked"])
     bits = served.of(exchange, constrained=told.constrains(kept or ()))
-    made = row.values(exchange, _Themselves(), (0, b""), heard.message, served=bits)
+    made = row.values(exchange, _Themselves(), (0, b""), heard, served=bits)
     expected = dict(zip(schema.COLUMNS, made, strict=True))
     for name in schema.COLUMNS if stored["whole"] else ():
         found = stored[name]
         if name in schema.WORDS:
             found = None if found is None else index.words.get(found, "a word that is none")
-        if name in _ELSEWHERE or (name == "message" and None in (found, reader)):
+        if name in _ELSEWHERE or (name in _OF_BODIES and None in (found, reader)):
             continue
         if found != expected[name]:
             return f"{name} is {found!r} in the index, and {expected[name]!r} in the journal"
@@ -69,3 +69,4 @@ class _Themselves(dict[str | None, int | str | None]):
 
 
 _ELSEWHERE: Final = frozenset({"segment", "positions", "asked"})
+_OF_BODIES: Final = frozenset({"message", "conversation"})

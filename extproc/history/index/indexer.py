@@ -233,10 +233,10 @@ class _Work:
     def _hear(self, reader: told.Reader, read: AnyRecord, record: AnyRecord) -> None:
         if isinstance(record, Request):
             before, asked = self._told.pop(record.id, told.NOTHING), read.llm if isinstance(read, Request) else None
-            self._told[record.id] = Told(reader.asked(record, asked, self._directory), before.message)
+            self._told[record.id] = before.having(reader.asked(record, asked, self._directory))
         elif isinstance(record, Response) and isinstance(read, Response) and told.may_have_failed(read):
             before = self._told.pop(record.id, told.NOTHING)
-            self._told[record.id] = Told(before.atoms, reader.failed(record, self._directory))
+            self._told[record.id] = before._replace(message=reader.failed(record, self._directory))
         if len(self._told) > _MOST_TOLD:
             del self._told[next(iter(self._told))]
 

@@ -54,6 +54,7 @@ _WORD_FACTOR: Final = 4
 _GLANCE: Final = 1000
 """So many rows are looked through as quickly as a list of those with a word is begun."""
 _MOST_COUNTED: Final = 200_000
+_NEAR: Final = 50_000
 _LAST_TIME: Final = 2**62
 _DIGITS: Final = 32
 _MIRRORED: Final = 12
@@ -193,6 +194,19 @@ class Index:
                     yield start, kind, number
             elif started < since:
                 at = outcome, kind, since
+
+    def alike(self, beginning: bytes, started_at: str, most: int) -> list[Found]:
+        """Conversations that began so, the nearest of them to a time by the order in which they ended: as far as they
+        are among the 50,000 before it, and as many after it."""
+        with _reading():
+            at = row.micros(started_at) or 0
+            sql = "SELECT n FROM exchanges INDEXED BY by_time WHERE started <= ? ORDER BY started DESC LIMIT 1"
+            (here,) = self._all(sql, at) or (0,)
+            numbers = self._all(
+                "SELECT n FROM exchanges WHERE n BETWEEN ? AND ? AND conversation = ? ORDER BY abs(n - ?) LIMIT ?",
+                *(here - _NEAR, min(here + _NEAR, self._last), beginning, here, most),
+            )
+            return list(self.numbered(numbers))
 
     def last_ended(self, number: int) -> list[Exchange]:
         """What became final last, the last one first: rows come in that order."""

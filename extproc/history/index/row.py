@@ -23,6 +23,7 @@ from extproc.core.times import moment_text
 from extproc.history import filters
 from extproc.history.index import told as told_of
 from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
+from extproc.history.index.told import NOTHING, Told
 from extproc.history.join import Exchange
 
 Words = Mapping[str | None, int | str | None]
@@ -53,12 +54,12 @@ def values(
     exchange: Exchange,
     words: Words,
     place: Place,
-    message: str | None = None,
+    told: Told = NOTHING,
     asked: int | None = None,
     *,
     served: int | None = None,
 ) -> Values:
-    """The columns of an exchange, in the order of `COLUMNS`. `message` and `asked`: see `told.py`, `served`: there."""
+    """The columns of an exchange, in the order of `COLUMNS`. `told` and `asked`: see `told.py`, `served`: there."""
     row = _Row()
     llm, request, response = exchange.llm or NO_LLM, exchange.request or NO_REQUEST, exchange.response or NO_RESPONSE
     error = llm.error or NO_ERROR
@@ -93,7 +94,8 @@ def values(
         EVENTS in str(response.content_type or ""),
         row.span(response.silence_at_ms),
         row.span(response.max_silence_ms),
-        _message(exchange, error, message),
+        _message(exchange, error, told.message),
+        told.conversation,
         asked,
         served,
     )

@@ -97,6 +97,7 @@ VALUES: Final = (
     "silence_at",
     "silence",
     "message",  # of the backend's error; empty where there is none, null where nobody has looked
+    "conversation",  # `history/conversation.py`: a digest of its beginning
     "asked",
     "served",  # `served.py`
     "whole",

@@ -271,7 +271,7 @@ class Store:
         own = numbered[0][0] if own is None else own
         asked = None if told.atoms is None else self._number_of(told.atoms)
         bits = served.of(exchange, constrained=asked is not None and constrains(told.atoms or ()))
-        values = row.values(exchange, self._words, (own, _pack(numbered)), told.message, asked, served=bits)
+        values = row.values(exchange, self._words, (own, _pack(numbered)), told, asked, served=bits)
         self._rows[exchange.id] = values
         others = {segment for segment, _ in numbered if segment != own}
         if others:

@@ -1,5 +1,5 @@
-"""What only the bodies of an exchange tell, and the index keeps beside its row: what the request asks for, how the
-backend failed.
+"""What only the bodies of an exchange tell, and the index keeps beside its row: what the request asks for, how its
+conversation began, how the backend failed.
 
 The search for a backend's death counts what requests ask for (`incidents/atoms.py`), and must not read every body again
 for that. Who makes the index says how it is read (`Reader`); an index that was made without one has nothing of it, and
@@ -40,10 +40,18 @@ def _is_constraint(place: str) -> bool:
     return CONSTRAINT.match(place) is not None
 
 
+class Asked(NamedTuple):
+    """Of a request."""
+
+    atoms: Atoms
+    conversation: bytes | None = None
+    """`conversation.beginning`."""
+
+
 class Reader(Protocol):
     """Reads records with their bodies. Nothing is raised, whatever they hold."""
 
-    def asked(self, request: Request, llm: RequestLlm | joined.Llm | None, directory: Path) -> Atoms:
+    def asked(self, request: Request, llm: RequestLlm | joined.Llm | None, directory: Path) -> Asked:
         """`llm`: what the record says of a model's API, as it was written or read from the body."""
         ...
 
@@ -57,6 +65,11 @@ class Told(NamedTuple):
 
     atoms: Atoms | None = None
     message: str | None = None
+    conversation: bytes | None = None
+
+    def having(self, asked: Asked) -> Told:
+        """The same with what the request asks for."""
+        return self._replace(atoms=asked.atoms, conversation=asked.conversation)
 
 
 NOTHING = Told()
@@ -73,7 +86,9 @@ def of(exchange: Exchange, reader: Reader | None) -> Told:
     if reader is None:
         return NOTHING
     request, response = exchange.records.get("request"), exchange.records.get("response")
-    atoms = reader.asked(request, exchange.llm, exchange.directory) if isinstance(request, Request) else None
+    found = NOTHING
+    if isinstance(request, Request):
+        found = found.having(reader.asked(request, exchange.llm, exchange.directory))
     if not isinstance(response, Response) or exchange.class_ == "ok":
-        return Told(atoms)
-    return Told(atoms, reader.failed(response, exchange.directory))
+        return found
+    return found._replace(message=reader.failed(response, exchange.directory))

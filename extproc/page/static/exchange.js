@@ -24,6 +24,7 @@ export async function show({ main, signal, rest: [id], about }) {
     h("div", { class: "two" },
       section("Parameters", parameters(found, about, signal)),
       section("Facts", facts(found, about))),
+    conversationOf(found, signal),
     h("div", { class: "two" }, section("Request headers", headers(found.request)), section("Answer's headers", headers(found.response))),
     found.llm?.fingerprint ? section("Quarantine", quarantine(found.id, (entry) => entry.fingerprint === found.llm.fingerprint, about, signal)) : null,
     found.envoy ? section("Envoy's access log", pairs(Object.entries(found.envoy))) : null);
@@ -113,6 +114,23 @@ function parameters(found, about, signal) {
         few.map((each) => `${each.name} (${each.count})`).join(", ")));
     }).catch(() => {});
   }
+  return place;
+}
+
+const RELATIONS = { earlier: "this one goes on with it", later: "it goes on with this one", same: "it says the same", branch: "it begins alike, then differs" };
+
+function conversationOf(found, signal) {
+  const place = h("section", { "aria-label": "Conversation", hidden: true });
+  get(`/exchanges/${encodeURIComponent(found.id)}/conversation`, {}, { signal }).then(({ others, more }) => {
+    if (!others.length) return;
+    render(place, h("h2", {}, "Conversation"), h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Exchanges of this conversation" }, h("table", {},
+      h("thead", {}, h("tr", {}, ["exchange", "started", "messages", "outcome", "what it is to this one"].map((each) => h("th", { scope: "col" }, each)))),
+      h("tbody", {}, others.map(({ exchange, relation, messages }) => h("tr", {},
+        h("th", { scope: "row" }, h("a", { href: `#/exchanges/${encodeURIComponent(exchange.id)}` }, shortId(exchange.id))),
+        h("td", {}, time(exchange.started_at)), h("td", {}, messages), h("td", {}, outcome(exchange)), h("td", {}, RELATIONS[relation])))))),
+    more ? h("p", { class: "note" }, "The nearest; there are more.") : null);
+    place.hidden = false;
+  }).catch(() => {});
   return place;
 }
 
