@@ -94,7 +94,7 @@ def _print_csv(exchanges: Iterable[Exchange], names: Sequence[str], *, at_once: 
     count = 0
     for exchange in exchanges:
         row = view.row(exchange, names, local=False)
-        writer.writerow([output.escape(cell if isinstance(cell, str) else cell.text) for cell in row])
+        writer.writerow([output.escape(output.text_of(cell)) for cell in row])
         if at_once:
             sys.stdout.flush()
         count += 1

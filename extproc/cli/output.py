@@ -49,7 +49,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 def escape(text: str) -> str:
     """Data for one line: every control character, line break and direction mark as a visible escape."""
-    return _UNSAFE_IN_LINE.sub(_escaped, text)
+    return text if text.isprintable() else _UNSAFE_IN_LINE.sub(_escaped, text)  # nothing unsafe is printable
 
 
 def escape_text(text: str) -> str:
@@ -135,15 +135,16 @@ def table(columns: Sequence[Column], rows: Iterable[Row], *, at_once: bool = Fal
 def _plain(rows: Iterable[Row], *, at_once: bool) -> int:
     count = 0
     for row in rows:
-        sys.stdout.write("\t".join(escape(_cell(cell).text) for cell in row) + "\n")
+        sys.stdout.write("\t".join([escape(text_of(cell)) for cell in row]) + "\n")
         if at_once:
             sys.stdout.flush()
         count += 1
     return count
 
 
-def _cell(cell: Cell | str) -> Cell:
-    return Cell(cell) if isinstance(cell, str) else cell
+def text_of(cell: Cell | str) -> str:
+    """What it says, whatever its colour."""
+    return cell if isinstance(cell, str) else cell.text
 
 
 def _print_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool) -> None:
@@ -162,8 +163,7 @@ def _print_table(columns: Sequence[Column], rows: Sequence[Row], *, header: bool
 
 
 def _clean(cell: Cell | str) -> Cell:
-    cell = _cell(cell)
-    return Cell(escape(cell.text), cell.style)
+    return Cell(escape(text_of(cell)), "" if isinstance(cell, str) else cell.style)
 
 
 def _natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> list[int]:

@@ -79,4 +79,4 @@ def milliseconds(started_at: str, ended_at: str | None) -> float | None:
 
 @lru_cache(maxsize=8)  # thousands of records share a second; formatting it costs more than the rest of a timestamp
 def _date_and_time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]

@@ -103,6 +103,7 @@ class Index:
             }
             if not still:
                 database.execute("COMMIT")
+        self._texts: dict[int | None, str | None] = {None: None, **dict(self.words.items())}
         self._deleted = self._deleted_segments()
 
     @classmethod
@@ -234,9 +235,10 @@ class Index:
 
     def _found(self, values: Row) -> Found | None:
         positions = store.unpacked(values[_POSITIONS], self._segments)
-        if values[_WHOLE] and not any(position[:2] in self._deleted for position in positions):
+        is_gone = bool(self._deleted) and any(position[:2] in self._deleted for position in positions)
+        if values[_WHOLE] and not is_gone:
             series, _ = self._segments[values[_SEGMENT]]
-            exchange = row.exchange(values[1:], self.words.__getitem__, series, self.directory)
+            exchange = row.exchange(values[1:], self._texts.__getitem__, series, self.directory)
             told = Told(self.atoms(values[_ASKED]), values[_MESSAGE])
             return Found(exchange, positions, False, told, bool(values[_STREAMED]))
         found = self._exchange(positions)

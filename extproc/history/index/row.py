@@ -19,10 +19,10 @@ from msgspec import structs
 
 from extproc.core.joined import NO_ERROR, NO_LLM, NO_REQUEST, NO_RESPONSE, Error, ExchangeRequest, ExchangeResponse, Llm
 from extproc.core.records import Attempt, Protocol
-from extproc.core.times import moment_text
+from extproc.core.times import timestamp
 from extproc.history import filters
 from extproc.history.index import told as told_of
-from extproc.history.index.schema import COLUMNS, MOST_CHARACTERS, WORDS
+from extproc.history.index.schema import MOST_CHARACTERS, VALUES, WORDS
 from extproc.history.index.told import NOTHING, Told
 from extproc.history.join import Exchange
 
@@ -277,17 +277,16 @@ def _encodes(text: str) -> bool:
 # From the index ----------------------------------------------------------------------------------------------
 
 
-def exchange(row: Sequence[Any], text: Callable[[int], str], series: str, directory: Path) -> Exchange:
-    """What a whole row says. Fields that no column has are null; `records` is empty."""
-    get = dict(zip(COLUMNS, row, strict=True))
-    for name in WORDS:
-        get[name] = None if get[name] is None else text(get[name])
+def exchange(row: Sequence[Any], text: Callable[[int | None], str | None], series: str, directory: Path) -> Exchange:
+    """What a whole row says. Fields that no column has are null; `records` is empty. `text`: what a number stands for,
+    and None for None."""
+    get = dict(zip(VALUES, row, strict=False))
+    get.update(zip(WORDS, map(text, row[len(VALUES) :]), strict=True))
     worker, _, boot_id = series[1:].partition("-")
-    started_at = _time(get["started"])
     return structs.replace(
         _NOTHING,
         id=unpacked_id(get["id"]),
-        started_at=started_at,
+        started_at=_time(get["started"]),
         ended_at=_time(get["started"] + get["lasted"]),
         duration_ms=_milliseconds(get["duration"]),
         outcome=get["outcome"],
@@ -369,7 +368,7 @@ def _answer(get: Mapping[str, Any]) -> ExchangeResponse | None:
 
 
 def _time(micros: int) -> str:
-    return moment_text(_EPOCH + timedelta(microseconds=micros))
+    return timestamp(micros * 1000)
 
 
 def _milliseconds(micros: int | None) -> float | None:
@@ -381,4 +380,9 @@ def _hex(packed: Any) -> str | None:
 
 
 def _parsed(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
+    return None if text is None else [*_items(text)]
+
+
+@lru_cache(maxsize=256)  # as `_alone`
+def _items(text: str) -> Sequence[Any]:
+    return cast("Sequence[Any]", json.loads(text))

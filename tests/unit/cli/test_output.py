@@ -40,6 +40,18 @@ def test_control_characters_become_visible(text: str, escaped: str) -> None:
     assert output.escape(text) == escaped
 
 
+def test_nothing_unsafe_stays() -> None:
+    """Each control character, separator, mark of direction, invisible character and lone surrogate is escaped."""
+    ranges = (
+        *((0x00, 0x1F), (0x7F, 0x9F), (0x061C, 0x061C), (0x200E, 0x200F), (0x2028, 0x202E), (0x2066, 0x206F)),
+        *((0xFEFF, 0xFEFF), (0xFFF9, 0xFFFB), (0xD800, 0xDFFF), (0xE0000, 0xE007F)),
+    )
+    for first, last in ranges:
+        for code in range(first, last + 1):
+            assert output.escape(f"a{chr(code)}b").isascii()
+            assert output.escape(chr(code)) != chr(code)
+
+
 def test_text_of_several_lines_keeps_line_feeds_and_tabs() -> None:
     """For bodies, which are shown as they are laid out."""
     assert output.escape_text("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
