@@ -64,7 +64,7 @@ class Ledger:
         """What was said of a segment as it was shipped; nothing where that is no longer to be read."""
         try:
             found = json.loads((self._path / f"{stem}{MARK}").read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -46,7 +46,7 @@ def check(text: bytes, public_key: str | None = None) -> bool:
             return False
         key = Ed25519PublicKey.from_public_bytes(base64.b64decode(fields["public_key"], validate=True))
         key.verify(signature, _signed(fields))
-    except (InvalidSignature, ValueError, KeyError, TypeError, AttributeError):
+    except (InvalidSignature, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return True
 

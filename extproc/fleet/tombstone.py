@@ -2,7 +2,8 @@
 
 In the place of each stands a line of type `erased`, of the same length and number, sealed like any other: offsets,
 numbers and counts of the segment stay what they were, and `verify`, the index and every reader go on with them. What
-such a line says is the exchange's id, which chance has made, and what kind of record it was.
+such a line says is the exchange's id, which chance has made, and what kind of record it was. A line that is damaged
+stays damaged, with nothing in it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final
 
-from extproc.core.record import DamagedLine, seal
+from extproc.core.record import DamagedLine, seal, whole
 from extproc.core.records import id_of, unseal
 from extproc.history import alone
 from extproc.journal import frames, lines
@@ -58,17 +59,19 @@ class Erased:
 
 
 def without(source: BinaryIO, wanted: Wanted) -> tuple[bytes, Erased]:
-    """The lines of a segment with those that are wanted gone, as far as it can be read."""
+    """The lines of a segment with those that are wanted gone, as far as it can be read. Damaged lines go with them:
+    nobody knows whose they are."""
     found = Erased()
     kept = io.BytesIO()
     try:
         for line in lines.raw_lines(source):
             id = wanted.of(line)
-            stone = None if id is None else in_place_of(line, id)
-            if id is not None and stone is not None:
-                found.lines += 1
-                found.ids.add(id)
-            kept.write(stone or line)
+            if id is None:
+                kept.write(line if _is_whole(line) else _blank(line))
+                continue
+            kept.write(in_place_of(line, id) or _blank(line))
+            found.lines += 1
+            found.ids.add(id)
     except DamagedLine as error:
         found.damage = str(error)
     return kept.getvalue(), found
@@ -80,12 +83,25 @@ def in_place_of(line: bytes, id: str) -> bytes | None:
     type, _ = type_and_id(line)
     if own is None or type == "erased":
         return None
-    for said in (b'"exchange":"%b","was":"%b",' % (id.encode(), (type or "access").encode()), b""):
+    for said in (b'"exchange":"%b","was":"%b",' % (id.encode(), (type or "access").encode("ascii", "replace")), b""):
         start = b'{"type":"erased",%b"pad":"' % said
         room = len(line) - len(_sealed(start + b'"}', own))
         if room >= 0:
             return _sealed(start + b" " * room + b'"}', own)
     return None
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        whole(line)
+    except DamagedLine:
+        return False
+    return True
+
+
+def _blank(line: bytes) -> bytes:
+    """In the place of a damaged line another one, of which nothing can be read."""
+    return b"#" * len(line.rstrip(b"\n")) + line[len(line.rstrip(b"\n")) :]
 
 
 def _sealed(record: bytes, own: re.Match[bytes]) -> bytes:

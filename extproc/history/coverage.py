@@ -116,10 +116,7 @@ class Coverage:
             return
 
     def _note(self, raw: bytes, names: set[str], found: set[str]) -> None:
-        try:
-            type, id = type_and_id(raw)
-        except UnicodeDecodeError:
-            return  # damaged, which `verify` says
+        type, id = type_and_id(raw)
         if type in BEGINNING:
             if id in names:
                 found.add(id)

@@ -63,5 +63,6 @@ def type_and_id(record: bytes) -> tuple[str, str]:
     """The type and id of an encoded record, read from its first bytes alone; empty where it has none."""
     parts = record[:160].split(b'"', 8)
     if len(parts) > 8 and parts[5] == b"id" and record.startswith(_OPENING):
-        return parts[3].decode("ascii"), parts[7].decode("ascii")
+        id = parts[7] if parts[6] == b":" else b""  # a text, and no null
+        return parts[3].decode("ascii", "replace"), id.decode("ascii", "replace")
     return "", ""

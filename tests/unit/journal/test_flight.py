@@ -62,6 +62,8 @@ def test_answers_without_requests_are_forgotten() -> None:
         (b"{}", ("", "")),
         (b"", ("", "")),
         (b'{"text":"x","id":"forged","type":"request"}', ("", "")),
+        (b'{"type":"access","id":null,"at":"2026","path":"/x"}', ("access", "")),
+        (b'{"type":"reques\xff","id":"a\xffb","at":""}', ("reques\ufffd", "a\ufffdb")),
     ],
 )
 def test_type_and_id_from_the_first_bytes(record: bytes, expected: tuple[str, str]) -> None:
