@@ -19,7 +19,7 @@ Messages = Sequence[Mapping[str, Any]]
 
 _PLACES: Final = ("messages", "contents", "input")
 _MARK: Final = "cache_control"
-_BYTES: Final = 5
+_BYTES: Final = 4
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 

@@ -64,7 +64,7 @@ _NEXT_END: Final = (
     " WHERE (outcome, class, started) >= (?, ?, ?) AND n <= ? ORDER BY outcome, class, started LIMIT 1"
 )
 _OF_SPAN: Final = "outcome = ? AND class = ? AND started >= ? AND started < ?"
-_CALLED: Final = f"({schema.NAME} = substr(?1, -5) AND request_id = ?1 OR response_id = ?2) AND n <= ?3"
+_CALLED: Final = f"({schema.NAME} = substr(?1, -4) AND request_id = ?1 OR response_id = ?2) AND n <= ?3"
 _OF_ID: Final = "SELECT id, positions FROM exchanges"
 
 Row = tuple[Any, ...]

@@ -225,10 +225,12 @@ def digest(text: Any) -> bytes | str | None:
 
 
 def hashed(text: Any) -> int | None:
-    """A number for a text that is only ever looked for whole."""
+    """A number for a text that is only ever looked for whole; two may have the same, which whoever asks has to tell."""
     if not isinstance(text, str):
         return None
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest(), "big", signed=True
+    )
 
 
 def _message(exchange: Exchange, error: Error, told: str | None) -> str | None:

@@ -114,7 +114,7 @@ ANSWERED: Final = (
 """When a backend first showed that it serves a request."""
 BODY: Final = "substr(request_sha256, 1, 5)"
 """As much of a request's digest as tells bodies apart."""
-NAME: Final = "substr(request_id, -5)"
+NAME: Final = "substr(request_id, -4)"
 """As much of another's id for a request as few share."""
 
 TABLES: Final = f"""
