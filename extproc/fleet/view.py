@@ -111,9 +111,9 @@ def _put(directory: int, name: str, data: bytes) -> None:
 def _set_times(directory: Path, set_back_from: Mapping[str, str]) -> None:
     """A segment's file says when it was written last, whatever the clock did: readers pass over what is too old."""
     for name in filter(None, map(Name.parse, (path.name for path in (directory / SEGMENTS).iterdir()))):
-        last = lines.last_line(directory, name)
+        last = lines.last_record(directory, name)
         with contextlib.suppress(ValueError, OverflowError):
-            latest = max(str((last.record if last else {}).get("at")), set_back_from.get(name.stem, ""))
+            latest = max(last.at if last else "", set_back_from.get(name.stem, ""))
             at = datetime.fromisoformat(latest).timestamp()
             os.utime(directory / SEGMENTS / str(name), (time.time(), at))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from extproc.core.outcome import Outcome
+from extproc.core.records import End
 from extproc.core.times import moment
 from extproc.history import now
 from extproc.history.answers import Answers
@@ -71,10 +72,8 @@ def _deaths(directories: Sequence[Path], after: float) -> Iterator[datetime]:
 def _recovered_at(directory: Path, name: segment.Name) -> datetime | None:
     if name.state == segment.OPEN:
         return None
-    last = lines.last_line(directory, name)
-    if last is None or last.record.get("type") != "end" or not last.record.get("recovered"):
-        return None
-    return moment(last.record.get("at"))
+    last = lines.last_record(directory, name)
+    return moment(last.at) if isinstance(last, End) and last.recovered else None
 
 
 def last(directories: Sequence[Path]) -> datetime | None:

@@ -167,15 +167,17 @@ def line_at(directory: Path, name: Name, offset: int) -> Line | None:
     return line if line is not None and line.offset == offset and line.damage is None else None
 
 
-def last_line(directory: Path, name: Name) -> Line | None:
-    """The last line of a closed segment; None when there is none that is whole."""
-    last = None
+def last_record(directory: Path, name: Name) -> AnyRecord | None:
+    """The record of a closed segment's last line; None when that is not whole."""
+    raw = b""
     try:
-        for last in read_lines(directory, name, _near_the_end(directory, name)):  # noqa: B007 - the last one is wanted
-            pass
-    except FileNotFoundError:
+        with open_segment(directory, name, _near_the_end(directory, name)) as file:
+            for raw in raw_lines(file):  # noqa: B007 - the last one is wanted
+                pass
+    except (DamagedLine, FileNotFoundError):
         return None
-    return last if last is not None and last.damage is None else None
+    last = parse(name, 0, 0, raw)[-1]
+    return last.typed if last.damage is None else None
 
 
 def _near_the_end(directory: Path, name: Name) -> int:

@@ -9,8 +9,8 @@ import pytest
 from support.journals import Faults, append, id_of, journal, request, response, segments
 
 from extproc.core.record import encode, seal
-from extproc.journal import lines, retention
-from extproc.journal.segment import Name
+from extproc.journal import frames, lines, retention
+from extproc.journal.segment import CLOSED, COMPRESSED, Name
 
 NAME = Name(0, "b", 1)
 
@@ -169,3 +169,30 @@ def test_a_line_is_read_beside_a_damaged_frame(data: Path) -> None:
         assert line.record["id"] == id
     assert None in found.values()
     assert any(line.damage for line in lines.read_lines(data, name))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", None),
+        (sealed(1), 1),
+        (sealed(1) + sealed(2), 2),
+        (b"garbage\n" + sealed(2), 2),
+        (sealed(1) + b"garbage\n", None),
+        (sealed(1) + sealed(2)[:-1], None),
+        (sealed(1) + sealed(2)[:-1] + b"\0" + sealed(3), 3),
+        (sealed(1) * 100 + sealed(2), 2),
+    ],
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_the_last_record(data: Path, content: bytes, expected: int | None, compressed: bool) -> None:
+    """That of the last line, whatever stands before; none where that line is not whole, or the segment is gone."""
+    closed = data / "segments" / f"{NAME.stem}{CLOSED}"
+    closed.write_bytes(content)
+    if compressed:
+        with closed.open("rb") as source, closed.with_name(f"{NAME.stem}{COMPRESSED}").open("wb") as target:
+            frames.compress(source, target)
+        closed.unlink()
+    last = lines.last_record(data, NAME)
+    assert (last and last.seq) == expected
+    assert lines.last_record(data, Name(0, "b", 2)) is None
