@@ -166,11 +166,11 @@ def test_a_conversation_leads_on(tab: Page, tmp_path: Path) -> None:
     assert invoke("index", "--data-dir", tmp_path).exit_code == 0
     with RunningPage(tmp_path) as page:
         tab.open(f"{page.url}#/exchanges/{first}")
-        tab.until("document.querySelector('section[aria-label=Conversation] a')")
-        assert "it goes on with this one" in tab.evaluate("document.body.innerText")
+        shown = "document.querySelector('section[aria-label=Conversation]')?.innerText.includes"
+        tab.until(f"{shown}('it goes on with this one')")
         tab.evaluate("document.querySelector('section[aria-label=Conversation] a').click()")
-        tab.until(f"location.hash.includes('{then}') && document.querySelector('section[aria-label=Conversation] a')")
-        assert "this one goes on with it" in tab.evaluate("document.body.innerText")
+        tab.until(f"{shown}('this one goes on with it')")
+        assert then in tab.evaluate("location.hash")
         well(tab, page)
 
 
