@@ -49,6 +49,8 @@ _STARTED, _WHOLE, _SEGMENT, _POSITIONS, _STREAMED, _MESSAGE, _ASKED = (
 )
 _ASKED_PAGE: Final = 500
 _BUSY_SECONDS: Final = 2.0
+_CACHE_KIB: Final = 16 * 1024
+"""Of what is looked for by a word, a page is read for its times and again for its rows."""
 _WORD_FACTOR: Final = 4
 """Rows that are found by a word have to be sorted: it is worth it where they are so many times fewer than all."""
 _GLANCE: Final = 1000
@@ -523,6 +525,7 @@ def _connected(path: Path, how: str) -> sqlite3.Connection:
     database = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
     try:
         database.execute("PRAGMA cell_size_check = ON")
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         database.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error:
         database.close()
