@@ -336,7 +336,8 @@ def main() -> None:
             peers.append(peer)
     sizes = dataclasses.replace(SIZES, seconds=args.seconds)
     print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; median of {args.rounds} rounds of {args.seconds:g} s\n"
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {PYTHON.words}; "
+        f"median of {args.rounds} rounds of {args.seconds:g} s\n"
     )
     figures: dict[str, list[Numbers]] = {peer.name: [] for peer in peers}
     with tempfile.TemporaryDirectory(prefix="extproc-peers-") as name, contextlib.ExitStack() as running:
