@@ -20,6 +20,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -179,7 +180,6 @@ class _Work:
             raise store.Unusable("the journal ends before the place up to which it was read")
         self._listed: object = None
         self._listing = lines.Listing(directory)
-        self._records = RecordReader(directory)
         self._joiner = Joiner(POLICY)
         self.positions: dict[str, SegmentOffset] = dict(opened.checkpoint.series)
         self._feed = Feed([directory], from_checkpoint(self.positions), follow=True)
@@ -240,8 +240,8 @@ class _Work:
         if len(self._told) > _MOST_TOLD:
             del self._told[next(iter(self._told))]
 
-    def _again(self, positions: Positions) -> tuple[Exchange, Told] | None:
-        exchange = lookup.at_positions(self._directory, positions, self._records)
+    def _again(self, records: RecordReader, positions: Positions) -> tuple[Exchange, Told] | None:
+        exchange = lookup.at_positions(self._directory, positions, records)
         return None if exchange is None else (exchange, told.of(exchange, self._reader))
 
     def commit(self, now: float, *, at_once: bool) -> None:
@@ -265,8 +265,10 @@ class _Work:
             return
         self._listed = listed
         there = {(series_key(series), name.number) for series in listed for name in series.names}
+        # One reader for all of them, and none that outlives them: it knows segments as they are now.
+        again = partial(self._again, RecordReader(self._directory))
         for segment in set(self._store.segments()) - there:
-            self._store.forget(segment, self._again)
+            self._store.forget(segment, again)
 
     def close(self) -> None:
         self._store.close()
