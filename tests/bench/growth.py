@@ -90,9 +90,9 @@ def streams(stack: Stack, sizes: Sizes, step: int) -> Measured:
     """By open streams, at the same rate of chunks."""
     count = (1, 10, 100, 1000, 5000)[step]
     measures.open_streams(stack, count)
-    measures.ask(stack, do="pace", rate=sizes.chunk_rate)
+    measures.ask(stack.traffic, do="pace", rate=sizes.chunk_rate)
     spent = measures.over(stack, sizes)
-    measures.ask(stack, do="close")
+    measures.ask(stack.traffic, do="close")
     return float(count), spent["server_cpu"] / spent["chunks"] * 1e6
 
 

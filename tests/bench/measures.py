@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.processes import cpu_seconds, resident_bytes
+from bench.processes import Program, cpu_seconds, resident_bytes
 from bench.targets import Stack
 from bench.traffic import SHORT_BODY
 
@@ -63,9 +63,9 @@ def spent(stack: Stack, numbers: Numbers) -> Iterator[None]:
     numbers.update({name: after[name] - before[name] for name in after})
 
 
-def ask(stack: Stack, **order: Any) -> dict[str, int]:
+def ask(traffic: Program, **order: Any) -> dict[str, int]:
     """Have the traffic process do something."""
-    answer: dict[str, int] = json.loads(stack.traffic.ask(json.dumps(order)))
+    answer: dict[str, int] = json.loads(traffic.ask(json.dumps(order)))
     return answer
 
 
@@ -135,11 +135,11 @@ def latency(stack: Stack, sizes: Sizes) -> Numbers:
 def chunks(stack: Stack, sizes: Sizes) -> Numbers:
     """CPU time of an SSE chunk at a fixed rate over 200 streams, and the chunks/s that get through at most."""
     open_streams(stack, sizes.streams)
-    ask(stack, do="pace", rate=sizes.chunk_rate)
+    ask(stack.traffic, do="pace", rate=sizes.chunk_rate)
     paced = over(stack, sizes)
-    ask(stack, do="loop")
+    ask(stack.traffic, do="loop")
     most = over(stack, sizes)
-    ask(stack, do="close")
+    ask(stack.traffic, do="close")
     return {
         "chunk_server_us": paced["server_cpu"] / paced["chunks"] * 1e6,
         "chunk_supervisor_us": paced["supervisor_cpu"] / paced["chunks"] * 1e6,
@@ -158,9 +158,9 @@ def memory(stack: Stack, sizes: Sizes) -> Numbers:
     """Resident memory with 1,000 SSE streams open that have had some chunks each."""
     before = sum(map(resident_bytes, stack.worker_pids))
     open_streams(stack, sizes.open_streams)
-    start = ask(stack, do="count")["chunks"]
-    ask(stack, do="pace", rate=sizes.chunk_rate)
-    while ask(stack, do="count")["chunks"] - start < sizes.open_streams * sizes.open_chunks:
+    start = ask(stack.traffic, do="count")["chunks"]
+    ask(stack.traffic, do="pace", rate=sizes.chunk_rate)
+    while ask(stack.traffic, do="count")["chunks"] - start < sizes.open_streams * sizes.open_chunks:
         time.sleep(0.1)
     numbers: Numbers = {
         "server_rss_before": before,
@@ -168,15 +168,23 @@ def memory(stack: Stack, sizes: Sizes) -> Numbers:
         "supervisor_rss": resident_bytes(stack.supervisor_pid) if stack.supervisor_pid else 0,
         "envoy_rss": resident_bytes(stack.envoy.pid),
     }
-    ask(stack, do="close")
+    ask(stack.traffic, do="close")
     return numbers
 
 
 def open_streams(stack: Stack, streams: int) -> None:
-    """Open SSE streams, all of which must be accepted."""
-    answer = ask(stack, do="open", port=stack.envoy.port, streams=streams)
+    """Open SSE streams to a stack, all of which must be accepted."""
+    try:
+        opened(stack.traffic, stack.envoy.port, streams)
+    except ValueError as error:
+        raise SystemExit(f"({stack.target.letter}) {stack.target.name}: {error}") from None
+
+
+def opened(traffic: Program, port: int, streams: int) -> None:
+    """Open SSE streams. Raises ValueError when one is not accepted."""
+    answer = ask(traffic, do="open", port=port, streams=streams)
     if answer != {"open": streams, "refused": 0}:
-        raise SystemExit(f"({stack.target.letter}) {stack.target.name}: of {streams} streams: {answer}")
+        raise ValueError(f"of {streams} streams: {answer}")
 
 
 def over(stack: Stack, sizes: Sizes) -> Numbers:
@@ -184,9 +192,9 @@ def over(stack: Stack, sizes: Sizes) -> Numbers:
     time.sleep(sizes.warm_up)
     numbers: Numbers = {}
     with spent(stack, numbers):
-        start = ask(stack, do="count")["chunks"]
+        start = ask(stack.traffic, do="count")["chunks"]
         time.sleep(sizes.seconds)
-        numbers["chunks"] = ask(stack, do="count")["chunks"] - start
+        numbers["chunks"] = ask(stack.traffic, do="count")["chunks"] - start
     return numbers
 
 

@@ -219,21 +219,21 @@ PEERS: Final = (
 
 
 def measured(peer: Peer, traffic: Program, sizes: Sizes, directory: Path) -> Numbers:
-    """The figures of a peer."""
+    """The figures of a peer. Raises ValueError where it fails a request or a stream."""
     with up(peer, traffic, directory / "measured") as running:
         measures.load(running.port, traffic.log, sizes.connections, sizes.warm_up)
         with cpu(running) as for_requests:
             many = measures.load(running.port, traffic.log, sizes.connections, sizes.seconds)
         one = measures.load(running.port, traffic.log, 1, sizes.seconds)
-        opened(traffic, running.port, sizes.streams)
-        ask(traffic, do="pace", rate=sizes.chunk_rate)
+        measures.opened(traffic, running.port, sizes.streams)
+        measures.ask(traffic, do="pace", rate=sizes.chunk_rate)
         time.sleep(sizes.warm_up)
-        first = ask(traffic, do="count")["chunks"]
+        first = measures.ask(traffic, do="count")["chunks"]
         with cpu(running) as for_tokens:
             time.sleep(sizes.seconds)
-            tokens = ask(traffic, do="count")["chunks"] - first
+            tokens = measures.ask(traffic, do="count")["chunks"] - first
         memory = sum(map(resident_bytes, running.pids))
-        ask(traffic, do="close")
+        measures.ask(traffic, do="close")
     return {
         "requests_per_second": many["requests"] / many["duration_us"] * 1e6,
         "p50_us": one["p50_us"],
@@ -248,7 +248,7 @@ def left_by(peer: Peer, traffic: Program, directory: Path) -> int:
     """Of how many open streams the request is found on disk when all processes of a peer have been killed."""
     place = directory / "killed"
     with up(peer, traffic, place) as running:
-        opened(traffic, running.port, KILLED_STREAMS)
+        measures.opened(traffic, running.port, KILLED_STREAMS)
         for pid in running.pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -268,7 +268,7 @@ def up(peer: Peer, traffic: Program, directory: Path) -> Iterator[Running]:
     running = peer.start(directory, traffic)
     try:
         deadline = time.monotonic() + 120
-        while ask(traffic, do="check", port=running.port)["status"] != 200:
+        while measures.ask(traffic, do="check", port=running.port)["status"] != 200:
             if time.monotonic() > deadline:
                 said = (directory / "log").read_text()[-2000:] if (directory / "log").exists() else ""
                 raise SystemExit(f"{peer.name} does not answer\n{said}")
@@ -286,19 +286,6 @@ def cpu(running: Running) -> Iterator[Callable[[], float]]:
     spent = -sum(map(cpu_seconds, pids))
     yield lambda: spent
     spent += sum(map(cpu_seconds, pids))
-
-
-def ask(traffic: Program, **order: object) -> dict[str, int]:
-    """Have the traffic process do something."""
-    answer: dict[str, int] = json.loads(traffic.ask(json.dumps(order)))
-    return answer
-
-
-def opened(traffic: Program, port: int, streams: int) -> None:
-    """Open streams, all of which must be accepted."""
-    answer = ask(traffic, do="open", port=port, streams=streams)
-    if answer != {"open": streams, "refused": 0}:
-        raise SystemExit(f"of {streams} streams: {answer}")
 
 
 def table(figures: Mapping[str, Sequence[Numbers]]) -> str:
@@ -348,8 +335,11 @@ def main() -> None:
         for _ in range(args.rounds):
             for peer in peers:
                 print(f"{peer.name} ...", file=sys.stderr)
-                numbers = measured(peer, traffic, sizes, directory)
-                left = 0 if peer.name == DIRECT else left_by(peer, traffic, directory)
+                try:
+                    numbers = measured(peer, traffic, sizes, directory)
+                    left = 0 if peer.name == DIRECT else left_by(peer, traffic, directory)
+                except ValueError as error:
+                    raise SystemExit(f"{peer.name}: {error}") from None
                 figures[peer.name].append({**numbers, "left": left})
     print(table(figures))
 
