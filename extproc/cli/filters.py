@@ -170,11 +170,6 @@ def body_test(grep: str | None) -> Callable[[Exchange], bool] | None:
     return Grep(grep).finds
 
 
-def time_of(text: str | None) -> datetime | None:
-    """A time of the filters."""
-    return None if text is None else datetime.fromisoformat(text)
-
-
 def _filters(given: Mapping[str, Any]) -> Filters:
     if given["window"] and given["at"] is None:
         raise click.UsageError("--window goes with --at.")

@@ -60,11 +60,6 @@ def position_of(line: Line) -> RecordPosition:
     return RecordPosition(f"w{line.segment.worker}-{line.segment.boot_id}", line.segment.number, line.offset)
 
 
-def record_at(directory: Path, position: RecordPosition) -> AnyRecord | None:
-    """The record that stands at a position, whatever has become of its segment; None when it is gone."""
-    return RecordReader(directory).record(position)
-
-
 def records_at(directory: Path, positions: Iterable[RecordPosition]) -> Iterator[PositionedRecord]:
     """The records that stand at these positions, in this order, without those that are gone."""
     reader = RecordReader(directory)

@@ -12,7 +12,7 @@ from support.journals import START_NS, Faults, abandon, append, id_of, journal, 
 from extproc.core.records import id_of as id_of_record
 from extproc.history import feed
 from extproc.history.feed import Feed
-from extproc.history.position import RecordPosition, RecordReader, record_at, records_at
+from extproc.history.position import RecordPosition, RecordReader, records_at
 from extproc.journal import recovery, retention, segment
 
 MINUTE = 60_000_000_000
@@ -179,13 +179,13 @@ def test_a_record_by_its_place(data: Path) -> None:
     for step in (lambda: None, lambda: retention.compress_closed(data)):
         step()
         for id, place in places.items():
-            record = record_at(data, place)
+            record = RecordReader(data).record(place)
             assert record is not None
             assert id_of_record(record) == id
     series, number, offset = places[id_of(2)]
-    assert record_at(data, RecordPosition(series, number, offset + 1)) is None
-    assert record_at(data, RecordPosition(series, number + 1, offset)) is None
-    assert record_at(data, RecordPosition("w9-none", number, offset)) is None
+    assert RecordReader(data).record(RecordPosition(series, number, offset + 1)) is None
+    assert RecordReader(data).record(RecordPosition(series, number + 1, offset)) is None
+    assert RecordReader(data).record(RecordPosition("w9-none", number, offset)) is None
 
 
 @pytest.mark.parametrize("order", [1, -1, 7])
@@ -205,7 +205,7 @@ def test_many_records_by_their_places(data: Path, order: int) -> None:
         inside = found[3].position._replace(offset=found[3].position.offset + 1)
         asked = sorted(found, key=lambda each: each.position.offset * order % 1009)
         places = [inside, *(each.position for each in asked), inside._replace(segment=99)]
-        assert [record_at(data, each.position) for each in asked] == [each.record for each in asked]
+        assert [RecordReader(data).record(each.position) for each in asked] == [each.record for each in asked]
         assert list(records_at(data, places)) == asked
 
 
@@ -230,10 +230,10 @@ def test_a_record_is_found_where_its_segment_was_reduced(data: Path) -> None:
         tails = from_the_beginning(data)
         places = {id_of_record(record): place for _, place, record in tails.records(1000) if record.type == "request"}
         assert retention.apply(data, days=0, segments=1, bytes=0, now_ns=START_NS).deleted
-        found = record_at(data, places[id_of(2)])
+        found = RecordReader(data).record(places[id_of(2)])
         assert found is not None
         assert id_of_record(found) == id_of(2)
-        assert record_at(data, places[id_of(1)]) is None
+        assert RecordReader(data).record(places[id_of(1)]) is None
         append(writer, response(2))
 
 
@@ -254,7 +254,7 @@ def test_going_on_in_a_segment_that_was_reduced(data: Path) -> None:
         whole = [place for _, place, record in from_the_beginning(data).records(1000) if record.type == "request"]
         assert whole[:2] == before
         for place in whole:
-            record = record_at(data, place)
+            record = RecordReader(data).record(place)
             assert record is not None
             assert record.type == "request"
         for tails in started:
